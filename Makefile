@@ -1,0 +1,39 @@
+# make demo: fine-tune a real model on real data, plain against AD-DROP.  make test: every test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The exact pin takes torch's CPU build where the index has one; a bare "torch" fetches gigabytes of CUDA packages.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.lab: $(BIN)/python pyproject.toml setup.py
+	$(BIN)/python -m pip install --quiet $(TORCH) ".[lab]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml setup.py
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" "cmake>=3.25" ninja "pybind11>=2.13"
+	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/.lab
+	$(BIN)/attrdrop finetune --preset demo --overwrite
+
+test: $(VENV)/.test
+	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.test
+	$(BIN)/attrdrop bench
+
+clean:
+	rm -rf build dist *.egg-info attrdrop/*.so

@@ -1,0 +1,62 @@
+"""attrdrop: attribution-driven regularisation at the speed of plain training."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from attrdrop._backend import BACKENDS, get_backend, set_backend, use_backend
+from attrdrop._version import __version__
+from attrdrop.ops import (
+    AttentionWeight,
+    KeepMask,
+    TopEntries,
+    attention_attribution,
+    keep_mask,
+    masked_attention,
+    pack_mask,
+    random_keep_mask,
+    transpose_mask,
+    unpack_mask,
+)
+
+if TYPE_CHECKING:
+    from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
+    from attrdrop.integrations.transformers import ADDropTrainer
+
+# Needs transformers, so it is imported when first asked for.
+_LAZY = {
+    "ADDrop": "attrdrop.addrop",
+    "ADDropConfig": "attrdrop.addrop",
+    "DropStatistics": "attrdrop.addrop",
+    "ADDropTrainer": "attrdrop.integrations.transformers",
+}
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'attrdrop' has no attribute {name!r}")
+
+
+__all__ = [
+    "BACKENDS",
+    "ADDrop",
+    "ADDropConfig",
+    "ADDropTrainer",
+    "AttentionWeight",
+    "DropStatistics",
+    "KeepMask",
+    "TopEntries",
+    "__version__",
+    "attention_attribution",
+    "get_backend",
+    "keep_mask",
+    "masked_attention",
+    "pack_mask",
+    "random_keep_mask",
+    "set_backend",
+    "transpose_mask",
+    "unpack_mask",
+    "use_backend",
+]

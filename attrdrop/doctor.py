@@ -1,0 +1,124 @@
+"""Facts about this installation: what is active and, where something is not, why.
+
+`python -m attrdrop.doctor` prints them as JSON and needs nothing but the package itself.
+"""
+
+import importlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attrdrop._version import __version__
+
+ENVIRONMENT = ("ATTRDROP_ISA", "ATTRDROP_BACKEND")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """`active` is None where there is nothing to be active; `why` explains what is not, or adds a detail."""
+
+    value: str
+    active: bool | None = None
+    why: str = ""
+
+
+def facts() -> dict[str, dict[str, Any]]:
+    """Every fact by name, in the order to show them."""
+    found = {
+        "attrdrop": Fact(__version__),
+        "python": Fact(f"{platform.python_version()} on {platform.platform()}"),
+        "torch": _package("torch", "everything"),
+        "compiled kernels (_C)": _extension("attrdrop._C", "the PyTorch reference serves CPU tensors"),
+        "instruction set": _instruction_set(),
+        "host module (_host)": _extension("attrdrop._host", "only tests of the kernels use it"),
+        "CUDA kernels": _cuda_kernels(),
+        "CUDA device": _cuda_device(),
+        "triton": _package("triton", "GPU kernels where CUDA ones are not built"),
+        "transformers": _package("transformers", "ADDrop and 'attrdrop finetune'"),
+    }
+    found |= {f"environment {name}": Fact(os.environ.get(name) or "not set") for name in ENVIRONMENT}
+    found |= _choices(found)
+    return {name: asdict(fact) for name, fact in found.items()}
+
+
+def _package(name: str, purpose: str) -> Fact:
+    try:
+        return Fact(importlib.import_module(name).__version__, True)
+    except ImportError as error:
+        return Fact("not importable", False, f"{error}; for {purpose}: pip install {name}")
+
+
+def _extension(name: str, instead: str) -> Fact:
+    try:
+        return Fact(str(importlib.import_module(name).__file__), True)
+    except ImportError as error:
+        return Fact("not importable", False, f"{error}; {instead}")
+
+
+def _build_info() -> dict[str, str]:
+    """What the compiled library says about itself; raises where there is none or it refuses to run."""
+    import torch
+
+    importlib.import_module("attrdrop._C")
+    return json.loads(torch.ops.attrdrop.build_info())
+
+
+def _instruction_set() -> Fact:
+    try:
+        build = _build_info()
+        return Fact(build["isa"], True, f"this processor runs {build['isa_available']}; compiler {build['compiler']}")
+    except ImportError:
+        return Fact("none", False, "there are no compiled kernels")
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        return Fact("none", False, str(error).splitlines()[0])
+
+
+def _cuda_kernels() -> Fact:
+    try:
+        archs = _build_info()["cuda_archs"]
+    except (AttributeError, ImportError, KeyError, RuntimeError, ValueError):
+        archs = ""
+    if archs:
+        return Fact(archs.replace(",", ", "), True)
+    return Fact("not built", False, _reason("cuda_missing") or "the build found no nvcc or was told to leave CUDA out")
+
+
+def _cuda_device() -> Fact:
+    try:
+        import torch
+    except ImportError:
+        return Fact("none", False, "torch is not importable")
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        return Fact(f"{torch.cuda.get_device_name()}, sm_{major}{minor}", True)
+    if torch.version.cuda is None:
+        return Fact("none", False, f"torch {torch.__version__} is built without CUDA")
+    return Fact("none", False, f"torch is built for CUDA {torch.version.cuda} but finds no driver or GPU")
+
+
+def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
+    """Where the automatic choice of a backend leads, or that it is overridden."""
+    if override := os.environ.get("ATTRDROP_BACKEND"):
+        return {"backend of every op": Fact(override, None, "ATTRDROP_BACKEND overrides the automatic choice")}
+    choices = {"CPU tensors are served by": Fact("C++" if _reason("compiled_missing") is None else "PyTorch reference")}
+    if found["CUDA device"].active:
+        gpu = {"CUDA C++": "cuda_missing", "Triton": "triton_missing"}
+        served = next((name for name, check in gpu.items() if _reason(check) is None), "PyTorch reference")
+        choices["CUDA tensors are served by"] = Fact(served)
+    return choices
+
+
+def _reason(check: str) -> str | None:
+    """Why a backend cannot serve, in the words of the dispatcher that would refuse it."""
+    try:
+        missing: Callable[[], str | None] = getattr(importlib.import_module("attrdrop._backend"), check)
+        return missing()
+    except (AttributeError, ImportError, ValueError) as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts(), indent=1))

@@ -1,0 +1,19 @@
+"""Public operators: each validates its arguments, chooses a backend, and is differentiable where that has a meaning."""
+
+from attrdrop.ops.attention_attribution import TopEntries, attention_attribution
+from attrdrop.ops.keep_mask import AttentionWeight, KeepMask, keep_mask, random_keep_mask
+from attrdrop.ops.masked_attention import masked_attention
+from attrdrop.ops.pack_mask import pack_mask, transpose_mask, unpack_mask
+
+__all__ = [
+    "AttentionWeight",
+    "KeepMask",
+    "TopEntries",
+    "attention_attribution",
+    "keep_mask",
+    "masked_attention",
+    "pack_mask",
+    "random_keep_mask",
+    "transpose_mask",
+    "unpack_mask",
+]

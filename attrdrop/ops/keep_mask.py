@@ -1,0 +1,223 @@
+"""keep_mask and random_keep_mask: which attention positions survive a step of AD-DROP, as packed bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attrdrop import (
+    _backend,
+    _library,  # noqa: F401
+)
+from attrdrop.ops import _checks as checks
+from attrdrop.reference import keep_mask as reference
+
+KEYS = ("auto", "fp32", "bf16")
+REGIONS = ("high", "low")
+
+
+@dataclass(frozen=True)
+class KeepMask:
+    """Packed positions to attend to; padding, causality and AD-DROP are all in it.
+
+    Attributes:
+        rows: int32 (B, H, n_q, ceil(n_k / 32)); bit j % 32 of word j // 32 is column j, set = attend.
+        cols: int32 (B, H, n_k, ceil(n_q / 32)), the transpose of rows.
+        counts: int64 (4,): valid positions, candidates (Eq. 6), dropped ones (Eq. 7), rescued rows.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    counts: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, H, n_q, n_k)"""
+        return (*self.rows.shape[:3], self.cols.shape[2])
+
+    @classmethod
+    def from_rows(cls, rows: Tensor, n_k: int) -> KeepMask:
+        """A mask from packed rows (B|1, H|1, n_q, ceil(n_k / 32)); nothing is counted."""
+        from attrdrop.ops.pack_mask import transpose_mask
+
+        return cls(rows, transpose_mask(rows, n_k), rows.new_zeros(4, dtype=torch.int64))
+
+
+class AttentionWeight(NamedTuple):
+    """What weighs x yᵀ by the attention probabilities exp(scale q kᵀ - lse) (Eq. 3).
+
+    q (B, H, n_q, e), k (B, H_kv, n_k, e), lse float32 (B, H, n_q), scale a number.
+    """
+
+    q: Tensor
+    k: Tensor
+    lse: Tensor
+    scale: float
+
+
+def keep_mask(
+    x: Tensor,
+    y: Tensor,
+    *,
+    p: float,
+    q: float,
+    seed: int,
+    layer: int = 0,
+    valid: Tensor | None = None,
+    is_causal: bool = False,
+    region: str = "high",
+    weight: AttentionWeight | tuple[Tensor, Tensor, Tensor, float] | None = None,
+    keys: str = "auto",
+    sample_ids: Tensor | None = None,
+    backend: str | None = None,
+) -> KeepMask:
+    """Ranks each row of x yᵀ, drops part of its high end, packs what is left (AD-DROP, Eq. 5 to 7).
+
+    Row i with n_i valid columns has the threshold t_i at 0-based rank int(n_i (1 - p)), the product taken in float32.
+    Columns strictly below t_i are kept; each other valid column is dropped with probability q. A row that would lose
+    all its valid columns keeps them all. Ties at t_i are candidates, -0 equals +0, NaN ranks last. p = 0 leaves no
+    candidates. Draws depend on (seed, layer, sample id, head, row, column) alone: see docs/determinism.md.
+
+    Args:
+        x: (B, H, n_q, d), float32, bfloat16, float16 (float64: reference only). GA: the gradient dO of the head
+            outputs; AA: the queries; IGA: the sum of dO over the integration steps.
+        y: (B, H_kv, n_k, d), dtype and device of x; H_kv divides H. GA and IGA: the values; AA: the keys.
+        p: share of a row's valid columns in the candidate region, in [0, 1].
+        q: probability that a candidate is dropped, in [0, 1], to 1/65536.
+        seed: 64-bit seed of the step.
+        layer: index of the layer in [0, 65536), part of the random place.
+        valid: packed bits (B|1, H|1, n_q|1, ceil(n_k / 32)) of the columns that may be attended to; None: all.
+        is_causal: only columns j <= i are valid for row i.
+        region: "high", or "low" to mirror the ranking (threshold at rank int(n_i p), columns at or above it kept).
+        weight: (q, k, lse, scale) to rank x yᵀ multiplied by the attention probabilities (IGA).
+        keys: precision that ranks. "auto": float32 for float32 inputs, bfloat16-rounded float32 sums for half ones;
+            "fp32" and "bf16" force one. Rounding to bfloat16 moves about 0.1 % of the bits.
+        sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
+        backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above; the message names it.
+        RuntimeError: the backend asked for cannot serve the call.
+    """
+    x = checks.check_heads("x", x)
+    y = checks.check_heads("y", y, x.dtype, x.device)
+    batch, heads, n_q, d = x.shape
+    n_k = y.shape[2]
+    if y.shape[0] != batch or y.shape[3] != d:
+        raise ValueError(f"y must have shape ({batch}, H_kv, n_k, {d}) to go with x, got {tuple(y.shape)}")
+    checks.check_groups("y", y.shape[1], heads)
+    p, q = checks.check_probability("p", p), checks.check_probability("q", q)
+    if region not in REGIONS:
+        raise ValueError(f"region must be one of {', '.join(REGIONS)}, got {region!r}")
+    if keys not in KEYS:
+        raise ValueError(f"keys must be one of {', '.join(KEYS)}, got {keys!r}")
+    valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), x.device)
+    weight_q, weight_k, lse, weight_scale = _check_weight(weight, x, y)
+    is_half = x.dtype in (torch.bfloat16, torch.float16)
+    arguments = (
+        x.detach(),
+        y.detach(),
+        p,
+        q,
+        checks.check_seed(seed),
+        checks.check_layer(layer),
+        valid,
+        bool(is_causal),
+        region == "low",
+        keys == "bf16" or (keys == "auto" and is_half),
+        checks.check_sample_ids(sample_ids, batch, x.device),
+        weight_q,
+        weight_k,
+        lse,
+        weight_scale,
+    )
+    if _resolve("keep_mask", x, backend) == "reference":
+        return KeepMask(*reference.keep_mask(*arguments))
+    return KeepMask(*torch.ops.attrdrop.keep_mask(*arguments))
+
+
+def random_keep_mask(
+    batch: int,
+    heads: int,
+    n_q: int,
+    n_k: int,
+    *,
+    p: float,
+    q: float,
+    seed: int,
+    layer: int = 0,
+    valid: Tensor | None = None,
+    is_causal: bool = False,
+    sample_ids: Tensor | None = None,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+) -> KeepMask:
+    """RD: drops every valid position with probability p q, whatever its attribution; the rest as :func:`keep_mask`.
+
+    Args:
+        batch, heads, n_q, n_k: shape of the attention matrices.
+        device: where the mask is made; default, that of valid or sample_ids, else the CPU.
+
+    Raises:
+        TypeError, ValueError: as :func:`keep_mask`.
+    """
+    for name, size in (("batch", batch), ("heads", heads), ("n_q", n_q), ("n_k", n_k)):
+        if isinstance(size, bool) or not isinstance(size, (int, torch.SymInt)):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+        if size < 0:
+            raise ValueError(f"{name} must not be negative, got {size}")
+    rate = checks.check_probability("p", p) * checks.check_probability("q", q)
+    if device is None:
+        device = next((t.device for t in (valid, sample_ids) if isinstance(t, Tensor)), torch.device("cpu"))
+    # Columns of zeros tie everywhere: with p = 1 every valid column is a candidate, and nothing is ranked.
+    zeros = torch.zeros((), device=device)
+    valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), zeros.device)
+    sample_ids = checks.check_sample_ids(sample_ids, batch, zeros.device)
+    seed, layer = checks.check_seed(seed), checks.check_layer(layer)
+    if _resolve("random_keep_mask", zeros, backend) == "reference":
+        if sample_ids is None:
+            sample_ids = torch.arange(batch, device=zeros.device)
+        return KeepMask(
+            *reference.random_keep_mask(heads, n_q, n_k, rate, seed, layer, valid, bool(is_causal), sample_ids)
+        )
+    x, y = zeros.expand(batch, heads, n_q, 1), zeros.expand(batch, 1, n_k, 1)
+    common = (seed, layer, valid, bool(is_causal), False, False, sample_ids, None, None, None, 1.0)
+    return KeepMask(*torch.ops.attrdrop.keep_mask(x, y, 1.0, rate, *common))
+
+
+def _resolve(op: str, x: Tensor, backend: str | None) -> str:
+    reason = "float64 keys are ranked by the reference only" if x.dtype == torch.float64 else None
+    return _backend.resolve(op, x, backend, {"cpp": reason or _backend.COMPILED_MISSING})
+
+
+def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:
+    if weight is None:
+        return None, None, None, 1.0
+    if not isinstance(weight, tuple) or len(weight) != 4:
+        raise TypeError(f"weight must be a tuple (q, k, lse, scale), got {type(weight).__name__}")
+    q, k, lse, scale = weight
+    q = checks.check_heads("weight q", q, x.dtype, x.device)
+    k = checks.check_heads("weight k", k, x.dtype, x.device)
+    lse = checks.check_tensor("weight lse", lse)
+    if q.shape[:3] != x.shape[:3]:
+        raise ValueError(f"weight q must have shape {tuple(x.shape[:3])} + (e,), got {tuple(q.shape)}")
+    if k.shape[:3] != y.shape[:3] or k.shape[3] != q.shape[3]:
+        raise ValueError(f"weight k must have shape {(*y.shape[:3], q.shape[3])}, got {tuple(k.shape)}")
+    if lse.shape != x.shape[:3] or lse.dtype not in (torch.float32, x.dtype) or lse.device != x.device:
+        raise ValueError(f"weight lse must be float32 of shape {tuple(x.shape[:3])} on {x.device}, got {lse.dtype} "
+                         f"of shape {tuple(lse.shape)} on {lse.device}")  # fmt: skip
+    if x.dtype != torch.float64:
+        lse = lse.float()
+    return q.detach(), k.detach(), lse.detach().contiguous(), float(scale)
+
+
+@torch.library.register_fake("attrdrop::keep_mask")
+def _(x, y, p, q, seed, layer, valid, is_causal, low, bf16_keys, sample_ids, *weight):
+    batch, heads, n_q, _ = x.shape
+    n_k = y.shape[2]
+    rows = x.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
+    cols = x.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
+    return rows, cols, x.new_empty(4, dtype=torch.int64)

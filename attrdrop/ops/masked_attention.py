@@ -1,0 +1,130 @@
+"""masked_attention: softmax attention over the set bits of a packed mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attrdrop import _backend
+from attrdrop.ops import _checks as checks
+from attrdrop.ops import _masked_attention_cpu  # noqa: F401  (registers the CPU implementation)
+from attrdrop.ops.keep_mask import KeepMask
+from attrdrop.reference import masked_attention as reference
+
+
+def masked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: KeepMask | None,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    sample_ids: Tensor | None = None,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """dropout(softmax(q kᵀ scale + bias, over the set bits)) v (AD-DROP, Eq. 1 with a packed M).
+
+    Deterministic; differentiable once in q, k, v, and in bias where it requires a gradient. Nothing of size n x n is
+    kept for the backward but the bits.
+
+    Args:
+        q: (B, H, n_q, d), float32, bfloat16, float16 or float64.
+        k, v: (B, H_kv, n_k, d) and (B, H_kv, n_k, d_v), dtype and device of q; H_kv divides H.
+        keep: which positions to attend to; its rows may broadcast over samples, heads and queries. A query without a
+            set bit gives 0. None: plain attention by torch's scaled_dot_product_attention, which then also draws the
+            dropout, from torch's generator.
+        bias: floating point, broadcastable to (B, H, n_q, n_k), added to the scaled scores.
+        scale: default d ** -0.5.
+        dropout_p: ordinary dropout of the probabilities, in [0, 1], to 1/65536; drawn from ``seed`` by place, so the
+            backward and a checkpointed forward repeat it.
+        seed: 64-bit seed of that dropout; default, drawn from torch's generator. Use another one for each layer.
+        sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
+        return_lse: also return the log-sum-exp of each row, (B, H, n_q), -inf where no bit is set.
+        backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
+
+    Returns:
+        (B, n_q, H, d_v), contiguous, in q's dtype; with return_lse a pair.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above; the message names it.
+        RuntimeError: the backend asked for cannot serve the call.
+    """
+    q = checks.check_heads("q", q)
+    k = checks.check_heads("k", k, q.dtype, q.device)
+    v = checks.check_heads("v", v, q.dtype, q.device)
+    batch, heads, n_q, d = q.shape
+    n_k = k.shape[2]
+    if k.shape[0] != batch or k.shape[3] != d:
+        raise ValueError(f"k must have shape ({batch}, H_kv, n_k, {d}) to go with q, got {tuple(k.shape)}")
+    if v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v must have shape {tuple(k.shape[:3])} + (d_v,) to go with k, got {tuple(v.shape)}")
+    checks.check_groups("k", k.shape[1], heads)
+    dropout_p = checks.check_probability("dropout_p", dropout_p)
+    bias = _check_bias(bias, (batch, heads, n_q, n_k), q)
+    scale = d**-0.5 if scale is None else float(scale)
+    if keep is None:
+        if return_lse:
+            raise ValueError("return_lse needs a keep mask; with keep=None torch's attention does not return it")
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, None if bias is None else bias.to(q.dtype), dropout_p, scale=scale, enable_gqa=k.shape[1] != heads
+        )
+        return out.transpose(1, 2).contiguous()
+    if not isinstance(keep, KeepMask):
+        raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
+    rows = checks.check_bits("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
+    sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
+    if seed is None:
+        seed = int(torch.randint(2**62, ())) if dropout_p > 0 else 0
+    arguments = (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids)
+    if _resolve(q, v, bias, dropout_p, backend) == "reference":
+        out, lse = reference.masked_attention(*arguments)
+    else:
+        out, lse = _MaskedAttention.apply(*arguments)
+    return (out, lse.detach()) if return_lse else out
+
+
+class _MaskedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids):
+        out, lse = torch.ops.attrdrop.masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
+        ctx.save_for_backward(q, k, v, out, lse, rows, bias, sample_ids)
+        ctx.constants = scale, dropout_p, seed
+        ctx.mark_non_differentiable(lse)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out, _grad_lse):
+        q, k, v, out, lse, rows, bias, sample_ids = ctx.saved_tensors
+        needs_grad_bias = bias is not None and ctx.needs_input_grad[4]
+        *grads, grad_bias = torch.ops.attrdrop.masked_attention_backward(
+            grad_out, q, k, v, out, lse, rows, bias, *ctx.constants, sample_ids, needs_grad_bias
+        )
+        return *grads, None, grad_bias if needs_grad_bias else None, None, None, None, None
+
+
+def _check_bias(bias: Tensor | None, shape: tuple[int, int, int, int], q: Tensor) -> Tensor | None:
+    if bias is None:
+        return None
+    bias = checks.check_tensor("bias", bias)
+    if bias.dtype not in checks.FLOATS:
+        raise TypeError(f"bias must be floating point (pack boolean masks into keep), got {bias.dtype}")
+    if bias.device != q.device:
+        raise ValueError(f"bias must be on the device of q, {q.device}, got {bias.device}")
+    view = bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)) if bias.dim() < 4 else bias
+    if view.dim() != 4 or any(a not in (1, b) for a, b in zip(view.shape, shape, strict=True)):
+        raise ValueError(f"bias must broadcast to (B, H, n_q, n_k) = {shape}, got {tuple(bias.shape)}")
+    return view
+
+
+def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backend: str | None) -> str:
+    reason = _backend.COMPILED_MISSING
+    needs_scores = dropout_p > 0 or q.shape[-1] != v.shape[-1] or (bias is not None and bias.requires_grad)
+    if q.dtype == torch.float64 and needs_scores:
+        reason = "float64 with dropout, a bias gradient or d_v != d is served by the reference only"
+    return _backend.resolve("masked_attention", q, backend, {"cpp": reason})

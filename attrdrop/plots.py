@@ -1,0 +1,38 @@
+"""Figures, drawn from data frames without a display."""
+
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+
+def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Training and development loss by epoch, one colour per arm; bands show the standard deviation over seeds.
+
+    `curves` has the columns arm, seed, epoch, dropping, train_loss and dev_loss; `target` receives a PNG.
+    """
+    with sns.axes_style("whitegrid"):
+        figure = Figure(figsize=(9, 4), layout="constrained")  # pyplot would look for a display
+        panels = figure.subplots(ncols=2, sharey=True)
+    for axes, split in zip(panels, ("train", "dev"), strict=True):
+        for epoch in sorted(curves.loc[curves["dropping"], "epoch"].unique()):
+            axes.axvspan(epoch - 0.5, epoch + 0.5, color="grey", alpha=0.12, linewidth=0)
+        sns.lineplot(
+            curves,
+            x="epoch",
+            y=f"{split}_loss",
+            hue="arm",
+            style="arm",
+            hue_order=("plain", "ad-drop"),
+            style_order=("plain", "ad-drop"),
+            markers=True,
+            errorbar="sd",
+            legend=split == "train",
+            ax=axes,
+        )
+        axes.set(title=split, ylabel="loss", xlim=(0.5, curves["epoch"].max() + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(f"{title} (grey: AD-DROP epochs)")
+    figure.savefig(target, format="png", dpi=150)

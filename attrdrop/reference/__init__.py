@@ -1,0 +1,1 @@
+"""The definitions: plain PyTorch on any device, the oracle of every test and benchmark."""

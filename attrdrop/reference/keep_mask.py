@@ -1,0 +1,109 @@
+"""The masks of AD-DROP by full sort, as close to the paper's equations as plain PyTorch comes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attrdrop.reference.pack_mask import pack_mask, transpose_mask, unpack_mask
+from attrdrop.reference.philox import bernoulli
+
+
+def attribution(x: Tensor, y: Tensor, bf16_keys: bool) -> Tensor:
+    """B = x yᵀ per head (Eq. 5), in the precision that ranks it: float64, float32, or bf16-rounded float32."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = y.to(wide).repeat_interleave(x.shape[1] // y.shape[1], dim=1)
+    with torch.autocast(x.device.type, enabled=False):
+        b = x.to(wide) @ y.transpose(-1, -2)
+    return b.bfloat16().to(wide) if bf16_keys else b
+
+
+def valid_columns(valid: Tensor | None, is_causal: bool, shape: tuple[int, int, int, int], device) -> Tensor:
+    """Bool (B, H, n_q, n_k) of the columns that a row may attend to."""
+    n_q, n_k = shape[2:]
+    columns = torch.ones(shape, dtype=torch.bool, device=device)
+    if valid is not None:
+        columns &= unpack_mask(valid, n_k)
+    if is_causal:
+        columns &= torch.ones(n_q, n_k, dtype=torch.bool, device=device).tril()
+    return columns
+
+
+def candidates(b: Tensor, valid: Tensor, p: float, low: bool) -> Tensor:
+    """The candidate discard region (Eq. 6): all columns but those strictly below the threshold of their row.
+
+    With n valid columns the threshold is the value at 0-based rank int(n (1 - p)), the product taken in float32;
+    no rank n exists, so such a row has no candidates. ``low`` mirrors it: all columns but those at or above rank
+    int(n p). NaN ranks last.
+    """
+    n = valid.sum(-1, keepdim=True)
+    share = torch.tensor(p if low else 1.0 - p, dtype=torch.float64).float().to(b.device)
+    rank = (n.float() * share).int().long()
+    ordered = torch.where(valid, b, torch.nan).sort(-1).values
+    threshold = ordered.gather(-1, rank.clamp(max=b.shape[-1] - 1))
+    if low:
+        region = ~(b >= threshold) | (rank >= n)
+        return valid & region & (rank > 0)
+    return valid & ~(b < threshold) & (rank < n)
+
+
+def keep_mask(
+    x: Tensor,
+    y: Tensor,
+    p: float,
+    q: float,
+    seed: int,
+    layer: int,
+    valid: Tensor | None,
+    is_causal: bool,
+    low: bool,
+    bf16_keys: bool,
+    sample_ids: Tensor | None,
+    weight_q: Tensor | None,
+    weight_k: Tensor | None,
+    weight_lse: Tensor | None,
+    weight_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, cols, counts) as :func:`attrdrop.keep_mask` documents them."""
+    shape = (*x.shape[:3], y.shape[2])
+    weighted = weight_q is not None and weight_k is not None and weight_lse is not None
+    b = attribution(x, y, bf16_keys and not weighted)
+    if weighted:
+        scores = attribution(weight_q, weight_k, False) * weight_scale
+        b = b * torch.exp(scores - weight_lse.to(b.dtype).unsqueeze(-1))
+        b = b.bfloat16().to(b.dtype) if bf16_keys else b
+    columns = valid_columns(valid, is_causal, shape, x.device)
+    region = candidates(b, columns, p, low) if shape[3] > 0 else columns
+    return draw(region, columns, q, seed, layer, sample_ids)
+
+
+def draw(
+    region: Tensor, columns: Tensor, q: float, seed: int, layer: int, sample_ids: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Drops each candidate with probability q (Eq. 7); a row that would lose all its keys keeps them."""
+    batch, heads, n_q, n_k = columns.shape
+    if sample_ids is None:
+        sample_ids = torch.arange(batch, device=columns.device)
+    dropped = region & bernoulli(seed, layer, sample_ids, heads, n_q, n_k, q)
+    keep = columns & ~dropped
+    rescued = columns.any(-1) & ~keep.any(-1)
+    keep = torch.where(rescued.unsqueeze(-1), columns, keep)
+    counts = torch.stack([columns.sum(), region.sum(), (columns & ~keep).sum(), rescued.sum()])
+    rows = pack_mask(keep)
+    return rows, transpose_mask(rows, n_k), counts
+
+
+def random_keep_mask(
+    heads: int,
+    n_q: int,
+    n_k: int,
+    rate: float,
+    seed: int,
+    layer: int,
+    valid: Tensor | None,
+    is_causal: bool,
+    sample_ids: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every valid column is a candidate, dropped with probability ``rate``."""
+    columns = valid_columns(valid, is_causal, (sample_ids.numel(), heads, n_q, n_k), sample_ids.device)
+    return draw(columns, columns, rate, seed, layer, sample_ids)

@@ -1,0 +1,97 @@
+// Tensor arguments of the operators: checks that name the argument, and views of (sample, head) slices.
+#pragma once
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+
+#include "bits.h"
+#include "cpu/kernels.h"
+
+namespace attrdrop {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype kernel_dtype(const Tensor& t, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return Dtype::f32;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    case ScalarType::Half: return Dtype::f16;
+    default: STD_TORCH_CHECK(false, name, " must be float32, bfloat16 or float16 for the C++ kernel");
+  }
+}
+
+inline void check_dim(const Tensor& t, int64_t dim, const char* name) {
+  STD_TORCH_CHECK(t.dim() == dim, name, " must have ", dim, " dimensions, got ", t.dim());
+}
+
+inline void check_int32(const Tensor& t, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Int, name, " must be packed int32 words");
+  STD_TORCH_CHECK(t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1, name, " must have unit stride in its last dimension");
+}
+
+// (B, H, n, d) with unit last stride -> the matrix of one (sample, head); heads are shared by groups of query heads.
+inline Matrix head_matrix(const Tensor& t, int64_t sample, int64_t head, const char* name) {
+  const int64_t item = t.scalar_type() == ScalarType::Float ? 4 : 2;
+  const char* data = static_cast<const char*>(t.const_data_ptr());
+  return {data + item * (sample * t.stride(0) + head * t.stride(1)), t.stride(2), kernel_dtype(t, name)};
+}
+
+// Packed bits broadcastable to (B, H, n_q, W): the rows of one (sample, head).
+inline ValidBits head_bits(const std::optional<Tensor>& bits, int64_t sample, int64_t head, bool is_causal) {
+  if (!bits) return {nullptr, 0, is_causal};
+  const auto step = [&](int dim) { return bits->size(dim) == 1 ? 0 : bits->stride(dim); };
+  const uint32_t* data = static_cast<const uint32_t*>(bits->const_data_ptr());
+  return {data + sample * step(0) + head * step(1), step(2), is_causal};
+}
+
+inline uint32_t sample_id(const std::optional<Tensor>& ids, int64_t sample) {
+  return static_cast<uint32_t>(ids ? ids->const_data_ptr<int64_t>()[sample * ids->stride(0)] : sample);
+}
+
+inline Draw head_draw(int64_t seed, int64_t layer, int64_t head, uint32_t sample, double rate) {
+  return {static_cast<uint64_t>(seed), static_cast<uint32_t>(head + 65536 * layer), sample, drop_threshold(rate)};
+}
+
+// Memory of one task, aligned for the widest vectors.
+class AlignedBuffer {
+ public:
+  explicit AlignedBuffer(int64_t bytes) : data_(::operator new(static_cast<size_t>(bytes) + 64, std::align_val_t(64))) {}
+  ~AlignedBuffer() { ::operator delete(data_, std::align_val_t(64)); }
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+  void* get() const { return data_; }
+
+ private:
+  void* data_;
+};
+
+inline Tensor new_int32(const Tensor& like, std::initializer_list<int64_t> shape) {
+  return torch::stable::new_empty(like, shape, ScalarType::Int);
+}
+
+// Splits n rows of `heads` heads into tasks of whole 32-row groups, enough of them to keep every thread busy.
+struct RowTasks {
+  RowTasks(int64_t heads, int64_t n) : n(n) {
+    constexpr int64_t least_rows = 128;
+    const int64_t wanted_tasks = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
+    const int64_t per_head = heads > 0 && n > 0 ? (wanted_tasks + heads - 1) / heads : 1;
+    const int64_t share = (n + per_head - 1) / per_head;
+    rows = (share > least_rows ? share + 31 : least_rows) / 32 * 32;
+    per_head_tasks = n > 0 ? (n + rows - 1) / rows : 0;
+    count = heads * per_head_tasks;
+  }
+  int64_t head(int64_t task) const { return task / per_head_tasks; }
+  int64_t begin(int64_t task) const { return task % per_head_tasks * rows; }
+  int64_t end(int64_t task) const { return begin(task) + rows < n ? begin(task) + rows : n; }
+  int64_t n, rows, per_head_tasks, count;
+};
+
+}  // namespace attrdrop

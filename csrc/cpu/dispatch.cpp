@@ -1,0 +1,62 @@
+// Chooses the instruction-set variant once, at the first call.
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/kernels.h"
+
+namespace attrdrop {
+
+#define ATTRDROP_DECLARE(isa_name)                                                                               \
+  namespace isa_name {                                                                                           \
+  int64_t keep_mask_scratch(const KeepMaskProblem&);                                                             \
+  void keep_mask(const KeepMaskProblem&, int64_t, int64_t, void*, Counts&);                                      \
+  void bernoulli(const Draw&, int64_t, int64_t, int64_t, uint32_t*);                                             \
+  void softmax(const SoftmaxProblem&, int64_t, int64_t, uint32_t*);                                              \
+  void softmax_backward(const SoftmaxBackwardProblem&, int64_t, int64_t, uint32_t*);                             \
+  int64_t attribution_scratch(const AttributionProblem&);                                                        \
+  void attribution(const AttributionProblem&, void*);                                                            \
+  static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, softmax, softmax_backward,   \
+                                attribution_scratch, attribution};                                               \
+  }
+
+ATTRDROP_DECLARE(base)
+#if defined(ATTRDROP_X86)
+ATTRDROP_DECLARE(avx2)
+ATTRDROP_DECLARE(avx512)
+
+static bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi");
+}
+static bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+static const Kernels& choose() {
+  const char* wanted = std::getenv("ATTRDROP_ISA");
+  const bool any = !wanted || !*wanted;
+#if defined(ATTRDROP_X86)
+  if (has_avx512() && (any || !std::strcmp(wanted, "avx512"))) return avx512::table;
+  if (has_avx2() && (any || !std::strcmp(wanted, "avx2"))) return avx2::table;
+#endif
+  if (any || !std::strcmp(wanted, "base")) return base::table;
+  throw std::runtime_error(std::string("ATTRDROP_ISA=") + wanted + " is not one of: " + available_isas());
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+const char* available_isas() {
+#if defined(ATTRDROP_X86)
+  if (has_avx512()) return "base avx2 avx512";
+  if (has_avx2()) return "base avx2";
+#endif
+  return "base";
+}
+
+}  // namespace attrdrop

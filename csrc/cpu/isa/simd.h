@@ -1,0 +1,198 @@
+// The vector type of the instruction set this file is compiled for. Every operation rounds as IEEE float32 does in
+// every variant, fused multiply-add included, so all variants give the same bits.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace attrdrop {
+namespace ATTRDROP_ISA {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float vfloat __attribute__((vector_size(4 * LANES)));
+typedef int32_t vint __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vuint __attribute__((vector_size(4 * LANES)));
+
+template <class V, class T>
+static inline V load(const T* p) {
+  V v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V, class T>
+static inline void store(T* p, V v) {
+  memcpy(p, &v, sizeof v);
+}
+static inline vfloat broadcast(float x) { return x - vfloat{}; }
+static inline vuint broadcast(uint32_t x) { return x + vuint{}; }
+
+#if !defined(__AVX2__) && !defined(__FMA__) && !defined(__ARM_FEATURE_FMA)
+// Exact float32 fused multiply-add without the instruction: the product is exact in double, the sum is rounded to odd,
+// and then rounding once more to float is right (Boldo and Melquiond, 2008).
+static inline float fused_scalar(float a, float b, float c) {
+  const double product = static_cast<double>(a) * b, addend = c;
+  double sum = product + addend;
+  const double part = sum - product;
+  const double error = (product - (sum - part)) + (addend - part);
+  int64_t bits;
+  memcpy(&bits, &sum, sizeof bits);
+  if ((error > 0 || error < 0) && !(bits & 1)) {
+    bits += ((error > 0) == (sum > 0)) ? 1 : -1;
+    memcpy(&sum, &bits, sizeof bits);
+  }
+  return static_cast<float>(sum);
+}
+#else
+static inline float fused_scalar(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#endif
+
+// a * b + c, rounded once.
+static inline vfloat fmadd(vfloat a, vfloat b, vfloat c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  for (int i = 0; i < LANES; ++i) c[i] = fused_scalar(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
+// High and low halves of 32 x 32 bit products.
+static inline void multiply_wide(vuint a, uint32_t b, vuint& high, vuint& low) {
+#if defined(__AVX512F__)
+  const __m512i va = reinterpret_cast<__m512i>(a), vb = _mm512_set1_epi32(b);
+  const __m512i even = _mm512_mul_epu32(va, vb), odd = _mm512_mul_epu32(_mm512_srli_epi64(va, 32), vb);
+  high = reinterpret_cast<vuint>(_mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd));
+  low = reinterpret_cast<vuint>(_mm512_mask_mov_epi32(even, 0xAAAA, _mm512_slli_epi64(odd, 32)));
+#elif defined(__AVX2__)
+  const __m256i va = reinterpret_cast<__m256i>(a), vb = _mm256_set1_epi32(b);
+  const __m256i even = _mm256_mul_epu32(va, vb), odd = _mm256_mul_epu32(_mm256_srli_epi64(va, 32), vb);
+  high = reinterpret_cast<vuint>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA));
+  low = reinterpret_cast<vuint>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA));
+#else
+  for (int i = 0; i < LANES; ++i) {
+    const uint64_t product = static_cast<uint64_t>(a[i]) * b;
+    high[i] = static_cast<uint32_t>(product >> 32);
+    low[i] = static_cast<uint32_t>(product);
+  }
+#endif
+}
+
+// Bit j: key[j] < threshold, for 32 keys.
+static inline uint32_t less_word(const int32_t* key, int32_t threshold) {
+#if defined(__AVX512F__)
+  const __m512i t = _mm512_set1_epi32(threshold);
+  const uint32_t low = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(key), t);
+  const uint32_t high = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(key + 16), t);
+  return low | high << 16;
+#elif defined(__AVX2__)
+  const __m256i t = _mm256_set1_epi32(threshold);
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    const __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(key + 8 * i));
+    word |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(t, k)))) << (8 * i);
+  }
+  return word;
+#else
+  uint32_t word = 0;
+  for (int j = 0; j < 32; ++j) word |= static_cast<uint32_t>(key[j] < threshold) << j;
+  return word;
+#endif
+}
+
+// How many of n keys (a multiple of 32) lie below the threshold.
+static inline int32_t count_less(const int16_t* key, int64_t n, int16_t threshold) {
+#if defined(__AVX512F__)
+  const __m512i t = _mm512_set1_epi16(threshold);
+  int32_t count = 0;
+  for (int64_t j = 0; j < n; j += 32) count += __builtin_popcount(_mm512_cmplt_epi16_mask(_mm512_loadu_si512(key + j), t));
+  return count;
+#elif defined(__AVX2__)
+  const __m256i t = _mm256_set1_epi16(threshold), one = _mm256_set1_epi16(1);
+  int32_t count = 0;
+  for (int64_t begin = 0; begin < n; begin += 1 << 18) {  // 16 lanes of at most 2^14 each
+    const int64_t end = begin + (1 << 18) < n ? begin + (1 << 18) : n;
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t j = begin; j < end; j += 16)
+      sum = _mm256_sub_epi16(sum, _mm256_cmpgt_epi16(t, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(key + j))));
+    int32_t lanes[8];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), _mm256_madd_epi16(sum, one));
+    for (int i = 0; i < 8; ++i) count += lanes[i];
+  }
+  return count;
+#else
+  int32_t count = 0;
+  for (int64_t j = 0; j < n; ++j) count += key[j] < threshold;
+  return count;
+#endif
+}
+
+static inline int32_t count_less(const int32_t* key, int64_t n, int32_t threshold) {  // n a multiple of 32
+  int32_t count = 0;
+  for (int64_t j = 0; j < n; j += 32) count += __builtin_popcount(less_word(key + j, threshold));
+  return count;
+}
+
+static inline float horizontal_sum(vfloat v) {
+  float total = 0;
+  for (int i = 0; i < LANES; ++i) total += v[i];
+  return total;
+}
+
+static inline float widen(uint16_t bf16) {
+  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static inline float widen_half(uint16_t half) {
+  const uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 31u, mantissa = half & 0x3FFu;
+  uint32_t bits;
+  if (exponent == 31) {
+    bits = sign | 0x7F800000u | mantissa << 13;
+  } else if (exponent != 0) {
+    bits = sign | (exponent + 112) << 23 | mantissa << 13;
+  } else {  // subnormal: mantissa * 2^-24 is exact in float32
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    memcpy(&bits, &magnitude, sizeof bits);
+    bits |= sign;
+  }
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// exp(x) to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, degree-6 polynomial. Below -87.3 gives 0, NaN stays NaN.
+static inline vfloat exponential(vfloat x) {
+  const vfloat clamped = x < -87.3f ? broadcast(-87.3f) : x > 88.7f ? broadcast(88.7f) : x;
+  const vfloat shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  const vfloat shifted = fmadd(clamped, broadcast(1.44269504f), shifter);
+  const vfloat n = shifted - shifter;
+  vfloat r = fmadd(n, broadcast(-0.693359375f), clamped);
+  r = fmadd(n, broadcast(2.12194440e-4f), r);
+  vfloat p = broadcast(1.3888889e-3f);
+  p = fmadd(p, r, broadcast(8.3333333e-3f));
+  p = fmadd(p, r, broadcast(4.1666668e-2f));
+  p = fmadd(p, r, broadcast(1.6666667e-1f));
+  p = fmadd(p, r, broadcast(0.5f));
+  p = fmadd(p, r, broadcast(1.0f));
+  p = fmadd(p, r, broadcast(1.0f));
+  const vint exponent = reinterpret_cast<vint>(shifted) - reinterpret_cast<vint>(shifter);
+  const vfloat result = reinterpret_cast<vfloat>(reinterpret_cast<vint>(p) + (exponent << 23));
+  return x < -87.3f ? vfloat{} : x != x ? x : result;
+}
+
+}  // namespace ATTRDROP_ISA
+}  // namespace attrdrop

@@ -1,0 +1,103 @@
+// What the instruction-set variants offer to the operators. Plain pointers and sizes: the variants include no torch
+// and no standard templates, so that no inline function compiled for AVX-512 can be linked into the base path.
+#pragma once
+#include <cstdint>
+
+#include "select.h"
+
+namespace attrdrop {
+
+enum class Dtype : int { f32, bf16, f16 };
+
+// Rows of one (sample, head): elements of `dtype`, unit stride inside a row.
+struct Matrix {
+  const void* data;
+  int64_t row_stride;
+  Dtype dtype;
+};
+
+// Packed valid columns, broadcast over rows by row_stride 0; data may be null: all columns.
+struct ValidBits {
+  const uint32_t* data;
+  int64_t row_stride;
+  bool is_causal;  // column j is valid for row i where j <= i
+};
+
+struct Draw {
+  uint64_t seed;
+  uint32_t head_layer, sample, threshold;
+};
+
+struct Counts {
+  int64_t valid, candidates, dropped, rescued_rows;
+};
+
+// One (sample, head) of keep_mask: x (n_q, d), y (n_k, d), optionally weighted by exp(scale * q k^T - lse).
+struct KeepMaskProblem {
+  Matrix x, y;
+  Matrix weight_q, weight_k;  // data null: not weighted
+  const float* weight_lse;    // (n_q)
+  float weight_scale;
+  int64_t n_q, n_k, d, d_weight;
+  ValidBits valid;
+  Draw draw;
+  Region region;
+  float share_below;
+  bool round_to_bf16;
+  uint32_t* rows;  // (n_q, words(n_k))
+  uint32_t* cols;  // (n_k, words(n_q))
+};
+
+// Softmax over the set bits of scores (n_q, n_k), in place, with ordinary dropout applied to the result.
+struct SoftmaxProblem {
+  float* scores;             // in: q k^T; out: dropout(softmax(scale * scores + bias))
+  const float* bias;         // null, or (n_q, n_k) with strides
+  int64_t bias_row_stride, bias_column_stride;
+  const uint32_t* keep;      // null, or packed rows
+  int64_t keep_row_stride;
+  bool is_causal;
+  float* lse;                // (n_q)
+  int64_t n_q, n_k;
+  float scale;
+  Draw draw;                 // threshold 0: no dropout
+};
+
+// Its backward: recomputes P from scores and lse.
+struct SoftmaxBackwardProblem {
+  SoftmaxProblem forward;    // scores in: q k^T; out: dropout(P), the left factor of dV
+  float* grad;               // in: dO V^T (n_q, n_k); out: dF/d(scores before scale)
+  float* grad_bias;          // null, or (n_q, n_k) out: dF/d(bias)
+  const float* delta;        // (n_q) = rowsum(dO * O)
+};
+
+enum class Reduction : int { sum, topk };
+
+// One (sample, head) of attention_attribution: x = grad_out (n_q, d), y = v (n_k, d).
+struct AttributionProblem {
+  Matrix x, y;
+  int64_t n_q, n_k, d;
+  ValidBits valid;
+  Reduction reduction;
+  float* values;      // sum: (n_k); topk: (k), descending, padded with -inf
+  int64_t* indices;   // topk: (k), row * n_k + column, padded with -1
+  int64_t k;
+};
+
+struct Kernels {
+  const char* isa;
+  int64_t (*keep_mask_scratch)(const KeepMaskProblem&);
+  // Rows [begin, end), begin a multiple of 32; scratch is 64-byte aligned.
+  void (*keep_mask)(const KeepMaskProblem&, int64_t begin, int64_t end, void* scratch, Counts&);
+  // Bernoulli words of rows [begin, end), `words` a row, to out.
+  void (*bernoulli)(const Draw&, int64_t begin, int64_t end, int64_t words, uint32_t* out);
+  void (*softmax)(const SoftmaxProblem&, int64_t begin, int64_t end, uint32_t* dropped);
+  void (*softmax_backward)(const SoftmaxBackwardProblem&, int64_t begin, int64_t end, uint32_t* dropped);
+  int64_t (*attribution_scratch)(const AttributionProblem&);
+  void (*attribution)(const AttributionProblem&, void* scratch);
+};
+
+// The best variant this processor runs, or the one named by ATTRDROP_ISA (base, avx2, avx512).
+const Kernels& kernels();
+const char* available_isas();
+
+}  // namespace attrdrop

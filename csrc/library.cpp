@@ -1,0 +1,41 @@
+// Registers the CPU implementations and makes the file an importable (empty) Python module.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "cpu/kernels.h"
+#include "ops.h"
+
+namespace attrdrop {
+
+#if !defined(ATTRDROP_CUDA_ARCHS)
+#define ATTRDROP_CUDA_ARCHS ""
+#endif
+
+// JSON: what was built and what runs here.
+std::string build_info() {
+  const auto entry = [](const char* name, const std::string& value) {
+    return std::string("\"") + name + "\": \"" + value + "\"";
+  };
+  return "{" + entry("version", ATTRDROP_VERSION) + ", " + entry("compiler", __VERSION__) + ", " +
+         entry("isa", kernels().isa) + ", " + entry("isa_available", available_isas()) + ", " +
+         entry("cuda_archs", ATTRDROP_CUDA_ARCHS) + "}";
+}
+
+}  // namespace attrdrop
+
+STABLE_TORCH_LIBRARY_IMPL(attrdrop, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&attrdrop::build_info)); }
+
+STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
+  m.impl("pack_mask", TORCH_BOX(&attrdrop::pack_mask_cpu));
+  m.impl("unpack_mask", TORCH_BOX(&attrdrop::unpack_mask_cpu));
+  m.impl("transpose_mask", TORCH_BOX(&attrdrop::transpose_mask_cpu));
+  m.impl("keep_mask", TORCH_BOX(&attrdrop::keep_mask_cpu));
+  m.impl("softmax_dropout_", TORCH_BOX(&attrdrop::softmax_dropout_cpu));
+  m.impl("softmax_dropout_backward_", TORCH_BOX(&attrdrop::softmax_dropout_backward_cpu));
+  m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
+}
+
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+PyMODINIT_FUNC PyInit__C(void) { return PyModule_Create(&module); }
