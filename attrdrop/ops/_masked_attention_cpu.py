@@ -38,7 +38,14 @@ def _repeat_heads(k: Tensor, heads: int) -> Tensor:
 
 
 def _sum_groups(grad: Tensor, kv_heads: int) -> Tensor:
-    return grad if grad.shape[1] == kv_heads else grad.unflatten(1, (kv_heads, -1)).sum(2)
+    summed = grad if grad.shape[1] == kv_heads else grad.unflatten(1, (kv_heads, -1)).sum(2)
+    return summed.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _new_grad(like: Tensor, make=torch.empty) -> Tensor:
+    """(B, H, n, d) over (B, n, H, d) memory, as the projections before the attention want it."""
+    batch, heads, n, d = like.shape
+    return make((batch, n, heads, d), dtype=like.dtype, device=like.device).transpose(1, 2)
 
 
 def _chunks(q: Tensor, n_k: int) -> Iterator[slice]:
@@ -69,7 +76,8 @@ def forward(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
             mask = _additive_mask(keep, bias, q, k.shape[2])
             attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             fused, fused_lse = attend(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
-            return fused.transpose(1, 2).contiguous(), fused_lse.contiguous()
+            is_empty = (keep == 0).all(-1)  # torch reports 0 for them
+            return fused.transpose(1, 2).contiguous(), fused_lse.masked_fill(is_empty, -torch.inf).contiguous()
         ids = torch.arange(batch) if sample_ids is None else sample_ids
         for chunk in _chunks(q, k.shape[2]):
             scores = q[chunk].float() @ k[chunk].float().transpose(-1, -2)
@@ -86,15 +94,16 @@ def backward(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sa
     empty = q.new_zeros(0)
     if out.numel() == 0 or n_k == 0:
         grad_bias = torch.zeros_like(bias) if needs_grad_bias else empty
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), grad_bias
+        return *(_new_grad(t, torch.zeros) for t in (q, k, v)), grad_bias
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     with torch.autocast("cpu", enabled=False):
         if _is_fused(q, v, dropout_p, needs_grad_bias):
             mask = _additive_mask(keep, bias, q, n_k)
             walk = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
             heads_first = grad_out.transpose(1, 2), q, k, v, out.transpose(1, 2)
-            grads = walk(*heads_first, lse, 0.0, False, attn_mask=mask, scale=scale)
-            return grads[0], _sum_groups(grads[1], kv_heads), _sum_groups(grads[2], kv_heads), empty
+            finite_lse = lse.masked_fill(lse == -torch.inf, 0.0)
+            grads = walk(*heads_first, finite_lse, 0.0, False, attn_mask=mask, scale=scale)
+            return *(_sum_groups(g, n) for g, n in zip(grads, (heads, kv_heads, kv_heads), strict=True)), empty
         grad_q, grad_k, grad_v, grad_bias = _backward_chunks(
             grad_out, (q, k, v), out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias
         )
@@ -103,7 +112,7 @@ def backward(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sa
 
 def _backward_chunks(grad_out, qkv: Heads, out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
     q, k, v = qkv
-    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grads = _new_grad(q), _new_grad(k), _new_grad(v)
     grad_bias = torch.zeros_like(bias) if needs_grad_bias else q.new_zeros(0)
     ids = torch.arange(q.shape[0]) if sample_ids is None else sample_ids
     for chunk in _chunks(q, k.shape[2]):
@@ -135,7 +144,7 @@ def _(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
 @torch.library.register_fake("attrdrop::masked_attention_backward")
 def _(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
     grad_bias = torch.empty_like(bias) if needs_grad_bias else q.new_empty(0)
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), grad_bias
+    return _new_grad(q), _new_grad(k), _new_grad(v), grad_bias
 
 
 @torch.library.register_fake("attrdrop::softmax_dropout_")

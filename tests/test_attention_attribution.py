@@ -1,0 +1,106 @@
+"""attention_attribution: rows, sums and top entries against the materialised dO Vᵀ."""
+
+import pytest
+import torch
+
+from attrdrop import attention_attribution, pack_mask
+
+BACKENDS = ["reference", "cpp"]
+
+
+def problem(n_q=40, n_k=63, dtype=torch.float32, integers=True):
+    make = (lambda *s: torch.randint(-3, 4, s).to(dtype)) if integers else (lambda *s: torch.randn(s).to(dtype))
+    return make(2, 4, n_q, 5), make(2, 2, n_k, 5)
+
+
+def materialised(grad_out, v, columns):
+    b = grad_out.double() @ v.double().repeat_interleave(2, 1).transpose(-1, -2)
+    return b, columns.expand(b.shape)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("n_q", "n_k"), [(1, 1), (40, 63), (33, 200), (7, 7)])
+def test_sums_and_top_entries(backend, dtype, is_causal, n_q, n_k):
+    grad_out, v = problem(n_q, n_k, dtype)
+    columns = torch.rand(2, 1, n_q, n_k) < 0.8
+    allowed = columns & torch.ones(n_q, n_k).tril().bool() if is_causal else columns
+    b, allowed = materialised(grad_out, v, allowed)
+    options = dict(valid=pack_mask(columns), is_causal=is_causal, backend=backend)
+    sums = attention_attribution(grad_out, v, **options)
+    assert torch.equal(sums.double(), torch.where(allowed, b, 0.0).sum(2))
+    for k in (1, 5, n_q * n_k + 3):
+        top = attention_attribution(grad_out, v, topk=k, **options)
+        flat = torch.where(allowed, b, -torch.inf).flatten(2)
+        expected = torch.full((2, 4, k), -torch.inf, dtype=torch.float64)
+        values = flat.sort(-1, descending=True).values[..., :k]
+        expected[..., : values.shape[-1]] = values
+        assert torch.equal(top.values.double(), expected)
+        found = top.rows >= 0
+        assert torch.equal(found, expected > -torch.inf)
+        index = top.rows.clamp(min=0) * n_k + top.columns.clamp(min=0)
+        assert torch.equal(b.flatten(2).gather(-1, index)[found], top.values.double()[found])
+        order = index[..., 1:] > index[..., :-1]  # ties: the smaller index first
+        assert bool((order | (top.values[..., 1:] < top.values[..., :-1]) | ~found[..., 1:]).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infinities_and_nan(backend):
+    values = torch.tensor([1.0, torch.inf, -torch.inf, torch.nan, 2.0])
+    top = attention_attribution(torch.ones(1, 1, 1, 1), values.view(1, 1, 5, 1), topk=5, backend=backend)
+    assert top.columns.flatten().tolist()[2:] == [4, 0, 2]
+    assert set(top.columns.flatten().tolist()[:2]) == {1, 3}
+
+
+def test_rows():
+    grad_out, v = problem()
+    columns = torch.rand(2, 1, 40, 63) < 0.8
+    b, allowed = materialised(grad_out, v, columns & torch.ones(40, 63).tril().bool())
+    rows = torch.tensor([39, 0, 7])
+    found = attention_attribution(grad_out, v, rows=rows, valid=pack_mask(columns), is_causal=True)
+    assert torch.equal(found.double(), torch.where(allowed, b, 0.0)[:, :, rows])
+
+
+def test_it_is_the_gradient_of_the_attention_probabilities():
+    q, k, v = torch.randn(3, 2, 4, 20, 8, dtype=torch.float64)
+    probability = torch.softmax(q @ k.transpose(-1, -2), -1).requires_grad_()
+    out = probability @ v
+    target = out.sin().sum()
+    (by_autograd,) = torch.autograd.grad(target, probability, retain_graph=True)
+    (grad_out,) = torch.autograd.grad(target, out)
+    torch.testing.assert_close(attention_attribution(grad_out, v, rows=torch.arange(20)), by_autograd)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_input(backend):
+    assert attention_attribution(torch.ones(2, 4, 0, 5), torch.ones(2, 2, 3, 5), backend=backend).eq(0).all()
+    top = attention_attribution(torch.ones(1, 1, 2, 5), torch.ones(1, 1, 0, 5), topk=2, backend=backend)
+    assert top.rows.eq(-1).all()
+    assert top.values.eq(-torch.inf).all()
+
+
+def test_opcheck_and_compile():
+    grad_out, v = problem()
+    valid = pack_mask(torch.rand(2, 1, 1, 63) < 0.8)
+    for k in (0, 4):
+        torch.library.opcheck(torch.ops.attrdrop.attention_attribution, (grad_out, v, valid, True, k))
+    compiled = torch.compile(attention_attribution, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(grad_out, v), attention_attribution(grad_out, v))
+    assert torch.equal(compiled(grad_out, v, topk=3).columns, attention_attribution(grad_out, v, topk=3).columns)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(topk=0), ValueError, "topk must be a positive int"),
+        (dict(topk=2, rows=torch.arange(2)), ValueError, "rows and topk cannot both be given"),
+        (dict(rows=torch.ones(2)), TypeError, "rows must be int64"),
+        (dict(v=torch.ones(2, 3, 8, 5)), ValueError, "must divide"),
+        (dict(v=torch.ones(2, 2, 8, 4)), ValueError, "v must have shape"),
+        (dict(grad_out=torch.ones(2, 4, 8, 5).long()), TypeError, "grad_out must be float32"),
+    ],
+)
+def test_errors_name_the_argument(arguments, error, message):
+    with pytest.raises(error, match=message):
+        attention_attribution(**{"grad_out": torch.ones(2, 4, 8, 5), "v": torch.ones(2, 2, 8, 5), **arguments})
