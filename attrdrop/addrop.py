@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -135,11 +136,14 @@ class ADDrop:
         if config is not None and fields:
             raise TypeError(f"give either config or its fields, got both config and {', '.join(fields)}")
         self.config = config if config is not None else ADDropConfig(**fields)
+        if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be a positive int, got {accumulation_steps!r}")
         self.model = model
         self.accumulation_steps = accumulation_steps
         self.epoch = 1
         self._scope = _attention_scope(model)
         self._step = self._calls = self._samples = 0
+        self._has_warned = False
         self._counts: Tensor | None = None
         self._two_pass_steps = 0
 
@@ -161,8 +165,10 @@ class ADDrop:
         """Whether a training step would take two passes now."""
         return self.epoch % 2 == 0 or not self.config.cross_tuning
 
-    def __call__(self, **batch: Any) -> Any:
+    def __call__(self, *arguments: Any, **batch: Any) -> Any:
         """The model's output for a batch of keyword arguments, under AD-DROP's masks where they apply."""
+        if arguments:
+            raise TypeError("give the batch as keywords, as in addrop(**batch) or addrop(input_ids=..., labels=...)")
         masks = self.attribute(**batch)
         self._end_call()
         return self.model(**batch) if masks is None else self.model(**batch, attrdrop=masks)
@@ -175,7 +181,10 @@ class ADDrop:
         size, device = _batch_size(batch)
         first = self._samples + _process_rank() * size
         self._samples += _process_count() * size
-        if not self.model.training or not self.is_active:
+        if not self.model.training:
+            self._warn_about_evaluation_mode()
+            return None
+        if not self.is_active:
             return None
         p, q = (_scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
         if p == 0 or q == 0:
@@ -209,6 +218,15 @@ class ADDrop:
             self._calls += 1
             if self._calls >= self.accumulation_steps:
                 self.start_step(self._step + 1)
+
+    def _warn_about_evaluation_mode(self) -> None:
+        if torch.is_grad_enabled() and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                "the model is in evaluation mode (as from_pretrained leaves it), so AD-DROP does nothing; call "
+                "model.train() before training",
+                stacklevel=4,
+            )
 
     def _run_pass1(self, draws: Draws, batch: Mapping[str, Any]) -> list[Site]:
         inner = _unwrap(self.model)

@@ -96,6 +96,8 @@ def test_opcheck_and_compile():
         (dict(topk=0), ValueError, "topk must be a positive int"),
         (dict(topk=2, rows=torch.arange(2)), ValueError, "rows and topk cannot both be given"),
         (dict(rows=torch.ones(2)), TypeError, "rows must be int64"),
+        (dict(rows=torch.tensor([8])), ValueError, r"rows must lie in \[0, 8\), got 8 to 8"),
+        (dict(rows=torch.arange(2), backend="cpp"), RuntimeError, "not by backend 'cpp'"),
         (dict(v=torch.ones(2, 3, 8, 5)), ValueError, "must divide"),
         (dict(v=torch.ones(2, 2, 8, 4)), ValueError, "v must have shape"),
         (dict(grad_out=torch.ones(2, 4, 8, 5).long()), TypeError, "grad_out must be float32"),

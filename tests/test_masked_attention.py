@@ -148,6 +148,8 @@ def test_without_a_mask_it_is_sdpa():
     assert torch.equal(masked_attention(*qkv, None), sdpa(*qkv, None, scale=0.25))
     with pytest.raises(ValueError, match="return_lse needs a keep mask"):
         masked_attention(*qkv, None, return_lse=True)
+    with pytest.raises(ValueError, match="backend and seed need a keep mask"):
+        masked_attention(*qkv, None, backend="cpp")
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])

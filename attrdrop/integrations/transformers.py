@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
@@ -93,6 +94,12 @@ class ADDropTrainer(Trainer):
         if self.args.n_gpu > 1:
             raise ValueError("AD-DROP does not run under DataParallel; start one process per GPU with torchrun")
         self.addrop = ADDrop(self.model, addrop or ADDropConfig())
+        if self.addrop.config.cross_tuning and self.args.max_steps <= 0 and self.args.num_train_epochs <= 1:
+            warnings.warn(
+                "with cross_tuning, AD-DROP runs in every second epoch, so a run of one epoch is plain training; train "
+                "longer or set cross_tuning=False",
+                stacklevel=2,
+            )
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         if model.training:

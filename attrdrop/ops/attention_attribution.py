@@ -63,6 +63,8 @@ def attention_attribution(
     if rows is not None and topk is not None:
         raise ValueError("rows and topk cannot both be given: rows picks rows of dF/dA, topk entries")
     if rows is not None:
+        if backend not in (None, "auto", "reference"):
+            raise RuntimeError(f"attention_attribution: rows are served by torch's matmul, not by backend {backend!r}")
         return _rows(grad_out, v, rows, valid, is_causal)
     if topk is not None and (isinstance(topk, bool) or not isinstance(topk, int) or topk < 1):
         raise ValueError(f"topk must be a positive int, got {topk!r}")
@@ -85,6 +87,8 @@ def _rows(grad_out: Tensor, v: Tensor, rows: Tensor, valid: Tensor | None, is_ca
     if rows.dtype != torch.int64 or rows.dim() != 1:
         raise TypeError(f"rows must be int64 of shape (r,), got {rows.dtype} of shape {tuple(rows.shape)}")
     n_q, n_k = grad_out.shape[2], v.shape[2]
+    if not torch.compiler.is_compiling() and rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < n_q):
+        raise ValueError(f"rows must lie in [0, {n_q}), got {int(rows.min())} to {int(rows.max())}")
     rows = rows.to(v.device)
     wide = torch.promote_types(v.dtype, torch.float32)
     values = v.to(wide).repeat_interleave(grad_out.shape[1] // v.shape[1], dim=1)

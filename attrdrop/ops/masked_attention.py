@@ -70,6 +70,8 @@ def masked_attention(
     if keep is None:
         if return_lse:
             raise ValueError("return_lse needs a keep mask; with keep=None torch's attention does not return it")
+        if backend not in (None, "auto") or seed is not None:
+            raise ValueError("backend and seed need a keep mask; with keep=None torch's attention chooses and draws")
         out = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, None if bias is None else bias.to(q.dtype), dropout_p, scale=scale, enable_gqa=k.shape[1] != heads
         )

@@ -1,0 +1,123 @@
+"""Small random transformers models and batches with padding, shared by tests."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    MarianConfig,
+    MarianMTModel,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    logging,
+)
+
+import attrdrop.integrations.transformers  # noqa: F401  (registers the attention)
+
+logging.set_verbosity_error()
+
+SIZE = dict(
+    vocab_size=99,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=40,
+    max_position_embeddings=64,
+)
+NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+SEQ2SEQ = dict(vocab_size=99, d_model=32, pad_token_id=0, decoder_start_token_id=0)
+
+CLASSIFIERS = {
+    "bert": lambda: BertForSequenceClassification(BertConfig(**SIZE, **NO_DROPOUT)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZE, **NO_DROPOUT)),
+    "electra": lambda: ElectraForSequenceClassification(ElectraConfig(**SIZE, **NO_DROPOUT, embedding_size=32)),
+    "distilbert": lambda: DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=99, dim=32, n_layers=3, n_heads=4, hidden_dim=40, max_position_embeddings=64,
+            dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0,
+        )
+    ),
+    "albert": lambda: AlbertForSequenceClassification(
+        AlbertConfig(**SIZE, **NO_DROPOUT, embedding_size=16, classifier_dropout_prob=0.0)
+    ),
+    "modernbert": lambda: ModernBertForSequenceClassification(
+        ModernBertConfig(
+            **SIZE, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, local_attention=8
+        )
+    ),
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
+    "vit": lambda: ViTForImageClassification(
+        ViTConfig(
+            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40, image_size=16,
+            patch_size=4, **NO_DROPOUT,
+        )
+    ),
+}  # fmt: skip
+TOKEN_MODELS = {
+    "bert-tokens": lambda: BertForTokenClassification(BertConfig(**SIZE, **NO_DROPOUT, num_labels=5)),
+    "llama-lm": lambda: LlamaForCausalLM(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
+    "marian": lambda: MarianMTModel(
+        MarianConfig(
+            **SEQ2SEQ, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
+        )
+    ),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(**SEQ2SEQ, d_kv=8, d_ff=40, num_layers=2, num_heads=4, dropout_rate=0.0)
+    ),
+}  # fmt: skip
+UNREACHABLE = {
+    "deberta": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SIZE)),
+    "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZE)),
+}
+EVERY = {**CLASSIFIERS, **TOKEN_MODELS}
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrdrop", seed: int = 0):
+    """A model in training mode; the same weights for the same seed. Larger weights than the library's, so that
+    attributions differ visibly between positions."""
+    torch.manual_seed(seed)
+    model = EVERY[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3)
+    model.set_attn_implementation(attention)
+    return model.to(dtype).train()
+
+
+def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch.float32, seed: int = 1):
+    """Random inputs; the second sample is padded."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (size,), generator=generator)
+    if name == "vit":
+        return dict(pixel_values=torch.randn(size, 3, 16, 16, generator=generator).to(dtype), labels=labels)
+    ids = torch.randint(3, 99, (size, length), generator=generator)
+    mask = torch.ones_like(ids)
+    if size > 1:
+        mask[1, length - 8 :] = 0
+    if name in TOKEN_MODELS:
+        labels = torch.randint(3, 5 if name == "bert-tokens" else 99, (size, length), generator=generator)
+        labels[:, 0] = -100
+    return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)
