@@ -215,7 +215,9 @@ def _has_slow_dropout(call: AttentionCall) -> bool:
 
 
 def _attend(call: AttentionCall, keep: KeepMask, seed: int, sample_ids: Tensor) -> Tensor:
-    return masked_attention(
+    out = masked_attention(
         call.q, call.k, call.v, keep, bias=call.bias(), scale=call.scale, dropout_p=call.dropout_p, seed=seed,
         sample_ids=sample_ids,
     )  # fmt: skip
+    assert isinstance(out, Tensor)  # a pair comes only with return_lse
+    return out

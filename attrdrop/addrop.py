@@ -199,8 +199,8 @@ class ADDrop:
 
     def statistics(self) -> DropStatistics:
         """What was dropped on this process since the last reset. Waits for the device."""
-        counts = [0] * 4 if self._counts is None else self._counts.tolist()
-        return DropStatistics(*counts, steps=self._two_pass_steps)
+        valid, candidates, dropped, rescued = [0] * 4 if self._counts is None else self._counts.tolist()
+        return DropStatistics(valid, candidates, dropped, rescued, self._two_pass_steps)
 
     def reset_statistics(self) -> None:
         self._counts, self._two_pass_steps = None, 0
@@ -244,7 +244,8 @@ def attribution_target(outputs: Any, batch: Mapping[str, Any], target: Target, m
     """The scalar F whose gradient ranks the attention positions (Eq. 4 and the paper's Appendix A)."""
     if callable(target):
         return target(outputs, batch)
-    logits, labels = getattr(outputs, "logits", None), batch.get("labels")
+    logits = getattr(outputs, "logits", None)
+    labels: Any = batch.get("labels")
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"target {target!r} needs a model whose output has logits, {type(model).__name__} gives "
@@ -258,9 +259,9 @@ def attribution_target(outputs: Any, batch: Mapping[str, Any], target: Target, m
         if getattr(outputs, "loss", None) is None:
             raise ValueError("a regression model is attributed through its loss: the batch needs labels")
         return -outputs.loss.float()
-    if target == "gold" and labels is None:
-        raise ValueError("target 'gold' needs labels in the batch")
     if logits.dim() == 2:
+        if target == "gold" and labels is None:
+            raise ValueError("target 'gold' needs labels in the batch")
         chosen = logits.argmax(-1) if target == "pseudo" else labels.view(-1)
         return logits.gather(-1, chosen.unsqueeze(-1)).float().sum()
     return -_token_loss(logits, batch, labels, target)
@@ -269,14 +270,13 @@ def attribution_target(outputs: Any, batch: Mapping[str, Any], target: Target, m
 def _token_loss(logits: Tensor, batch: Mapping[str, Any], labels: Tensor | None, target: str) -> Tensor:
     """Cross-entropy of (B, n, C) logits over the active tokens, to the labels or the model's own prediction."""
     shape = logits.shape[:-1]
-    has_labels = labels is not None and labels.shape == shape
-    if target == "gold" and not has_labels:
+    attention_mask = batch.get("attention_mask")
+    chosen = logits.argmax(-1)
+    if labels is not None and labels.shape == shape:
+        chosen = labels if target == "gold" else chosen.masked_fill(labels.eq(-100), -100)
+    elif target == "gold":
         found = None if labels is None else tuple(labels.shape)
         raise ValueError(f"target 'gold' needs labels of shape {tuple(shape)} for these logits, got {found}")
-    chosen = labels if target == "gold" else logits.argmax(-1)
-    attention_mask = batch.get("attention_mask")
-    if has_labels:
-        chosen = chosen.masked_fill(labels == -100, -100)
     elif attention_mask is not None and attention_mask.shape == shape:
         chosen = chosen.masked_fill(attention_mask == 0, -100)
     return nn.functional.cross_entropy(logits.flatten(0, -2).float(), chosen.flatten(), ignore_index=-100)
@@ -300,10 +300,8 @@ def _scheduled(name: str, value: Schedule, step: int) -> float:
 
 
 def _resolve_layers(layers: str | Sequence[int], count: int) -> list[int]:
-    if layers == "all":
-        return list(range(count))
-    if layers == "first":
-        return [0]
+    if isinstance(layers, str):
+        return list(range(count)) if layers == "all" else [0]
     wrong = [index for index in layers if not -count <= index < count]
     if wrong:
         raise ValueError(f"layers has {wrong}, but the model has {count} attention layers: 0 to {count - 1}")
@@ -326,7 +324,7 @@ def _attention_scope(model: nn.Module) -> set[nn.Module]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a transformers model, got {type(model).__name__}")
     inner = _unwrap(model)
-    pretrained = next((m for m in inner.modules() if hasattr(type(m), "_can_set_attn_implementation")), None)
+    pretrained: Any = next((m for m in inner.modules() if hasattr(type(m), "_can_set_attn_implementation")), None)
     if pretrained is None:
         raise TypeError(
             f"model must be a transformers model (PreTrainedModel), got {type(inner).__name__}; for your own attention "

@@ -55,9 +55,9 @@ class Preset(str, Enum):
 DATA, MODEL, ADDROP, TRAINING, OUTPUT = "Data", "Model", "AD-DROP", "Training", "Results"
 
 
-def option(panel: str, help: str, **limits):
-    """A command-line option in a panel of the help."""
-    return typer.Option(help=help, rich_help_panel=panel, **limits)
+def option(panel: str, help: str, **limits: Any) -> Any:
+    """A command-line option in a panel of the help; a number's type and bounds would crowd out its name."""
+    return typer.Option(help=help, rich_help_panel=panel, metavar="N" if limits else None, **limits)
 
 
 @app.command()

@@ -93,6 +93,7 @@ class ADDropTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError("AD-DROP does not run under DataParallel; start one process per GPU with torchrun")
+        assert self.model is not None  # Trainer has made it by now
         self.addrop = ADDrop(self.model, addrop or ADDropConfig())
         if self.addrop.config.cross_tuning and self.args.max_steps <= 0 and self.args.num_train_epochs <= 1:
             warnings.warn(

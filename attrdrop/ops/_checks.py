@@ -43,12 +43,12 @@ def check_groups(name: str, kv_heads: int, heads: int) -> None:
         raise ValueError(f"{name} has {kv_heads} heads, which must divide the {heads} query heads")
 
 
-def check_seed(seed: object) -> int:
+def check_seed(seed: int) -> int:
     """A 64-bit seed as a signed integer, as operator schemas want it."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, torch.SymInt)):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
-    if isinstance(seed, torch.SymInt):
+    if isinstance(seed, torch.SymInt):  # under torch.compile
         return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit in 64 bits, got {seed}")
     return seed - 2**64 if seed >= 2**63 else seed
@@ -64,8 +64,10 @@ def check_layer(layer: object) -> int:
 
 def check_bits(name: str, bits: Tensor | None, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:
     """Packed bits broadcastable to ``shape`` = (B, H, n_q, W)."""
-    if bits is None:
-        return None
+    return None if bits is None else check_rows(name, bits, shape, device)
+
+
+def check_rows(name: str, bits: Tensor, shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
     bits = check_tensor(name, bits)
     if bits.dtype != torch.int32:
         raise TypeError(f"{name} must be packed int32 words (see pack_mask), got {bits.dtype}")

@@ -78,7 +78,7 @@ def masked_attention(
         return out.transpose(1, 2).contiguous()
     if not isinstance(keep, KeepMask):
         raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
-    rows = checks.check_bits("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
+    rows = checks.check_rows("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
     if seed is None:
         seed = int(torch.randint(2**62, ())) if dropout_p > 0 else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def attribution(x: Tensor, y: Tensor, bf16_keys: bool) -> Tensor:
     return b.bfloat16().to(wide) if bf16_keys else b
 
 
-def valid_columns(valid: Tensor | None, is_causal: bool, shape: tuple[int, int, int, int], device) -> Tensor:
+def valid_columns(valid: Tensor | None, is_causal: bool, shape: Sequence[int], device: torch.device) -> Tensor:
     """Bool (B, H, n_q, n_k) of the columns that a row may attend to."""
     n_q, n_k = shape[2:]
     columns = torch.ones(shape, dtype=torch.bool, device=device)
@@ -66,9 +68,8 @@ def keep_mask(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(rows, cols, counts) as :func:`attrdrop.keep_mask` documents them."""
     shape = (*x.shape[:3], y.shape[2])
-    weighted = weight_q is not None and weight_k is not None and weight_lse is not None
-    b = attribution(x, y, bf16_keys and not weighted)
-    if weighted:
+    b = attribution(x, y, bf16_keys and weight_q is None)
+    if weight_q is not None and weight_k is not None and weight_lse is not None:
         scores = attribution(weight_q, weight_k, False) * weight_scale
         b = b * torch.exp(scores - weight_lse.to(b.dtype).unsqueeze(-1))
         b = b.bfloat16().to(b.dtype) if bf16_keys else b
