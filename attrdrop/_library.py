@@ -8,6 +8,7 @@ SCHEMAS = (
     "build_info() -> str",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor bits, SymInt n) -> Tensor",
+    "additive_mask(Tensor bits, SymInt n) -> Tensor",
     "transpose_mask(Tensor rows, SymInt n_k) -> Tensor",
     "keep_mask(Tensor x, Tensor y, float p, float q, SymInt seed, int layer, Tensor? valid, bool is_causal, bool low,"
     " bool bf16_keys, Tensor? sample_ids, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse, float weight_scale)"

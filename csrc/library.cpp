@@ -30,6 +30,7 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CompositeExplicitAutograd, m) { m.impl("buil
 STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("pack_mask", TORCH_BOX(&attrdrop::pack_mask_cpu));
   m.impl("unpack_mask", TORCH_BOX(&attrdrop::unpack_mask_cpu));
+  m.impl("additive_mask", TORCH_BOX(&attrdrop::additive_mask_cpu));
   m.impl("transpose_mask", TORCH_BOX(&attrdrop::transpose_mask_cpu));
   m.impl("keep_mask", TORCH_BOX(&attrdrop::keep_mask_cpu));
   m.impl("softmax_dropout_", TORCH_BOX(&attrdrop::softmax_dropout_cpu));

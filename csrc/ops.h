@@ -12,6 +12,7 @@ using torch::stable::Tensor;
 
 Tensor pack_mask_cpu(Tensor mask);
 Tensor unpack_mask_cpu(Tensor bits, int64_t n);
+Tensor additive_mask_cpu(Tensor bits, int64_t n);
 Tensor transpose_mask_cpu(Tensor rows, int64_t n_k);
 std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(Tensor x, Tensor y, double p, double q, int64_t seed, int64_t layer,
                                                  std::optional<Tensor> valid, bool is_causal, bool low, bool bf16_keys,

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from attrdrop._library import library
-from attrdrop.ops.pack_mask import unpack_mask
 
 SCORE_BYTES = 64 << 20
 """Bound on the scores held at once, in bytes (at least those of one sample)."""
@@ -27,9 +26,8 @@ def _is_fused(q: Tensor, v: Tensor, dropout_p: float, needs_grad_bias: bool) -> 
 
 def _additive_mask(keep: Tensor, bias: Tensor | None, q: Tensor, n_k: int) -> Tensor:
     """0 or the bias where a bit is set, -inf elsewhere; (B|1, H|1, n_q, n_k) in q's dtype."""
-    columns = unpack_mask(keep, n_k)
-    filler = q.new_zeros(()) if bias is None else bias.to(q.dtype)
-    mask = torch.where(columns, filler, -torch.inf)
+    mask = torch.ops.attrdrop.additive_mask(keep.reshape(-1, keep.shape[-1]), n_k).view(*keep.shape[:3], n_k)
+    mask = mask.to(q.dtype) if bias is None else mask.to(q.dtype) + bias.to(q.dtype)
     return mask.expand(*torch.broadcast_shapes(mask.shape, (1, 1, q.shape[2], n_k)))
 
 
@@ -132,6 +130,11 @@ def _backward_chunks(grad_out, qkv: Heads, out, lse, keep, bias, scale, dropout_
             part = grad_bias if bias.shape[0] == 1 else grad_bias[chunk]
             part += grad_z.sum_to_size(part.shape).to(part.dtype)
     return *grads, grad_bias
+
+
+@torch.library.register_fake("attrdrop::additive_mask")
+def _(bits, n):
+    return bits.new_empty((bits.shape[0], n), dtype=torch.float32)
 
 
 @torch.library.register_fake("attrdrop::masked_attention")

@@ -1,4 +1,8 @@
-// pack_mask, unpack_mask, transpose_mask on the CPU.
+// pack_mask, unpack_mask, additive_mask, transpose_mask on the CPU.
+#include <array>
+#include <cstring>
+#include <limits>
+
 #include "checks.h"
 #include "ops.h"
 
@@ -21,24 +25,55 @@ Tensor pack_mask_cpu(Tensor mask) {
   return bits;
 }
 
-Tensor unpack_mask_cpu(Tensor bits, int64_t n) {
-  check_dim(bits, 2, "bits");
-  check_int32(bits, "bits");
-  const int64_t rows = bits.size(0), words = word_count(n);
-  STD_TORCH_CHECK(bits.size(1) == words, "bits must have ", words, " words a row for n = ", n, ", got ", bits.size(1));
-  Tensor mask = torch::stable::new_empty(bits, {rows, n}, ScalarType::Bool);
+// Element for each of `Bits` bits, for every pattern of them: unpacking copies whole patterns.
+template <class Element, int Bits>
+static constexpr auto patterns(Element set, Element unset) {
+  std::array<std::array<Element, Bits>, 1 << Bits> table{};
+  for (unsigned pattern = 0; pattern < table.size(); ++pattern)
+    for (int j = 0; j < Bits; ++j) table[pattern][j] = (pattern >> j) & 1u ? set : unset;
+  return table;
+}
+
+// (rows, words(n)) -> (rows, n) of the elements that stand for set and unset bits.
+template <class Element, int Bits>
+static void unpack(const Tensor& bits, int64_t n, const std::array<std::array<Element, Bits>, 1 << Bits>& table,
+                   Element* out) {
+  const int64_t rows = bits.size(0), words = word_count(n), row_stride = bits.stride(0);
   const auto* in = static_cast<const uint32_t*>(bits.const_data_ptr());
-  auto* out = static_cast<uint8_t*>(mask.mutable_data_ptr());
-  const int64_t row_stride = bits.stride(0);
-  torch::stable::parallel_for(0, rows * words, GRAIN, [=](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, rows * words, GRAIN, [=, &table](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i / words, word = i % words;
       const uint32_t value = in[row * row_stride + word];
-      uint8_t* at = out + row * n + 32 * word;
-      const int columns = static_cast<int>(n - 32 * word < 32 ? n - 32 * word : 32);
-      for (int j = 0; j < columns; ++j) at[j] = (value >> j) & 1u;
+      Element expanded[32];
+      for (int j = 0; j < 32; j += Bits)
+        std::memcpy(expanded + j, table[(value >> j) & ((1u << Bits) - 1)].data(), sizeof(Element) * Bits);
+      const int64_t left = n - 32 * word;
+      std::memcpy(out + row * n + 32 * word, expanded, sizeof(Element) * (left < 32 ? left : 32));
     }
   });
+}
+
+static void check_packed(const Tensor& bits, int64_t n) {
+  check_dim(bits, 2, "bits");
+  check_int32(bits, "bits");
+  STD_TORCH_CHECK(bits.size(1) == word_count(n), "bits must have ", word_count(n), " words a row for n = ", n, ", got ",
+                  bits.size(1));
+}
+
+Tensor unpack_mask_cpu(Tensor bits, int64_t n) {
+  static constexpr auto table = patterns<uint8_t, 8>(1, 0);
+  check_packed(bits, n);
+  Tensor mask = torch::stable::new_empty(bits, {bits.size(0), n}, ScalarType::Bool);
+  unpack<uint8_t, 8>(bits, n, table, static_cast<uint8_t*>(mask.mutable_data_ptr()));
+  return mask;
+}
+
+// float32: 0 where the bit is set, -inf elsewhere.
+Tensor additive_mask_cpu(Tensor bits, int64_t n) {
+  static constexpr auto table = patterns<float, 4>(0.0f, -std::numeric_limits<float>::infinity());
+  check_packed(bits, n);
+  Tensor mask = torch::stable::new_empty(bits, {bits.size(0), n}, ScalarType::Float);
+  unpack<float, 4>(bits, n, table, static_cast<float*>(mask.mutable_data_ptr()));
   return mask;
 }
 

@@ -1,0 +1,1 @@
+"""Fine-tuning experiments: data sets, training runs, results. Behind the command ``attrdrop finetune``."""

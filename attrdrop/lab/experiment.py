@@ -1,0 +1,106 @@
+"""Both arms at every seed, with results on disk after each run."""
+
+import dataclasses
+import datetime
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from attrdrop._version import __version__
+from attrdrop.lab.errors import InputError, RunError
+from attrdrop.lab.models import quiet
+from attrdrop.lab.report import Report
+from attrdrop.lab.settings import ARMS, Settings
+from attrdrop.lab.tasks import Task
+from attrdrop.lab.training import Trainer
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, before any work is done."""
+    try:
+        used = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output: {folder} is a file; give a folder.")
+    if used and not overwrite:
+        raise InputError(
+            f"--output: {folder} is not empty; give another folder, or --overwrite to replace its results."
+        )
+
+
+class Experiment:
+    """Validates everything at construction and writes nothing until `run`."""
+
+    def __init__(self, settings: Settings, task: Task, output: Path, overwrite: bool = False) -> None:
+        check_output(output, overwrite)
+        self.settings, self.output = settings, output
+        quiet()
+        self.trainer = Trainer(settings, task)
+        self.trainer.check()
+        self.report = Report(_header(settings, task, self.trainer.device), runs=[])
+
+    @property
+    def planned(self) -> list[tuple[int, str]]:
+        """Arms alternate, and change places from seed to seed, so that a slow minute of the machine hits both."""
+        return [
+            (seed, arm)
+            for place, seed in enumerate(self.settings.seed_list)
+            for arm in (ARMS if place % 2 == 0 else reversed(ARMS))
+        ]
+
+    def work(self, arm: str) -> float:
+        """Rough cost of one run, in the units that `run` reports."""
+        return self.trainer.work(arm)
+
+    def run(self, starting: Callable[[str, int], None], advance: Callable[[float], None]) -> None:
+        """Do every run, announcing each; whatever ends this early, the finished runs are on disk."""
+        self._save()
+        try:
+            for seed, arm in self.planned:
+                starting(arm, seed)
+                self.report.runs.append(self._run_one(arm, seed, advance))
+                self._save()
+            self.report.header["complete"] = True
+        finally:
+            self._save()
+
+    def _run_one(self, arm: str, seed: int, advance: Callable[[float], None]) -> dict[str, Any]:
+        try:
+            return dataclasses.asdict(self.trainer.run(arm, seed, advance))
+        except (RunError, torch.OutOfMemoryError) as error:
+            advice = "; try a smaller --batch-size." if isinstance(error, torch.OutOfMemoryError) else ""
+            raise RunError(f"{arm}, seed {seed}: {error}{advice}") from error
+
+    def _save(self) -> None:
+        try:
+            self.report.save(self.output)
+        except OSError as error:
+            raise _unwritable(self.output, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"--output: {folder} cannot be written: {error.strerror or error}.")
+
+
+def _header(settings: Settings, task: Task, device: torch.device) -> dict[str, Any]:
+    sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
+    return {
+        "complete": False,
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "task": {"name": task.name, "labels": task.label_names, "sizes": sizes},
+        "settings": dataclasses.asdict(settings),
+        "environment": {
+            "attrdrop": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+        },
+    }

@@ -1,0 +1,49 @@
+"""Peak memory of a stretch of code in this process."""
+
+import contextlib
+import ctypes
+import gc
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """Bytes needed above those in use at the start: allocated on a GPU, resident on a CPU.
+
+    On Linux the kernel keeps the resident peak and resets it on request; elsewhere `bytes()` is None.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.start: int | None = torch.cuda.memory_allocated(device)
+            return
+        _return_free_memory()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self.start = _status("VmRSS")
+        except OSError:
+            self.start = None
+
+    def bytes(self) -> int | None:
+        if self.start is None:
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
+        return peak - self.start
+
+
+def _return_free_memory() -> None:
+    """Without this, glibc's free lists hide a part of what the next run needs."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise OSError(f"no {field} in /proc/self/status")
