@@ -82,6 +82,10 @@ class DropStatistics:
 
     valid: positions that could be attended to; candidates: those in the discard region (Eq. 6); dropped: those
     dropped (Eq. 7); rescued_rows: queries that would have lost all their keys and kept them; steps: two-pass steps.
+
+    Queries on which the target does not depend have a row of zeros: it ties everywhere, so all its keys are candidates.
+    Padded queries are such, and all queries but the first in the last layer of a classifier on the first token. Hence
+    fraction_dropped may lie above p q; what those queries attend to does not reach the target.
     """
 
     valid: int = 0

@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,7 +82,7 @@ def _cuda_kernels() -> Fact:
         archs = ""
     if archs:
         return Fact(archs.replace(",", ", "), True)
-    return Fact("not built", False, _reason("cuda_missing") or "the build found no nvcc or was told to leave CUDA out")
+    return Fact("not built", False, _reason("CUDA_MISSING") or "the build found no nvcc or was told to leave CUDA out")
 
 
 def _cuda_device() -> Fact:
@@ -103,20 +102,20 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
     """Where the automatic choice of a backend leads, or that it is overridden."""
     if override := os.environ.get("ATTRDROP_BACKEND"):
         return {"backend of every op": Fact(override, None, "ATTRDROP_BACKEND overrides the automatic choice")}
-    choices = {"CPU tensors are served by": Fact("C++" if _reason("compiled_missing") is None else "PyTorch reference")}
+    choices = {"CPU tensors are served by": Fact("C++" if _reason("COMPILED_MISSING") is None else "PyTorch reference")}
     if found["CUDA device"].active:
-        gpu = {"CUDA C++": "cuda_missing", "Triton": "triton_missing"}
+        gpu = {"CUDA C++": "CUDA_MISSING", "Triton": "TRITON_MISSING"}
         served = next((name for name, check in gpu.items() if _reason(check) is None), "PyTorch reference")
-        choices["CUDA tensors are served by"] = Fact(served)
+        choices["pack_mask, unpack_mask on CUDA by"] = Fact(served)
+        choices["every other op on CUDA by"] = Fact("PyTorch reference", None, "this release has no GPU kernel for them")
     return choices
 
 
 def _reason(check: str) -> str | None:
     """Why a backend cannot serve, in the words of the dispatcher that would refuse it."""
     try:
-        missing: Callable[[], str | None] = getattr(importlib.import_module("attrdrop._backend"), check)
-        return missing()
-    except (AttributeError, ImportError, ValueError) as error:
+        return getattr(importlib.import_module("attrdrop._backend"), check)
+    except (ImportError, ValueError) as error:
         return str(error)
 
 

@@ -2,13 +2,14 @@
 
 import os
 
-# No CUDA device is looked for where there is none, and Triton kernels run in the interpreter there.
-import torch
+# Threads that wait in a loop make small models a hundred times slower on a busy machine. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-if not torch.cuda.is_available():
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():  # Triton kernels, imported later, then run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-import pytest
 
 
 @pytest.fixture(autouse=True)

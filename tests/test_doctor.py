@@ -41,6 +41,8 @@ def test_facts_of_this_machine():
     assert found["attrdrop"]["value"] == attrdrop.__version__
     assert found["torch"] == {"value": torch.__version__, "active": True, "why": ""}
     assert found["CUDA device"]["active"] == torch.cuda.is_available()
+    served = "C++" if found["compiled kernels (_C)"]["active"] else "PyTorch reference"
+    assert found["CPU tensors are served by"]["value"] == served
     for name, fact in found.items():
         assert fact["value"], name
         assert fact["active"] is not False or fact["why"], name
