@@ -107,7 +107,7 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
         gpu = {"CUDA C++": "CUDA_MISSING", "Triton": "TRITON_MISSING"}
         served = next((name for name, check in gpu.items() if _reason(check) is None), "PyTorch reference")
         choices["pack_mask, unpack_mask on CUDA by"] = Fact(served)
-        choices["every other op on CUDA by"] = Fact("PyTorch reference", None, "this release has no GPU kernel for them")
+        choices["every other op on CUDA by"] = Fact("PyTorch reference", None, "no GPU kernel in this release")
     return choices
 
 

@@ -5,8 +5,8 @@ import os
 # Threads that wait in a loop make small models a hundred times slower on a busy machine. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 if not torch.cuda.is_available():  # Triton kernels, imported later, then run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -1,0 +1,77 @@
+// Random problems through every CPU kernel, for AddressSanitizer and UndefinedBehaviorSanitizer. Each buffer is a heap
+// block of exactly the documented size, so that a read or write past it is caught.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "bits.h"
+#include "cpu/kernels.h"
+
+using namespace attrdrop;
+
+static std::mt19937 generator(1);
+
+static int64_t below(int64_t end) { return static_cast<int64_t>(generator() % end); }
+static bool coin() { return below(2) == 0; }
+
+static std::vector<float> small_integers(int64_t count) {
+  std::vector<float> values(count);
+  for (float& value : values) value = static_cast<float>(below(7) - 3);
+  if (below(4) == 0) values[below(count)] = NAN;
+  return values;
+}
+
+// Scratch memory as the operators give it: aligned, and exactly as large as asked for.
+struct Scratch {
+  explicit Scratch(int64_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+  ~Scratch() { std::free(data); }
+  void* data;
+};
+
+int main() {
+  const Kernels& kernel = kernels();
+  for (int round = 0; round < 400; ++round) {
+    const int64_t n_q = 1 + below(70), n_k = 1 + below(140), d = 1 + below(20), k = 1 + below(30);
+    const int64_t words = word_count(n_k), column_words = word_count(n_q);
+    std::vector<float> x = small_integers(n_q * d), y = small_integers(n_k * d), lse(n_q);
+    std::vector<uint32_t> valid(n_q * words), rows(n_q * words), cols(n_k * column_words), dropped(n_q * words);
+    for (uint32_t& word : valid) word = static_cast<uint32_t>(generator());
+
+    KeepMaskProblem keep{};
+    keep.x = {x.data(), d, Dtype::f32};
+    keep.y = {y.data(), d, Dtype::f32};
+    keep.n_q = n_q, keep.n_k = n_k, keep.d = d;
+    if (below(3) == 0) {
+      keep.weight_q = keep.x, keep.weight_k = keep.y, keep.d_weight = d;
+      keep.weight_lse = lse.data(), keep.weight_scale = 0.1f;
+    }
+    keep.valid = {coin() ? valid.data() : nullptr, words, coin()};
+    keep.draw = {77, 1, 2, static_cast<uint32_t>(below(65537))};
+    keep.region = coin() ? Region::high : Region::low;
+    keep.share_below = static_cast<float>(below(101)) / 100.0f;
+    keep.round_to_bf16 = coin();
+    keep.rows = rows.data(), keep.cols = cols.data();
+    Counts counts{};
+    kernel.keep_mask(keep, 0, n_q, Scratch(kernel.keep_mask_scratch(keep)).data, counts);
+
+    std::vector<float> scores = small_integers(n_q * n_k), grad(n_q * n_k), delta(n_q), bias(n_q * n_k, 0.1f);
+    SoftmaxProblem softmax{};
+    softmax.scores = scores.data(), softmax.lse = lse.data();
+    softmax.n_q = n_q, softmax.n_k = n_k, softmax.scale = 0.3f;
+    softmax.keep = coin() ? valid.data() : nullptr, softmax.keep_row_stride = words;
+    softmax.is_causal = coin();
+    softmax.draw = {5, 0, 1, static_cast<uint32_t>(below(65537))};
+    if (coin()) softmax.bias = bias.data(), softmax.bias_row_stride = n_k, softmax.bias_column_stride = 1;
+    kernel.softmax(softmax, 0, n_q, dropped.data());
+    kernel.softmax_backward({softmax, grad.data(), coin() ? bias.data() : nullptr, delta.data()}, 0, n_q, dropped.data());
+
+    std::vector<float> values(k > n_k ? k : n_k);
+    std::vector<int64_t> indices(k);
+    const Reduction reduction = coin() ? Reduction::topk : Reduction::sum;
+    const AttributionProblem attribution{keep.x, keep.y, n_q, n_k, d, keep.valid, reduction, values.data(), indices.data(), k};
+    kernel.attribution(attribution, Scratch(kernel.attribution_scratch(attribution)).data);
+  }
+  std::printf("%s: 400 problems\n", kernel.isa);
+}
