@@ -1,0 +1,1 @@
+"""Benchmarks: one registry of ops, one CSV per device, from which every table and figure is drawn."""

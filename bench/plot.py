@@ -1,0 +1,122 @@
+"""Tables and figures from the CSVs: `python -m bench.plot` draws, `--readme README.md` rewrites its table."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from bench.rows import RESULTS
+
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+GROUP = ["name", "op", "mode", "shape", "dtype"]
+
+
+def load(paths: list[Path]) -> pd.DataFrame:
+    """The newest row of each variant in each group, in the order measured."""
+    frames = [pd.read_csv(path) for path in paths]
+    if not frames:
+        raise FileNotFoundError(f"no CSV in {RESULTS}: run python -m bench.run and python bench/step.py first")
+    found = pd.concat(frames, ignore_index=True)
+    return found.drop_duplicates([*GROUP, "variant"], keep="last")
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _op_table(found: pd.DataFrame) -> list[str]:
+    lines = ["| op | shape, type | attrdrop (ms) | peers: ms (times ours) |", "| --- | --- | ---: | --- |"]
+    for (_, op, mode, shape, dtype), group in found.groupby(GROUP, sort=False):
+        ours = group[group.variant == group.ratio_to]
+        peers = group[~group.variant.str.startswith("attrdrop")]
+        rivals = "; ".join(f"{r.variant} {_milliseconds(r.median_ms)} ({r.ratio:.3g}x)" for r in peers.itertuples())
+        label = f"`{op}`" + ("" if mode == "forward" else f", {mode}".replace("train", "forward + backward"))
+        milliseconds = f"{_milliseconds(ours.median_ms.iloc[0])} ({ours.backend.iloc[0]})"
+        lines.append(f"| {label} | {shape}, {dtype} | {milliseconds} | {rivals} |")
+    return lines
+
+
+def _step_table(found: pd.DataFrame) -> list[str]:
+    lines = [
+        "| step | arm | ms | to plain | peak memory (MiB) | to plain |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for (_, _, mode, shape, dtype), group in found.groupby(GROUP, sort=False):
+        plain = group[group.variant == group.ratio_to].peak_mb.iloc[0]
+        for row in group.itertuples():
+            known = pd.notna(row.peak_mb) and pd.notna(plain)
+            memory = f"{row.peak_mb:.0f} | {row.peak_mb / plain:.2f}x" if known else " | "
+            what = f"{shape}, {dtype}, {mode} | {row.variant}"
+            lines.append(f"| {what} | {_milliseconds(row.median_ms)} | {row.ratio:.2f}x | {memory} |")
+    return lines
+
+
+def markdown(found: pd.DataFrame) -> str:
+    """One section per processor: the steps, then the ops."""
+    parts = []
+    for name, machine in found.groupby("name", sort=False):
+        newest = machine.iloc[machine.date.argmax()]
+        cpu = f", {newest.threads} threads" if newest.device == "cpu" else ""
+        triton = f", triton {newest.triton}" if pd.notna(newest.triton) else ""
+        parts.append(f"**{name}**{cpu}, torch {newest.torch}{triton}, attrdrop {newest.attrdrop}, {newest.date[:10]}")
+        steps = machine[machine.op == "step"]
+        ops = machine[machine.op != "step"]
+        parts += ["\n".join(make(part)) for make, part in ((_step_table, steps), (_op_table, ops)) if len(part)]
+    return "\n\n".join(parts)
+
+
+def rewrite(readme: Path, text: str) -> None:
+    """Put `text` between the markers of `readme`."""
+    old = readme.read_text()
+    if START not in old or END not in old:
+        raise ValueError(f"{readme} must hold the lines {START} and {END}")
+    new = re.sub(f"{START}.*?{END}", lambda _: f"{START}\n{text}\n{END}", old, flags=re.DOTALL)
+    readme.write_text(new)
+
+
+def draw(found: pd.DataFrame, folder: Path) -> list[Path]:
+    """One figure per processor and op, one panel per shape and mode; bars are times over that of the base."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    written = []
+    for (name, op), part in found.groupby(["name", "op"], sort=False):
+        panels = list(part.groupby(["mode", "shape", "dtype"], sort=False))
+        heights = [0.8 + 0.3 * len(group) for _, group in panels]
+        with sns.axes_style("whitegrid"):
+            figure = Figure(figsize=(7, 0.5 + sum(heights)), layout="constrained")
+            grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+        for axes, ((mode, shape, dtype), group) in zip(grid, panels, strict=True):
+            ours = group.variant.str.lower().str.startswith(("attrdrop", "addrop"))
+            colors = dict(zip(group.variant, ours.map({True: "#2a6f97", False: "#b8b8b8"}), strict=True))
+            sns.barplot(group, x="ratio", y="variant", hue="variant", palette=colors, ax=axes, legend=False)
+            axes.axvline(1, color="black", linewidth=0.8)
+            axes.set(title=f"{mode}, {shape}, {dtype}", xlabel=f"time / {group.ratio_to.iloc[0]}", ylabel="")
+            for bars, milliseconds in zip(axes.containers, group.median_ms, strict=True):
+                axes.bar_label(bars, [f"{_milliseconds(milliseconds)} ms"], padding=3, fontsize=8)
+            axes.margins(x=0.15)
+        figure.suptitle(f"{op} on {name}")
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        written.append(folder / f"{slug}-{op}.png")
+        figure.savefig(written[-1], dpi=150)
+    return written
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
+    parser.add_argument("csv", nargs="*", type=Path, help="default: all in bench/results")
+    parser.add_argument("--figures", type=Path, default=RESULTS, help="folder of the figures")
+    parser.add_argument("--readme", type=Path, help="file whose table is rewritten")
+    options = parser.parse_args()
+    found = load(options.csv or sorted(RESULTS.glob("*.csv")))
+    for path in draw(found, options.figures):
+        print(path)
+    if options.readme:
+        rewrite(options.readme, markdown(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,231 @@
+"""One entry per op: its inputs, the call, its peers, the shapes and what the arithmetic costs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import attrdrop
+from bench import peers
+
+P, Q, SEED, TOP, DROPOUT = 0.3, 0.3, 0, 16, 0.1
+
+
+class Shape(NamedTuple):
+    """Batch, heads, sequence length, head width."""
+
+    batch: int
+    heads: int
+    n: int
+    d: int
+
+    def __str__(self) -> str:
+        return f"B{self.batch} H{self.heads} n{self.n} d{self.d}"
+
+    @property
+    def positions(self) -> int:
+        return self.batch * self.heads * self.n * self.n
+
+    @property
+    def values(self) -> int:
+        return self.batch * self.heads * self.n * self.d
+
+
+SHAPES = {
+    "cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)),
+    "cuda": (Shape(32, 12, 512, 64), Shape(4, 32, 4096, 128)),  # S1 and S2
+}
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+
+Inputs = SimpleNamespace
+Forms = Mapping[str, Callable[[], object]]
+
+
+class Cost(NamedTuple):
+    """What one forward call must compute and move at least."""
+
+    flop: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An op under measurement.
+
+    `call(inputs, backend)` is ours; a peer is one or more forms of one method, of which the fastest is timed.
+    `agree` takes a result (or gradient) of ours and a peer's and says whether they are the same; without it, results
+    are random and tests/test_bench.py compares them.
+    """
+
+    name: str
+    make: Callable[[Shape, torch.device, torch.dtype], Inputs]
+    call: Callable[[Inputs, str | None], object]
+    peers: Callable[[Inputs], Mapping[str, Forms]]
+    cost: Callable[[Shape, int], Cost]
+    stem: str = ""  # of tests/test_<stem>.py where it is not the name
+    modes: tuple[str, ...] = ("forward",)  # train: with the backward; dropout: inputs.dropout is DROPOUT
+    agree: Callable[[object, object], bool] | None = None
+    unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
+
+
+def _heads(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Tensor:
+    """(B,H,n,d) as models make it: a view of (B,n,H,d) memory."""
+    generator = torch.Generator(device).manual_seed(seed)
+    b, h, n, d = shape
+    return torch.randn(b, n, h, d, generator=generator, device=device, dtype=dtype).transpose(1, 2)
+
+
+def _gradient_and_values(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
+    return Inputs(x=_heads(shape, device, dtype, 1), y=_heads(shape, device, dtype, 2), shape=shape)
+
+
+def _mask(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
+    generator = torch.Generator(device).manual_seed(3)
+    b, h, n, _ = shape
+    mask = torch.rand(b, h, n, n, generator=generator, device=device) > P * Q
+    return Inputs(mask=mask, bits=attrdrop.pack_mask(mask), n=n)
+
+
+def _attention(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
+    given = _gradient_and_values(shape, device, dtype)
+    keep = attrdrop.keep_mask(given.x, given.y, p=P, q=Q, seed=SEED)
+    mask = attrdrop.unpack_mask(keep.rows, shape.n)
+    q, k, v = (_heads(shape, device, dtype, seed).requires_grad_() for seed in (4, 5, 6))
+    grad = _heads(shape, device, dtype, 7).transpose(1, 2)
+    bias = peers.additive(mask, dtype)
+    return Inputs(q=q, k=k, v=v, leaves=(q, k, v), keep=keep, mask=mask, bias=bias, grad=grad)
+
+
+def _pack_peers(i: Inputs) -> Mapping[str, Forms]:
+    forms = {"shifts": lambda: peers.shift_pack(i.mask)}
+    if not i.mask.is_cuda:
+        forms["packbits"] = lambda: peers.numpy_pack(i.mask)
+    return {"torch or numpy": forms}
+
+
+def _unpack_peers(i: Inputs) -> Mapping[str, Forms]:
+    forms = {"shifts": lambda: peers.shift_unpack(i.bits, i.n)}
+    if not i.bits.is_cuda:
+        forms["unpackbits"] = lambda: peers.numpy_unpack(i.bits, i.n)
+    return {"torch or numpy": forms}
+
+
+def _transpose_peers(i: Inputs) -> Mapping[str, Forms]:
+    return {"torch": {"shifts": lambda: peers.shift_pack(peers.shift_unpack(i.bits, i.n).mT)}}
+
+
+def _mask_peers(i: Inputs) -> Mapping[str, Forms]:
+    eager = {name: partial(make, i.x, i.y, P, Q) for name, make in peers.EAGER_MASKS.items()}
+    return {"eager": eager, "sorted": {"sort": partial(peers.sorted_mask, i.x, i.y, P, Q)}}
+
+
+def _random_peers(i: Inputs) -> Mapping[str, Forms]:
+    like = i.x[..., :1].expand(*i.x.shape[:3], i.y.shape[2])
+    draws = {"rand": peers.by_rand, "bernoulli": peers.by_bernoulli}
+    return {"eager": {name: partial(draw, like, 1 - P * Q) for name, draw in draws.items()}}
+
+
+def _random(i: Inputs, backend: str | None) -> object:
+    b, h, n, _ = i.shape
+    return attrdrop.random_keep_mask(b, h, n, n, p=P, q=Q, seed=SEED, device=i.x.device, backend=backend)
+
+
+def _attention_peers(i: Inputs) -> Mapping[str, Forms]:
+    kernels = peers.SDPA_KERNELS if i.q.is_cuda else {"torch": None}
+
+    def sdpa(mask: Tensor | None) -> Forms:
+        return {name: partial(peers.sdpa, i.q, i.k, i.v, mask, i.dropout, kernel) for name, kernel in kernels.items()}
+
+    rivals = {
+        "SDPA, no mask": sdpa(None),
+        "SDPA, bool mask": sdpa(i.mask),
+        "SDPA, additive mask": sdpa(i.bias),
+        "SDPA, math": {"math": partial(peers.sdpa, i.q, i.k, i.v, i.mask, i.dropout, peers.SDPBackend.MATH)},
+        "eager": {"torch": partial(peers.eager_attention, i.q, i.k, i.v, i.bias, i.dropout)},
+    }
+    if i.q.is_cuda and not i.dropout:  # FlexAttention has no dropout
+        blocks = cache(partial(peers.flex_mask, i.mask))  # made once, and only if it can be
+        rivals["FlexAttention"] = {"compiled": lambda: peers.flex(i.q, i.k, i.v, blocks())}
+    return rivals
+
+
+def _attribution_peers(i: Inputs) -> Mapping[str, Forms]:
+    return {"eager": {"bmm+topk": lambda: (i.x @ i.y.mT).flatten(2).topk(TOP, sorted=True)}}
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.equal(ours, theirs)
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    tolerance = 1e-4 if ours.dtype == theirs.dtype == torch.float32 else 2e-2
+    ours, theirs = ours.float(), theirs.float()
+    return bool((ours - theirs).norm() <= tolerance * theirs.norm())
+
+
+ENTRIES = (
+    Entry(
+        "pack_mask",
+        _mask,
+        lambda i, backend: attrdrop.pack_mask(i.mask, backend=backend),
+        _pack_peers,
+        lambda s, size: Cost(0, s.positions * (1 + 1 / 8)),
+        agree=_same,
+    ),
+    Entry(
+        "unpack_mask",
+        _mask,
+        lambda i, backend: attrdrop.unpack_mask(i.bits, i.n, backend=backend),
+        _unpack_peers,
+        lambda s, size: Cost(0, s.positions * (1 + 1 / 8)),
+        stem="pack_mask",
+        agree=_same,
+    ),
+    Entry(
+        "transpose_mask",
+        _mask,
+        lambda i, backend: attrdrop.transpose_mask(i.bits, i.n, backend=backend),
+        _transpose_peers,
+        lambda s, size: Cost(0, s.positions / 4),
+        stem="pack_mask",
+        agree=_same,
+    ),
+    Entry(
+        "keep_mask",
+        _gradient_and_values,
+        lambda i, backend: attrdrop.keep_mask(i.x, i.y, p=P, q=Q, seed=SEED, backend=backend),
+        _mask_peers,
+        lambda s, size: Cost(2 * s.positions * s.d, 2 * s.values * size + s.positions / 4),
+    ),
+    Entry(
+        "random_keep_mask",
+        _gradient_and_values,
+        _random,
+        _random_peers,
+        lambda s, size: Cost(0, s.positions / 4),
+        stem="keep_mask",
+    ),
+    Entry(
+        "masked_attention",
+        _attention,
+        lambda i, backend: attrdrop.masked_attention(i.q, i.k, i.v, i.keep, dropout_p=i.dropout, backend=backend),
+        _attention_peers,
+        lambda s, size: Cost(4 * s.positions * s.d, 4 * s.values * size + s.positions / 8),
+        modes=("forward", "train", "train with dropout"),
+        agree=_close,
+        unlike=("SDPA, no mask",),
+    ),
+    Entry(
+        "attention_attribution",
+        _gradient_and_values,
+        lambda i, backend: attrdrop.attention_attribution(i.x, i.y, topk=TOP, backend=backend),
+        _attribution_peers,
+        lambda s, size: Cost(2 * s.positions * s.d, 2 * s.values * size),
+        agree=lambda ours, theirs: _close(ours[0], theirs[0]),
+    ),
+)
+REGISTRY = {entry.name: entry for entry in ENTRIES}

@@ -1,0 +1,39 @@
+"""Every op and its peers under pytest-benchmark: `pytest bench`, or `pytest bench --quick`."""
+
+from functools import lru_cache
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.run import Case, Variant, cases, current_device, disagreeing, variants
+
+DEVICE = current_device()
+
+
+@lru_cache(maxsize=1)  # the variants of a case follow one another and share their inputs
+def contest(case: Case) -> dict[str, Variant]:
+    found = variants(case, DEVICE)
+    assert not disagreeing(case, found)
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    found = []
+    for case in cases(None, DEVICE, metafunc.config.getoption("quick")):
+        for name in variants(case._replace(shape=case.shape._replace(batch=1, heads=1, n=32)), DEVICE):
+            group = f"{case.entry.name}, {case.mode}, {case.shape}"
+            found.append(pytest.param(case, name, id=f"{group}, {name}", marks=pytest.mark.benchmark(group=group)))
+    metafunc.parametrize(("case", "name"), found)
+
+
+def test_op(benchmark: BenchmarkFixture, case: Case, name: str) -> None:
+    found = contest(case)
+    if name not in found:
+        pytest.skip(f"{name} cannot run on {DEVICE}")
+    benchmark.extra_info["backend"] = found[name].backend
+    call = found[name].call
+    if DEVICE.type == "cuda":
+        benchmark(lambda: (call(), torch.cuda.synchronize()))
+    else:
+        benchmark(call)
