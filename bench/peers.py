@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import dropout, pad, scaled_dot_product_attention
+from torch.nn.functional import dropout, one_hot, pad, scaled_dot_product_attention
 
 Lengths = tuple[int, ...] | None
 
@@ -100,15 +100,24 @@ EAGER_MASKS = {
 
 
 def sort_and_drop(b: Tensor, p: float, q: float, lengths: Lengths = None) -> Tensor:
-    """The published procedure on B: every row sorted in full, the threshold picked, an int64 mask. (B,H,n,n)."""
-    keep = b < by_sort(b, p, lengths)
-    keep = keep | torch.bernoulli(torch.full_like(b, 1 - q)).bool()
-    return keep.long() if lengths is None else (keep & ~padding(lengths, b.shape[-1], b.device)).long()
+    """The published procedure on B. (B,H,n,n) int64.
+
+    Padded keys are raised by 100 so that they sort last; every row is sorted in full; a one-hot vector per row picks
+    its threshold; the integers of "below the threshold" and of a Bernoulli draw are added.
+    """
+    n = b.shape[-1]
+    ranks = _ranks((n,) * len(b) if lengths is None else lengths, p, b.device, False)
+    raised = b if lengths is None else b + 100.0 * padding(lengths, n, b.device)
+    picked = one_hot(ranks.expand(*b.shape[:3], 1).squeeze(-1), n)
+    threshold = (raised.sort(dim=-1).values * picked).sum(-1, keepdim=True)
+    keep = (raised < threshold).long() + torch.bernoulli(torch.full_like(b, 1 - q)).long()
+    keep = (keep > 0).long()
+    return keep if lengths is None else keep * (~padding(lengths, n, b.device)).long()
 
 
 def sorted_mask(x: Tensor, y: Tensor, p: float, q: float) -> Tensor:
-    """The published procedure from dO and V."""
-    return sort_and_drop(x @ y.mT, p, q)
+    """The published procedure from dO and V, ending in the stack of the layers' masks: here of one layer."""
+    return torch.stack([sort_and_drop(x @ y.mT, p, q)])[0]
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from attrdrop._library import library
 
-SCORE_BYTES = 64 << 20
-"""Bound on the scores held at once, in bytes (at least those of one sample)."""
+SCORE_BYTES = 16 << 20
+"""Bound on the scores or the mask expanded at once, in bytes (at least those of one sample): small enough for the
+allocator to hand out the same warm memory again."""
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
@@ -71,11 +72,12 @@ def forward(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     with torch.autocast("cpu", enabled=False):
         if _is_fused(q, v, dropout_p, False):
-            mask = _additive_mask(keep, bias, q, k.shape[2])
             attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            fused, fused_lse = attend(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
-            is_empty = (keep == 0).all(-1)  # torch reports 0 for them
-            return fused.transpose(1, 2).contiguous(), fused_lse.masked_fill(is_empty, -torch.inf).contiguous()
+            for chunk in _chunks(q, k.shape[2]):
+                mask = _additive_mask(_part(keep, chunk), _part(bias, chunk), q, k.shape[2])
+                fused, lse[chunk] = attend(q[chunk], k[chunk], v[chunk], 0.0, False, attn_mask=mask, scale=scale)
+                out[chunk] = fused.transpose(1, 2)
+            return out, lse.masked_fill_((keep == 0).all(-1), -torch.inf)  # torch reports 0 for such rows
         ids = torch.arange(batch) if sample_ids is None else sample_ids
         for chunk in _chunks(q, k.shape[2]):
             scores = q[chunk].float() @ k[chunk].float().transpose(-1, -2)
@@ -96,11 +98,15 @@ def backward(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sa
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     with torch.autocast("cpu", enabled=False):
         if _is_fused(q, v, dropout_p, needs_grad_bias):
-            mask = _additive_mask(keep, bias, q, n_k)
+            grads = _new_grad(q), _new_grad(k), _new_grad(v)
             walk = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-            heads_first = grad_out.transpose(1, 2), q, k, v, out.transpose(1, 2)
             finite_lse = lse.masked_fill(lse == -torch.inf, 0.0)
-            grads = walk(*heads_first, finite_lse, 0.0, False, attn_mask=mask, scale=scale)
+            heads_first = grad_out.transpose(1, 2), q, k, v, out.transpose(1, 2), finite_lse
+            for chunk in _chunks(q, n_k):
+                mask = _additive_mask(_part(keep, chunk), _part(bias, chunk), q, n_k)
+                parts = walk(*(t[chunk] for t in heads_first), 0.0, False, attn_mask=mask, scale=scale)
+                for grad, part in zip(grads, parts, strict=True):
+                    grad[chunk] = part
             return *(_sum_groups(g, n) for g, n in zip(grads, (heads, kv_heads, kv_heads), strict=True)), empty
         grad_q, grad_k, grad_v, grad_bias = _backward_chunks(
             grad_out, (q, k, v), out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias

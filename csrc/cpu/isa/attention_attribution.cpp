@@ -8,6 +8,7 @@ struct AttributionScratch {
   float *panels, *x_block, *values;
   double* sums;
   int32_t* keys;
+  int16_t* upper;
   uint32_t* valid;
   struct Entry* heap;
 };
@@ -30,6 +31,7 @@ static int64_t carve(const AttributionProblem& p, char* base, AttributionScratch
   take(s.values, BLOCK_ROWS * n);
   take(s.sums, p.reduction == Reduction::sum ? n : 0);
   take(s.keys, n);
+  take(s.upper, n);
   take(s.valid, n / 32);
   take(s.heap, p.reduction == Reduction::topk ? p.k : 0);
   return next - base;
@@ -94,7 +96,7 @@ void attribution(const AttributionProblem& p, void* scratch) {
     for (int64_t row = begin; row < begin + BLOCK_ROWS && row < p.n_q; ++row) {
       const float* values = s.values + (row - begin) * columns;
       valid_words(p.valid, row, p.n_k, words, s.valid);
-      if (p.reduction == Reduction::topk) ordered_keys(values, s.valid, columns, false, s.keys);
+      if (p.reduction == Reduction::topk) ordered_keys(values, s.valid, columns, false, s.keys, s.upper);
       for (int64_t w = 0; w < words; ++w) {
         uint32_t wanted = s.valid[w];
         if (p.reduction == Reduction::topk && found == p.k)

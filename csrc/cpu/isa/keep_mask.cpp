@@ -5,13 +5,13 @@
 namespace attrdrop {
 namespace ATTRDROP_ISA {
 
-constexpr int64_t BRACKET = 32;  // with this few keys left, finish among them instead of passing over the row
+constexpr int64_t BRACKET = 12;  // with this few keys left, finish among them instead of passing over the row
 
 struct Scratch {
   float *y_panels, *k_panels, *x_block, *q_block, *values, *weights;
   int32_t *keys, *bracket;
   int16_t* upper;
-  uint32_t *valid, *below, *dropped;
+  uint32_t *valid, *candidates, *dropped;
 };
 
 // Carves the buffers out of `base`; with base null only the size counts.
@@ -33,7 +33,7 @@ static int64_t carve(const KeepMaskProblem& p, char* base, Scratch& s) {
   take(s.bracket, n + 32);
   take(s.upper, n);
   take(s.valid, BLOCK_ROWS * words);
-  take(s.below, words);
+  take(s.candidates, words);
   take(s.dropped, BLOCK_ROWS * words);
   return next - base;
 }
@@ -61,24 +61,29 @@ static int32_t select_in_bracket(const int32_t* keys, int64_t size, int32_t rank
 
 // A cut t with count(key < t) == rank, or else the key at 0-based `rank`: either way key < t picks the columns
 // strictly below the threshold of Eq. 6. rank < not_nan. Bisects the upper halves, then the few keys left between.
-static int32_t find_threshold(const Scratch& s, int64_t columns, int32_t rank, int32_t not_nan) {
-  typedef int16_t vshort __attribute__((vector_size(2 * LANES)));
-  for (int64_t j = 0; j < columns; j += LANES)
-    store(s.upper + j, __builtin_convertvector(load<vint>(s.keys + j) >> 16, vshort));
-  int32_t low = -32641, high = 0x7F81;  // upper halves of -inf and, exclusive, of +inf
+//
+// The search starts at `guess`, the upper half where the row before ended: rows of a head are often alike. It steps away
+// in growing strides until the threshold lies between two probes. The guess changes the cost, never the result.
+static int32_t find_threshold(const Scratch& s, int64_t columns, int32_t rank, int32_t not_nan, int32_t& guess) {
+  constexpr int32_t lowest = -32641, highest = 0x7F81;  // upper halves of -inf and, exclusive, of +inf
+  int32_t low = lowest, high = highest, stride = 16;
   int32_t count_low = 0, count_high = not_nan;
   while (high - low > 1 && count_high - count_low > BRACKET) {
-    const int32_t middle = (low + high) >> 1;
-    const int32_t count = count_less(s.upper, columns, static_cast<int16_t>(middle));
-    if (count == rank) return middle * 65536;
+    if (guess <= low || guess >= high || (low > lowest && high < highest)) guess = (low + high) >> 1;
+    const int32_t count = count_less(s.upper, columns, static_cast<int16_t>(guess));
+    if (count == rank) return guess * 65536;
     if (count < rank) {
-      low = middle;
+      low = guess;
       count_low = count;
+      guess += stride;
     } else {
-      high = middle;
+      high = guess;
       count_high = count;
+      guess -= stride;
     }
+    stride *= 4;
   }
+  guess = (low + high) >> 1;
   const int64_t left = low * INT64_C(65536), right = high * INT64_C(65536);
   int64_t size = 0;
   for (int64_t w = 0; w < columns / 32; ++w) {
@@ -90,25 +95,28 @@ static int32_t find_threshold(const Scratch& s, int64_t columns, int32_t rank, i
   return select_in_bracket(s.bracket, size, rank - count_low, left, right);
 }
 
-// Candidate columns of one row from its keys, into s.below.
-static void candidates(const KeepMaskProblem& p, const Scratch& s, const float* values, const uint32_t* valid,
-                       int64_t words, int32_t n_valid) {
+// Candidate columns of one row from its keys, into s.candidates.
+static void find_candidates(const KeepMaskProblem& p, const Scratch& s, const float* values, const uint32_t* valid,
+                            int64_t words, int32_t n_valid, int32_t& guess) {
   const int32_t rank = threshold_rank(n_valid, p.share_below);
   int32_t not_nan = n_valid;
-  if (ordered_keys(values, valid, 32 * words, p.round_to_bf16, s.keys)) {
+  if (ordered_keys(values, valid, 32 * words, p.round_to_bf16, s.keys, s.upper)) {
     not_nan = 0;
     for (int64_t w = 0; w < words; ++w) not_nan += __builtin_popcount(less_word(s.keys + 32 * w, KEY_NAN));
   }
   const RowRule rule = row_rule(p.region, rank, n_valid, not_nan);
   if (rule.all || rule.none) {
-    for (int64_t w = 0; w < words; ++w) s.below[w] = rule.all ? valid[w] : 0u;
+    for (int64_t w = 0; w < words; ++w) s.candidates[w] = rule.all ? valid[w] : 0u;
     return;
   }
-  const int32_t threshold = find_threshold(s, 32 * words, rank, not_nan);
-  for (int64_t w = 0; w < words; ++w) {
-    const uint32_t below = less_word(s.keys + 32 * w, threshold);
-    const uint32_t nan = ~less_word(s.keys + 32 * w, KEY_NAN);
-    s.below[w] = valid[w] & (p.region == Region::high ? ~below : below | nan);
+  const int32_t threshold = find_threshold(s, 32 * words, rank, not_nan, guess);
+  if (p.region == Region::high) {
+    for (int64_t w = 0; w < words; ++w) s.candidates[w] = valid[w] & ~less_word(s.keys + 32 * w, threshold);
+  } else {
+    for (int64_t w = 0; w < words; ++w) {
+      const uint32_t at_or_above = ~less_word(s.keys + 32 * w, threshold) & less_word(s.keys + 32 * w, KEY_NAN);
+      s.candidates[w] = valid[w] & ~at_or_above;
+    }
   }
 }
 
@@ -135,8 +143,8 @@ static void keep_row(const Scratch& s, const uint32_t* valid, const uint32_t* dr
                      int64_t active_words, int32_t n_valid, uint32_t* out, Counts& counts) {
   int64_t candidate_count = 0, dropped_count = 0;
   for (int64_t w = 0; w < active_words; ++w) {
-    const uint32_t drop = s.below[w] & dropped[w];
-    candidate_count += __builtin_popcount(s.below[w]);
+    const uint32_t drop = s.candidates[w] & dropped[w];
+    candidate_count += __builtin_popcount(s.candidates[w]);
     dropped_count += __builtin_popcount(drop);
     out[w] = valid[w] & ~drop;
   }
@@ -167,17 +175,18 @@ void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scrat
   Scratch s;
   carve(p, static_cast<char*>(scratch), s);
   const int64_t words = word_count(p.n_k), stride = 32 * words;
+  const bool is_shared = !p.valid.is_causal && (!p.valid.data || p.valid.row_stride == 0);  // by all rows
+  int32_t n_valid[BLOCK_ROWS] = {}, guess = 0;
   pack_panels(p.y, p.n_k, p.d, s.y_panels);
   if (p.weight_q.data) pack_panels(p.weight_k, p.n_k, p.d_weight, s.k_panels);
   for (int64_t row = begin; row < end; row += BLOCK_ROWS) {
     const int64_t rows = end - row < BLOCK_ROWS ? end - row : BLOCK_ROWS;
-    int32_t n_valid[BLOCK_ROWS];
     int64_t active_words = 0;  // no column past them is valid in any of the rows
     bool dead[BLOCK_ROWS], any_alive = false;
     load_rows(p.x, row, p.n_q, p.d, s.x_block);
     for (int64_t r = 0; r < rows; ++r) {
       uint32_t* valid = s.valid + r * words;
-      n_valid[r] = valid_words(p.valid, row + r, p.n_k, words, valid);
+      if (row == begin || !is_shared) n_valid[r] = valid_words(p.valid, row + r, p.n_k, words, valid);
       for (int64_t w = words; w > active_words; --w)
         if (valid[w - 1]) active_words = w;
       // A row of zeros ties everywhere: nothing lies below its threshold.
@@ -191,9 +200,9 @@ void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scrat
       uint32_t* out = p.rows + (row + r) * words;
       if (dead[r] || n_valid[r] == 0) {
         const bool none = row_rule(p.region, threshold_rank(n_valid[r], p.share_below), n_valid[r], 0).none;
-        for (int64_t w = 0; w < active_words; ++w) s.below[w] = none ? 0u : valid[w];
+        for (int64_t w = 0; w < active_words; ++w) s.candidates[w] = none ? 0u : valid[w];
       } else {
-        candidates(p, s, s.values + r * stride, valid, active_words, n_valid[r]);
+        find_candidates(p, s, s.values + r * stride, valid, active_words, n_valid[r], guess);
       }
       for (int64_t w = active_words; w < words; ++w) out[w] = 0;
       keep_row(s, valid, s.dropped + r * words, active_words, n_valid[r], out, counts);

@@ -115,9 +115,13 @@ static inline uint32_t less_word(const int32_t* key, int32_t threshold) {
 static inline int32_t count_less(const int16_t* key, int64_t n, int16_t threshold) {
 #if defined(__AVX512F__)
   const __m512i t = _mm512_set1_epi16(threshold);
-  int32_t count = 0;
-  for (int64_t j = 0; j < n; j += 32) count += __builtin_popcount(_mm512_cmplt_epi16_mask(_mm512_loadu_si512(key + j), t));
-  return count;
+  const auto less = [=](int64_t j) { return _mm512_cmplt_epi16_mask(_mm512_loadu_si512(key + j), t); };
+  int64_t count = 0, j = 0;
+  for (; j + 128 <= n; j += 128)
+    count += _mm_popcnt_u64(_mm512_kunpackd(less(j), less(j + 32))) +
+             _mm_popcnt_u64(_mm512_kunpackd(less(j + 64), less(j + 96)));
+  for (; j < n; j += 32) count += _mm_popcnt_u32(less(j));
+  return static_cast<int32_t>(count);
 #elif defined(__AVX2__)
   const __m256i t = _mm256_set1_epi16(threshold), one = _mm256_set1_epi16(1);
   int32_t count = 0;

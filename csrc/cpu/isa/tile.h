@@ -96,8 +96,12 @@ static int32_t valid_words(const ValidBits& valid, int64_t row, int64_t n_k, int
   return count;
 }
 
-// Ordered integer keys of the first `columns` values (a multiple of 32), NaN at masked columns. True if any is NaN.
-static bool ordered_keys(const float* values, const uint32_t* valid, int64_t columns, bool round_to_bf16, int32_t* keys) {
+typedef int16_t vshort __attribute__((vector_size(2 * LANES)));
+
+// Ordered integer keys of the first `columns` values (a multiple of 32), NaN at masked columns, and their upper halves.
+// True if any value is NaN.
+static bool ordered_keys(const float* values, const uint32_t* valid, int64_t columns, bool round_to_bf16, int32_t* keys,
+                         int16_t* upper) {
   vint any_nan = {};
   for (int64_t j = 0; j < columns; j += LANES) {
     vfloat value = load<vfloat>(values + j);
@@ -108,11 +112,17 @@ static bool ordered_keys(const float* values, const uint32_t* valid, int64_t col
     }
     const vint bits = reinterpret_cast<vint>(value + vfloat{});  // -0 becomes +0
     const vint key = bits ^ ((bits >> 31) & 0x7FFFFFFF);
-    store(keys + j, is_nan ? KEY_NAN + vint{} : key);
+    const vint ranked = is_nan ? KEY_NAN + vint{} : key;
+    store(keys + j, ranked);
+    store(upper + j, __builtin_convertvector(ranked >> 16, vshort));
     any_nan |= is_nan;
   }
   for (int64_t w = 0; w < columns / 32; ++w)
-    for (uint32_t masked = ~valid[w]; masked; masked &= masked - 1) keys[32 * w + __builtin_ctz(masked)] = KEY_NAN;
+    for (uint32_t masked = ~valid[w]; masked; masked &= masked - 1) {
+      const int64_t j = 32 * w + __builtin_ctz(masked);
+      keys[j] = KEY_NAN;
+      upper[j] = KEY_NAN >> 16;
+    }
   bool found = false;
   for (int i = 0; i < LANES; ++i) found |= any_nan[i] != 0;
   return found;
