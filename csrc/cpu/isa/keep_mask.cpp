@@ -81,7 +81,7 @@ static int32_t find_threshold(const Scratch& s, int64_t columns, int32_t rank, i
       count_high = count;
       guess -= stride;
     }
-    stride *= 4;
+    if (stride < highest) stride *= 4;
   }
   guess = (low + high) >> 1;
   const int64_t left = low * INT64_C(65536), right = high * INT64_C(65536);
