@@ -37,7 +37,7 @@ class CMakeBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         package_dir = Path(self.get_ext_fullpath("attrdrop._C")).resolve().parent
         options = {
-            "CMAKE_MAKE_PROGRAM": _ninja(),  # every time: a cached path may lie in a build environment since deleted
+            "CMAKE_MAKE_PROGRAM": _tool("ninja"),  # every time: a cached path may lie in a build environment since deleted
             "CMAKE_BUILD_TYPE": os.environ.get("ATTRDROP_BUILD_TYPE", "Release"),
             "ATTRDROP_TORCH_DIR": torch_dir,
             "ATTRDROP_VERSION": self.distribution.get_version(),
@@ -49,9 +49,10 @@ class CMakeBuild(build_ext):
             options["ATTRDROP_CUDA_ARCHS"] = archs
         defines = [f"-D{name}={value}" for name, value in options.items() if value is not None]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-        subprocess.check_call(["cmake", "-S", str(ROOT), "-B", str(build_dir), "-GNinja", *defines])
-        subprocess.check_call(["cmake", "--build", str(build_dir), "-j", jobs])
-        subprocess.check_call(["cmake", "--install", str(build_dir), "--prefix", str(package_dir)])
+        cmake = _tool("cmake")
+        subprocess.check_call([cmake, "-S", str(ROOT), "-B", str(build_dir), "-GNinja", *defines])
+        subprocess.check_call([cmake, "--build", str(build_dir), "-j", jobs])
+        subprocess.check_call([cmake, "--install", str(build_dir), "--prefix", str(package_dir)])
         built = {path.name.split(".")[0] for path in package_dir.glob("_*.so")}
         self.extensions = [ext for ext in self.extensions if ext.name.rpartition(".")[2] in built]
 
@@ -62,10 +63,11 @@ class CMakeBuild(build_ext):
         return {}
 
 
-def _ninja() -> str:
-    path = shutil.which("ninja")
+def _tool(name: str) -> str:
+    """A build tool: the one beside this Python, whose environment need not be activated, else the one on the PATH."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if path is None:
-        raise FileNotFoundError("ninja is not on the PATH; pip install ninja")
+        raise FileNotFoundError(f"{name} is not on the PATH; pip install {name}")
     return path
 
 
