@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,12 +27,9 @@ demo: $(VENV)/.lab
 test: $(VENV)/.test
 	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
-
-lint: $(VENV)/.test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 
 bench: $(VENV)/.test
 	$(BIN)/attrdrop bench

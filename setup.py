@@ -37,7 +37,9 @@ class CMakeBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         package_dir = Path(self.get_ext_fullpath("attrdrop._C")).resolve().parent
         options = {
-            "CMAKE_MAKE_PROGRAM": _tool("ninja"),  # every time: a cached path may lie in a build environment since deleted
+            "CMAKE_MAKE_PROGRAM": _tool(
+                "ninja"
+            ),  # every time: a cached path may lie in a build environment since deleted
             "CMAKE_BUILD_TYPE": os.environ.get("ATTRDROP_BUILD_TYPE", "Release"),
             "ATTRDROP_TORCH_DIR": torch_dir,
             "ATTRDROP_VERSION": self.distribution.get_version(),

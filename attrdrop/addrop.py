@@ -377,7 +377,8 @@ def _eager() -> contextlib.AbstractContextManager:
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:
-    for value in batch.values():
+    main_inputs = (batch.get(name) for name in ("input_ids", "inputs_embeds", "pixel_values", "input_features"))
+    for value in (*main_inputs, *batch.values()):
         if isinstance(value, Tensor) and value.dim() > 0:
             return value.shape[0], value.device
     raise ValueError(f"the batch needs at least one tensor with a batch dimension, got {', '.join(batch) or 'nothing'}")

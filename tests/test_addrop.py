@@ -238,6 +238,14 @@ def test_evaluation_mode_is_said_once_where_gradients_flow():
         addrop(**inputs)
 
 
+def test_the_batch_size_is_that_of_the_main_input():
+    model, inputs = build("bert"), batch("bert")
+    positions = torch.arange(20)[None]
+    addrop = ADDrop(model, cross_tuning=False)
+    assert addrop(position_ids=positions, **inputs).loss.isfinite()
+    assert addrop.statistics().steps == 1
+
+
 def test_schedules_are_called_with_the_step():
     seen = []
 

@@ -156,9 +156,7 @@ def test_weighting_by_attention(dtype, region):
     q, k, x, y = (torch.randn(2, 4, 50, 16).to(dtype) for _ in range(4))
     lse = torch.logsumexp(q.float() @ k.float().transpose(-1, -2) / 4, -1)
     weight = AttentionWeight(q, k, lse, 0.25)
-    expected, ours = (
-        keep_mask(x, y, p=0.3, q=1.0, seed=0, weight=weight, region=region, backend=b) for b in BACKENDS
-    )
+    expected, ours = (keep_mask(x, y, p=0.3, q=1.0, seed=0, weight=weight, region=region, backend=b) for b in BACKENDS)
     differs = unpack_mask(expected.rows, 50) != unpack_mask(ours.rows, 50)
     assert float(differs.float().mean()) < 2e-3
     plain = keep_mask(x, y, p=0.3, q=1.0, seed=0, region=region)
