@@ -150,6 +150,12 @@ def test_training_sample_must_hold_every_class(write):
     assert_sentence(caught, "--train-size", "leaves no example of")
 
 
+def test_a_file_too_small_to_split_is_named(write):
+    with pytest.raises(InputError) as caught:
+        tasks.from_files(write("two.csv", "text,label\ngood,a\nbad,b\n"))
+    assert_sentence(caught, "--train", "two.csv", "--dev")
+
+
 def test_task_names():
     with pytest.raises(InputError) as caught:
         tasks.load_task("imdb")

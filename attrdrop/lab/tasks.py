@@ -118,6 +118,12 @@ def from_files(
     splits = {option: _examples(table, columns, label_names, option) for option, table in tables.items()}
     if "--dev" not in splits:
         splits["--train"], splits["--dev"] = _split(splits["--train"], 0.1)
+        seen = set(splits["--train"].labels)
+        if missing := [name for index, name in enumerate(label_names) if index not in seen]:
+            raise InputError(
+                f"--train: with a tenth of {train.name} set aside for development, no example of {_listed(missing)} is "
+                "left to train on; give more rows, or a development file with --dev."
+            )
     return Task(train.name, label_names, splits["--train"], splits["--dev"], splits.get("--test"))
 
 
