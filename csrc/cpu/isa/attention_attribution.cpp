@@ -21,20 +21,16 @@ struct Entry {
 
 static int64_t carve(const AttributionProblem& p, char* base, AttributionScratch& s) {
   const int64_t n = padded(p.n_k);
-  char* next = base;
-  auto take = [&next](auto*& pointer, int64_t count) {
-    pointer = reinterpret_cast<decltype(pointer + 0)>(next);
-    next += (count * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
-  };
-  take(s.panels, n * p.d);
-  take(s.x_block, BLOCK_ROWS * p.d);
-  take(s.values, BLOCK_ROWS * n);
-  take(s.sums, p.reduction == Reduction::sum ? n : 0);
-  take(s.keys, n);
-  take(s.upper, n);
-  take(s.valid, n / 32);
-  take(s.heap, p.reduction == Reduction::topk ? p.k : 0);
-  return next - base;
+  Carver carver{base};
+  carver.take(s.panels, n * p.d);
+  carver.take(s.x_block, BLOCK_ROWS * p.d);
+  carver.take(s.values, BLOCK_ROWS * n);
+  carver.take(s.sums, p.reduction == Reduction::sum ? n : 0);
+  carver.take(s.keys, n);
+  carver.take(s.upper, n);
+  carver.take(s.valid, n / 32);
+  carver.take(s.heap, p.reduction == Reduction::topk ? p.k : 0);
+  return carver.next - base;
 }
 
 int64_t attribution_scratch(const AttributionProblem& p) {

@@ -18,24 +18,20 @@ struct Scratch {
 static int64_t carve(const KeepMaskProblem& p, char* base, Scratch& s) {
   const int64_t n = padded(p.n_k), words = n / 32;
   const bool weighted = p.weight_q.data != nullptr;
-  char* next = base;
-  auto take = [&next](auto*& pointer, int64_t count) {
-    pointer = reinterpret_cast<decltype(pointer + 0)>(next);
-    next += (count * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
-  };
-  take(s.y_panels, n * p.d);
-  take(s.k_panels, weighted ? n * p.d_weight : 0);
-  take(s.x_block, BLOCK_ROWS * p.d);
-  take(s.q_block, weighted ? BLOCK_ROWS * p.d_weight : 0);
-  take(s.values, BLOCK_ROWS * n);
-  take(s.weights, weighted ? BLOCK_ROWS * n : 0);
-  take(s.keys, n);
-  take(s.bracket, n + 32);
-  take(s.upper, n);
-  take(s.valid, BLOCK_ROWS * words);
-  take(s.candidates, words);
-  take(s.dropped, BLOCK_ROWS * words);
-  return next - base;
+  Carver carver{base};
+  carver.take(s.y_panels, n * p.d);
+  carver.take(s.k_panels, weighted ? n * p.d_weight : 0);
+  carver.take(s.x_block, BLOCK_ROWS * p.d);
+  carver.take(s.q_block, weighted ? BLOCK_ROWS * p.d_weight : 0);
+  carver.take(s.values, BLOCK_ROWS * n);
+  carver.take(s.weights, weighted ? BLOCK_ROWS * n : 0);
+  carver.take(s.keys, n);
+  carver.take(s.bracket, n + 32);
+  carver.take(s.upper, n);
+  carver.take(s.valid, BLOCK_ROWS * words);
+  carver.take(s.candidates, words);
+  carver.take(s.dropped, BLOCK_ROWS * words);
+  return carver.next - base;
 }
 
 int64_t keep_mask_scratch(const KeepMaskProblem& p) {
