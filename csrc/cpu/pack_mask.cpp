@@ -10,6 +10,19 @@ namespace attrdrop {
 
 constexpr int64_t GRAIN = 1024;  // words
 
+// Calls run(index, row, word) for the words [begin, end) of rows of `words`, without a division for each.
+template <class Run>
+static void for_words(int64_t begin, int64_t end, int64_t words, Run run) {
+  int64_t row = begin / words, word = begin % words;
+  for (int64_t i = begin; i < end; ++i) {
+    run(i, row, word);
+    if (++word == words) {
+      word = 0;
+      ++row;
+    }
+  }
+}
+
 // 32 unit-stride bytes to a word: eight at a time, their top bits gathered by one multiplication.
 static uint32_t pack_full_word(const uint8_t* bytes) {
   constexpr uint64_t low_bits = 0x7F7F7F7F7F7F7F7Full, gather = 0x0002040810204081ull;
@@ -33,12 +46,11 @@ Tensor pack_mask_cpu(Tensor mask) {
   auto* out = static_cast<uint32_t*>(bits.mutable_data_ptr());
   const int64_t row_stride = mask.stride(0), column_stride = mask.stride(1);
   torch::stable::parallel_for(0, rows * words, GRAIN, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const uint8_t* row = in + i / words * row_stride;
-      const int64_t word = i % words;
+    for_words(begin, end, words, [=](int64_t i, int64_t row_index, int64_t word) {
+      const uint8_t* row = in + row_index * row_stride;
       const bool is_full = column_stride == 1 && 32 * word + 32 <= n;
       out[i] = is_full ? pack_full_word(row + 32 * word) : pack_word(row, word, n, column_stride);
-    }
+    });
   });
   return bits;
 }
@@ -59,15 +71,17 @@ static void unpack(const Tensor& bits, int64_t n, const std::array<std::array<El
   const int64_t rows = bits.size(0), words = word_count(n), row_stride = bits.stride(0);
   const auto* in = static_cast<const uint32_t*>(bits.const_data_ptr());
   torch::stable::parallel_for(0, rows * words, GRAIN, [=, &table](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / words, word = i % words;
+    for_words(begin, end, words, [=, &table](int64_t, int64_t row, int64_t word) {
       const uint32_t value = in[row * row_stride + word];
       Element expanded[32];
       for (int j = 0; j < 32; j += Bits)
         std::memcpy(expanded + j, table[(value >> j) & ((1u << Bits) - 1)].data(), sizeof(Element) * Bits);
       const int64_t left = n - 32 * word;
-      std::memcpy(out + row * n + 32 * word, expanded, sizeof(Element) * (left < 32 ? left : 32));
-    }
+      if (left >= 32)  // a size known at compile time
+        std::memcpy(out + row * n + 32 * word, expanded, sizeof expanded);
+      else
+        std::memcpy(out + row * n + 32 * word, expanded, sizeof(Element) * left);
+    });
   });
 }
 
