@@ -14,9 +14,9 @@ SCHEMAS = (
     " bool bf16_keys, Tensor? sample_ids, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse, float weight_scale)"
     " -> (Tensor rows, Tensor cols, Tensor counts)",
     "softmax_dropout_(Tensor(a!) scores, Tensor? bias, Tensor? keep, float scale, float dropout_p, SymInt seed,"
-    " Tensor? sample_ids, bool is_causal) -> Tensor",
+    " Tensor? sample_ids) -> Tensor",
     "softmax_dropout_backward_(Tensor(a!) scores, Tensor(b!) grad, Tensor lse, Tensor delta, Tensor? bias,"
-    " Tensor? keep, float scale, float dropout_p, SymInt seed, Tensor? sample_ids, bool is_causal,"
+    " Tensor? keep, float scale, float dropout_p, SymInt seed, Tensor? sample_ids,"
     " bool needs_grad_bias) -> Tensor",
     "masked_attention(Tensor q, Tensor k, Tensor v, Tensor keep, Tensor? bias, float scale, float dropout_p,"
     " SymInt seed, Tensor? sample_ids) -> (Tensor out, Tensor lse)",

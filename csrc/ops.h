@@ -20,10 +20,10 @@ std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(Tensor x, Tensor y, double p, d
                                                  std::optional<Tensor> weight_k, std::optional<Tensor> weight_lse,
                                                  double weight_scale);
 Tensor softmax_dropout_cpu(Tensor scores, std::optional<Tensor> bias, std::optional<Tensor> keep, double scale,
-                           double dropout_p, int64_t seed, std::optional<Tensor> sample_ids, bool is_causal);
+                           double dropout_p, int64_t seed, std::optional<Tensor> sample_ids);
 Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tensor delta, std::optional<Tensor> bias,
                                     std::optional<Tensor> keep, double scale, double dropout_p, int64_t seed,
-                                    std::optional<Tensor> sample_ids, bool is_causal, bool needs_grad_bias);
+                                    std::optional<Tensor> sample_ids, bool needs_grad_bias);
 std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, std::optional<Tensor> valid,
                                                      bool is_causal, int64_t k);
 

@@ -225,7 +225,7 @@ def test_opcheck():
         )
     torch.library.opcheck(ops.additive_mask, (keep.rows.flatten(0, 2), 63))
     scores = torch.randn(2, 4, 40, 63)
-    torch.library.opcheck(ops.softmax_dropout_, (scores, bias, keep.rows, 0.5, 0.1, 3, ids, False))
+    torch.library.opcheck(ops.softmax_dropout_, (scores, bias, keep.rows, 0.5, 0.1, 3, ids))
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.2])

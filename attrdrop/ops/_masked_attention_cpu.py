@@ -82,7 +82,7 @@ def forward(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
         for chunk in _chunks(q, k.shape[2]):
             scores = q[chunk].float() @ k[chunk].float().transpose(-1, -2)
             lse[chunk] = torch.ops.attrdrop.softmax_dropout_(
-                scores, _float_bias(bias, chunk), _part(keep, chunk), scale, dropout_p, seed, ids[chunk], False
+                scores, _float_bias(bias, chunk), _part(keep, chunk), scale, dropout_p, seed, ids[chunk]
             )
             out[chunk] = (scores @ v[chunk].float()).transpose(1, 2)
     return out, lse
@@ -127,7 +127,7 @@ def _backward_chunks(grad_out, qkv: Heads, out, lse, keep, bias, scale, dropout_
         grad_scores = grad_o @ v_f.transpose(-1, -2)  # dO V^T now, dF/d(q k^T) after the call
         grad_z = torch.ops.attrdrop.softmax_dropout_backward_(
             probability, grad_scores, lse[chunk].contiguous(), delta, _float_bias(bias, chunk), _part(keep, chunk),
-            scale, dropout_p, seed, ids[chunk], False, needs_grad_bias,
+            scale, dropout_p, seed, ids[chunk], needs_grad_bias,
         )  # fmt: skip
         grads[0][chunk] = grad_scores @ k_f
         grads[1][chunk] = grad_scores.transpose(-1, -2) @ q_f
@@ -157,10 +157,10 @@ def _(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sample_id
 
 
 @torch.library.register_fake("attrdrop::softmax_dropout_")
-def _(scores, bias, keep, scale, dropout_p, seed, sample_ids, is_causal):
+def _(scores, bias, keep, scale, dropout_p, seed, sample_ids):
     return scores.new_empty(scores.shape[:3])
 
 
 @torch.library.register_fake("attrdrop::softmax_dropout_backward_")
-def _(scores, grad, lse, delta, bias, keep, scale, dropout_p, seed, sample_ids, is_causal, needs_grad_bias):
+def _(scores, grad, lse, delta, bias, keep, scale, dropout_p, seed, sample_ids, needs_grad_bias):
     return torch.empty_like(scores) if needs_grad_bias else scores.new_empty(0, dtype=torch.int32)

@@ -55,7 +55,6 @@ struct SoftmaxProblem {
   int64_t bias_row_stride, bias_column_stride;
   const uint32_t* keep;      // null, or packed rows
   int64_t keep_row_stride;
-  bool is_causal;
   float* lse;                // (n_q)
   int64_t n_q, n_k;
   float scale;

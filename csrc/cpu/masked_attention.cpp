@@ -9,7 +9,6 @@ struct SoftmaxArguments {
   const std::optional<Tensor>&bias, &keep, &sample_ids;
   double scale, dropout_p;
   int64_t seed;
-  bool is_causal;
 
   void check() const {
     check_dim(scores, 4, "scores");
@@ -32,10 +31,9 @@ struct SoftmaxArguments {
       p.bias_row_stride = step(2);
       p.bias_column_stride = step(3);
     }
-    const ValidBits bits = head_bits(keep, b, h, is_causal);
+    const ValidBits bits = head_bits(keep, b, h, false);
     p.keep = bits.data;
     p.keep_row_stride = bits.row_stride;
-    p.is_causal = is_causal;
     p.scale = static_cast<float>(scale);
     p.draw = head_draw(seed, 0, h, sample_id(sample_ids, b), dropout_p);
     return p;
@@ -56,8 +54,8 @@ struct SoftmaxArguments {
 };
 
 Tensor softmax_dropout_cpu(Tensor scores, std::optional<Tensor> bias, std::optional<Tensor> keep, double scale,
-                           double dropout_p, int64_t seed, std::optional<Tensor> sample_ids, bool is_causal) {
-  const SoftmaxArguments arguments{scores, bias, keep, sample_ids, scale, dropout_p, seed, is_causal};
+                           double dropout_p, int64_t seed, std::optional<Tensor> sample_ids) {
+  const SoftmaxArguments arguments{scores, bias, keep, sample_ids, scale, dropout_p, seed};
   arguments.check();
   Tensor lse = torch::stable::new_empty(scores, {scores.size(0), scores.size(1), scores.size(2)});
   if (scores.size(3) == 0) torch::stable::fill_(lse, -std::numeric_limits<double>::infinity());
@@ -70,8 +68,8 @@ Tensor softmax_dropout_cpu(Tensor scores, std::optional<Tensor> bias, std::optio
 
 Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tensor delta, std::optional<Tensor> bias,
                                     std::optional<Tensor> keep, double scale, double dropout_p, int64_t seed,
-                                    std::optional<Tensor> sample_ids, bool is_causal, bool needs_grad_bias) {
-  const SoftmaxArguments arguments{scores, bias, keep, sample_ids, scale, dropout_p, seed, is_causal};
+                                    std::optional<Tensor> sample_ids, bool needs_grad_bias) {
+  const SoftmaxArguments arguments{scores, bias, keep, sample_ids, scale, dropout_p, seed};
   arguments.check();
   STD_TORCH_CHECK(grad.is_contiguous() && grad.numel() == scores.numel(), "grad must be contiguous, of scores' shape");
   STD_TORCH_CHECK(lse.is_contiguous() && delta.is_contiguous(), "lse and delta must be contiguous");

@@ -25,13 +25,13 @@ static void for_words(int64_t begin, int64_t end, int64_t words, Run run) {
 
 // 32 unit-stride bytes to a word: eight at a time, their top bits gathered by one multiplication.
 static uint32_t pack_full_word(const uint8_t* bytes) {
-  constexpr uint64_t low_bits = 0x7F7F7F7F7F7F7F7Full, gather = 0x0002040810204081ull;
+  constexpr uint64_t low_bits = 0x7F7F7F7F7F7F7F7Full, gather = 0x0102040810204080ull;
   uint32_t word = 0;
   for (int i = 0; i < 4; ++i) {
     uint64_t eight;
     std::memcpy(&eight, bytes + 8 * i, sizeof eight);
     const uint64_t top = (((eight & low_bits) + low_bits) | eight) & ~low_bits;  // 0x80 where the byte is not 0
-    word |= static_cast<uint32_t>((top >> 7) * (gather << 7) >> 56 & 0xFF) << (8 * i);
+    word |= static_cast<uint32_t>((top >> 7) * gather >> 56) << (8 * i);
   }
   return word;
 }

@@ -61,7 +61,6 @@ int main() {
     softmax.scores = scores.data(), softmax.lse = lse.data();
     softmax.n_q = n_q, softmax.n_k = n_k, softmax.scale = 0.3f;
     softmax.keep = coin() ? valid.data() : nullptr, softmax.keep_row_stride = words;
-    softmax.is_causal = coin();
     softmax.draw = {5, 0, 1, static_cast<uint32_t>(below(65537))};
     if (coin()) softmax.bias = bias.data(), softmax.bias_row_stride = n_k, softmax.bias_column_stride = 1;
     kernel.softmax(softmax, 0, n_q, dropped.data());

@@ -11,8 +11,7 @@ namespace ATTRDROP_ISA {
 static const float NEG_INF = -__builtin_inff();
 
 static inline uint32_t keep_word(const SoftmaxProblem& p, int64_t row, int64_t word) {
-  const int64_t end = p.is_causal && row + 1 < p.n_k ? row + 1 : p.n_k;
-  return columns_below(word, end) & (p.keep ? p.keep[row * p.keep_row_stride + word] : 0xFFFFFFFFu);
+  return columns_below(word, p.n_k) & (p.keep ? p.keep[row * p.keep_row_stride + word] : 0xFFFFFFFFu);
 }
 
 // All ones in the lanes whose bit is set; bits start at `first`.
