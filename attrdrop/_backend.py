@@ -19,6 +19,8 @@ CUDA_MISSING = COMPILED_MISSING
 if CUDA_MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key("attrdrop::pack_mask", "CUDA"):
     CUDA_MISSING = "attrdrop._C was built without CUDA"
 TRITON_MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
+TRITON_INTERPRETED = TRITON_MISSING is None and os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton's interpreter runs kernels on CPU tensors, slowly, for tests."""
 
 _ENVIRONMENT = "ATTRDROP_BACKEND"
 
@@ -73,6 +75,8 @@ def resolve(op: str, tensor: torch.Tensor, backend: str | None, missing: dict[st
     usable = {name: reason or _wrong_device(name, tensor) for name, reason in missing.items()}
     if asked == "auto":
         return next((name for name, reason in usable.items() if reason is None), "reference")
+    if asked == "triton" and TRITON_INTERPRETED:  # by name only: it is slow
+        usable = missing
     reason = usable.get(asked, "it is not implemented for this operator")
     if reason is not None:
         raise RuntimeError(f"{op}: backend {asked!r} cannot serve this call: {reason}")

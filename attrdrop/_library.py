@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 SCHEMAS = (
@@ -21,15 +23,45 @@ SCHEMAS = (
     "masked_attention(Tensor q, Tensor k, Tensor v, Tensor keep, Tensor? bias, float scale, float dropout_p,"
     " SymInt seed, Tensor? sample_ids) -> (Tensor out, Tensor lse)",
     "masked_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep,"
-    " Tensor? bias, float scale, float dropout_p, SymInt seed, Tensor? sample_ids, bool needs_grad_bias)"
-    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)",
+    " Tensor keep_cols, Tensor? bias, float scale, float dropout_p, SymInt seed, Tensor? sample_ids,"
+    " bool needs_grad_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)",
     "attention_attribution(Tensor grad_out, Tensor v, Tensor? valid, bool is_causal, int k)"
     " -> (Tensor values, Tensor indices)",
 )
 
+SHARED_OPS = ("masked_attention", "masked_attention_backward", "attention_attribution")
+"""Operators that exist as ``torch.ops.attrdrop_triton.<name>`` too, with the same schema, for any device."""
+
+TRITON_SCHEMAS = (
+    "attribution_rows(Tensor grad_out, Tensor v, Tensor rows, Tensor? valid, bool is_causal) -> Tensor",
+)  # fmt: skip
+
 library = torch.library.Library("attrdrop", "DEF")
+triton_library: torch.library.Library = torch.library.Library("attrdrop_triton", "DEF")
 for schema in SCHEMAS:
     library.define(schema)
+    if schema.split("(")[0] in SHARED_OPS:
+        triton_library.define(schema)
+for schema in TRITON_SCHEMAS:
+    triton_library.define(schema)
+
+
+def operators(backend: str):
+    """The namespace of the operators that serve a backend other than the reference."""
+    return torch.ops.attrdrop_triton if backend == "triton" else torch.ops.attrdrop
+
+
+def register_fake(name: str) -> Callable[[Callable], Callable]:
+    """Decorates the fake of an operator, for every namespace that has it."""
+
+    def register(fake: Callable) -> Callable:
+        for namespace in ("attrdrop", "attrdrop_triton"):
+            if hasattr(getattr(torch.ops, namespace), name):
+                torch.library.register_fake(f"{namespace}::{name}", fake)
+        return fake
+
+    return register
+
 
 try:
     from attrdrop import _C  # noqa: F401  (registers the C++ implementations)

@@ -106,8 +106,10 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
     if found["CUDA device"].active:
         gpu = {"CUDA C++": "CUDA_MISSING", "Triton": "TRITON_MISSING"}
         served = next((name for name, check in gpu.items() if _reason(check) is None), "PyTorch reference")
+        triton = "Triton" if _reason("TRITON_MISSING") is None else "PyTorch reference"
         choices["pack_mask, unpack_mask on CUDA by"] = Fact(served)
-        choices["every other op on CUDA by"] = Fact("PyTorch reference", None, "no GPU kernel in this release")
+        choices["masked_attention, attention_attribution on CUDA by"] = Fact(triton)
+        choices["keep_mask on CUDA by"] = Fact("PyTorch reference", None, "no GPU kernel in this release")
     return choices
 
 

@@ -1,33 +1,48 @@
 #!/usr/bin/env bash
 # Build, test and time on a machine with an NVIDIA GPU, without a network, in less than nine minutes.
+#   bash bench/gpu.sh              all stages but flex
+#   bash bench/gpu.sh flex         the sweep against FlexAttention, which compiles long; where the build exists
 # Rows go to $OUT (default bench/results). A failing stage does not stop the others; the exit code is theirs.
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-bench/results}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD ATTRDROP_COMMIT=${ATTRDROP_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
+export COLUMNS=${COLUMNS:-180} # of the tables printed
+wanted=" ${*:-build load tests sanitizer attention sweep ops steps bert} "
 mkdir -p "$OUT"
 failed=()
 
 stage() { # name, seconds, command...
   local name=$1 seconds=$2 start=$SECONDS
   shift 2
+  [[ $wanted == *" $name "* ]] || return
   echo "== $name"
   timeout --kill-after=5 "$seconds" "$@" || failed+=("$name (exit $?)")
   echo "== $name took $((SECONDS - start)) s"
 }
 
+tested=(env -u PYTHONPATH PYTHONSAFEPATH=1)
 stage build 110 "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps -e .
 stage load 15 "$PYTHON" -c 'import torch, attrdrop; print(torch.cuda.get_device_name(), torch.ops.attrdrop.build_info())'
-stage "tests on the GPU" 90 env -u PYTHONPATH PYTHONSAFEPATH=1 "$PYTHON" -m pytest -m gpu --maxfail=10 tests
-stage "tests of the ops" 50 env -u PYTHONPATH PYTHONSAFEPATH=1 "$PYTHON" -m pytest --maxfail=10 \
-  tests/test_pack_mask.py tests/test_keep_mask.py tests/test_masked_attention.py tests/test_attention_attribution.py
+stage tests 80 "${tested[@]}" "$PYTHON" -m pytest -m gpu --maxfail=10 tests
+if command -v compute-sanitizer >/dev/null; then
+  stage sanitizer 40 "${tested[@]}" PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+    "$PYTHON" -m pytest -m gpu -k sanitizer tests
+fi
+
 csv=$OUT/$("$PYTHON" -c 'from bench.rows import default_output; from bench.run import current_device
 print(default_output(current_device()).name)')
-stage ops 150 "$PYTHON" -m bench.run --seconds 1 --output "$csv"
-stage "steps, MiniLM" 45 "$PYTHON" bench/step.py --seconds 10 --no-memory --output "$csv"
-stage "steps, BERT" 60 "$PYTHON" bench/step.py --model bert-base --n 512 --dtype bfloat16 --seconds 15 --no-memory \
-  --output "$csv"
+bench=("$PYTHON" -m bench.run --output "$csv")
+masked=("${bench[@]}" masked_attention)
+stage attention 110 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 90
+stage sweep 90 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 75
+stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
+stage ops 25 "${bench[@]}" pack_mask unpack_mask transpose_mask keep_mask random_keep_mask attention_attribution \
+  --shapes S1 --seconds 0.5 --limit 15
+step=("$PYTHON" bench/step.py --no-memory --output "$csv")
+stage steps 25 "${step[@]}" --seconds 5
+stage bert 35 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 8
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -146,25 +146,6 @@ SDPA_KERNELS = {
 }
 
 
-@cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention)
-
-
-def flex_mask(mask: Tensor):
-    """FlexAttention's block mask that reads `mask` (B,H,n,n)."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    return create_block_mask(lambda b, h, i, j: mask[b, h, i, j], *mask.shape, device=mask.device)
-
-
-def flex(q: Tensor, k: Tensor, v: Tensor, block_mask: object) -> Tensor:
-    """Compiled FlexAttention with a captured mask. (B,n,H,d)."""
-    return _compiled_flex()(q, k, v, block_mask=block_mask).transpose(1, 2).contiguous()
-
-
 def shift_pack(mask: Tensor) -> Tensor:
     """Pack 32 booleans into an int32 by a weighted sum."""
     words = pad(mask, (0, -mask.shape[-1] % 32)).unflatten(-1, (-1, 32))

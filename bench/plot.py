@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.rows import RESULTS
+from bench.rows import COLUMNS, RESULTS
+from bench.shapes import NAMED
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 GROUP = ["name", "op", "mode", "shape", "dtype"]
@@ -17,8 +18,14 @@ def load(paths: list[Path]) -> pd.DataFrame:
     frames = [pd.read_csv(path) for path in paths]
     if not frames:
         raise FileNotFoundError(f"no CSV in {RESULTS}: run python -m bench.run and python bench/step.py first")
-    found = pd.concat(frames, ignore_index=True)
+    found = pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS))
     return found.drop_duplicates([*GROUP, "variant"], keep="last")
+
+
+def headline(found: pd.DataFrame) -> pd.DataFrame:
+    """All rows but those of the further lengths on a GPU, which have a figure of their own."""
+    named = found["shape"].isin([str(shape) for shape in NAMED.values()])
+    return found[(found.device == "cpu") | (found.op == "step") | named]
 
 
 def _milliseconds(value: float) -> str:
@@ -30,6 +37,10 @@ def _time(row) -> str:
     return "" if row.device == "cpu" else f"{_milliseconds(row.median_ms)} ms, "
 
 
+def _speed(row) -> str:
+    return f"{row.gflop / row.median_ms:.0f} TFLOP/s, " if row.device == "cuda" and row.gflop > 0 else ""
+
+
 def _op_table(found: pd.DataFrame) -> list[str]:
     lines = ["| op | shape, type | attrdrop | time of the peers over ours |", "| --- | --- | --- | --- |"]
     for (_, op, mode, shape, dtype), group in found.groupby(GROUP, sort=False):
@@ -37,7 +48,7 @@ def _op_table(found: pd.DataFrame) -> list[str]:
         peers = group[~group.variant.str.startswith("attrdrop")]
         rivals = "; ".join(f"{r.variant} {_time(r)}{r.ratio:.2f}x" for r in peers.itertuples())
         label = f"`{op}`" + ("" if mode == "forward" else f", {mode}".replace("train", "forward + backward"))
-        lines.append(f"| {label} | {shape}, {dtype} | {_time(ours)}{ours.backend} | {rivals} |")
+        lines.append(f"| {label} | {shape}, {dtype} | {_time(ours)}{_speed(ours)}{ours.backend} | {rivals} |")
     return lines
 
 
@@ -60,7 +71,7 @@ def _step_table(found: pd.DataFrame) -> list[str]:
 def markdown(found: pd.DataFrame) -> str:
     """One section per processor: the steps, then the ops."""
     parts = []
-    for name, machine in found.groupby("name", sort=False):
+    for name, machine in headline(found).groupby("name", sort=False):
         newest = machine.iloc[machine.date.argmax()]
         cpu = f", {newest.threads} threads" if newest.device == "cpu" else ""
         triton = f", triton {newest.triton}" if pd.notna(newest.triton) else ""
@@ -86,7 +97,7 @@ def draw(found: pd.DataFrame, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     written = []
-    for (name, op), part in found.groupby(["name", "op"], sort=False):
+    for (name, op), part in headline(found).groupby(["name", "op"], sort=False):
         panels = list(part.groupby(["mode", "shape", "dtype"], sort=False))
         heights = [0.8 + 0.3 * len(group) for _, group in panels]
         with sns.axes_style("whitegrid"):
@@ -102,9 +113,47 @@ def draw(found: pd.DataFrame, folder: Path) -> list[Path]:
                 axes.bar_label(bars, [f"{_time(row)}{row.ratio:.2f}x"], padding=3, fontsize=8)
             axes.margins(x=0.15)
         figure.suptitle(f"{op} on {name}")
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        written.append(folder / f"{slug}-{op}.png")
-        figure.savefig(written[-1], dpi=150)
+        written.append(_save(figure, folder, name, op))
+    return written
+
+
+def _save(figure, folder: Path, name: str, what: str) -> Path:
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    path = folder / f"{slug}-{what}.png"
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_over_n(found: pd.DataFrame, folder: Path) -> list[Path]:
+    """One figure per GPU and op with rows at three lengths or more: times over ours against n, by mode and width."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    found = found[(found.device == "cuda") & found["mode"].isin(["forward", "backward"])]
+    found = found.join(found["shape"].str.extract(r"n(?P<n>\d+) d(?P<d>\d+)$").astype(float))
+    written = []
+    for (name, op), part in found.groupby(["name", "op"], sort=False):
+        if part.n.nunique() < 3:
+            continue
+        modes, widths, variants = part["mode"].unique(), sorted(part.d.unique()), part.variant.unique()
+        ylabel = f"time / {part.ratio_to.iloc[0]}"
+        colors = dict(zip(variants, sns.color_palette("husl", len(variants)), strict=True))
+        with sns.axes_style("whitegrid"):
+            figure = Figure(figsize=(3 + 4 * len(widths), 1 + 3 * len(modes)), layout="constrained")
+            grid = figure.subplots(len(modes), len(widths), squeeze=False, sharex=True, sharey=True)
+        for (mode, width), axes in zip(((m, d) for m in modes for d in widths), grid.flat, strict=True):
+            panel = part[(part["mode"] == mode) & (part.d == width)]
+            sns.lineplot(panel, x="n", y="ratio", hue="variant", palette=colors, marker="o", ax=axes, legend=False)
+            axes.set(xscale="log", yscale="log", title=f"{mode}, d {width:.0f}", ylabel=ylabel)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(2))
+                axis.set_minor_locator(NullLocator())
+                axis.set_major_formatter("{x:g}")
+        lines = [grid[0, 0].plot([], color=color, marker="o")[0] for color in colors.values()]
+        figure.legend(lines, colors, loc="outside right center")
+        figure.suptitle(f"{op} on {name}")
+        written.append(_save(figure, folder, name, f"{op}-over-n"))
     return written
 
 
@@ -116,7 +165,7 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="file whose table is rewritten")
     options = parser.parse_args()
     found = load(options.csv or sorted(RESULTS.glob("*.csv")))
-    for path in draw(found, options.figures):
+    for path in draw(found, options.figures) + draw_over_n(found, options.figures):
         print(path)
     if options.readme:
         rewrite(options.readme, markdown(found))

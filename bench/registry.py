@@ -1,55 +1,17 @@
 """One entry per op: its inputs, the call, its peers, the shapes and what the arithmetic costs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
-from types import SimpleNamespace
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import attrdrop
-from bench import peers
+from bench import attention, peers
+from bench.shapes import FACTORS, OVER_N, SEED, SHAPES, Cost, Forms, Inputs, P, Q, Shape, heads
 
-P, Q, SEED, TOP, DROPOUT = 0.3, 0.3, 0, 16, 0.1
-
-
-class Shape(NamedTuple):
-    """Batch, heads, sequence length, head width."""
-
-    batch: int
-    heads: int
-    n: int
-    d: int
-
-    def __str__(self) -> str:
-        return f"B{self.batch} H{self.heads} n{self.n} d{self.d}"
-
-    @property
-    def positions(self) -> int:
-        return self.batch * self.heads * self.n * self.n
-
-    @property
-    def values(self) -> int:
-        return self.batch * self.heads * self.n * self.d
-
-
-SHAPES = {
-    "cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)),
-    "cuda": (Shape(32, 12, 512, 64), Shape(4, 32, 4096, 128)),  # S1 and S2
-}
-DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-
-Inputs = SimpleNamespace
-Forms = Mapping[str, Callable[[], object]]
-
-
-class Cost(NamedTuple):
-    """What one forward call must compute and move at least."""
-
-    flop: float
-    bytes: float
+TOP = 16
 
 
 @dataclass(frozen=True)
@@ -67,20 +29,14 @@ class Entry:
     peers: Callable[[Inputs], Mapping[str, Forms]]
     cost: Callable[[Shape, int], Cost]
     stem: str = ""  # of tests/test_<stem>.py where it is not the name
-    modes: tuple[str, ...] = ("forward",)  # train: with the backward; dropout: inputs.dropout is DROPOUT
+    modes: tuple[str, ...] = ("forward",)  # of FACTORS; train: forward and backward; dropout: inputs.dropout is DROPOUT
+    shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
     agree: Callable[[object, object], bool] | None = None
     unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
 
 
-def _heads(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Tensor:
-    """(B,H,n,d) as models make it: a view of (B,n,H,d) memory."""
-    generator = torch.Generator(device).manual_seed(seed)
-    b, h, n, d = shape
-    return torch.randn(b, n, h, d, generator=generator, device=device, dtype=dtype).transpose(1, 2)
-
-
 def _gradient_and_values(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
-    return Inputs(x=_heads(shape, device, dtype, 1), y=_heads(shape, device, dtype, 2), shape=shape)
+    return Inputs(x=heads(shape, device, dtype, 1), y=heads(shape, device, dtype, 2), shape=shape)
 
 
 def _mask(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -88,16 +44,6 @@ def _mask(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
     b, h, n, _ = shape
     mask = torch.rand(b, h, n, n, generator=generator, device=device) > P * Q
     return Inputs(mask=mask, bits=attrdrop.pack_mask(mask), n=n)
-
-
-def _attention(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
-    given = _gradient_and_values(shape, device, dtype)
-    keep = attrdrop.keep_mask(given.x, given.y, p=P, q=Q, seed=SEED)
-    mask = attrdrop.unpack_mask(keep.rows, shape.n)
-    q, k, v = (_heads(shape, device, dtype, seed).requires_grad_() for seed in (4, 5, 6))
-    grad = _heads(shape, device, dtype, 7).transpose(1, 2)
-    bias = peers.additive(mask, dtype)
-    return Inputs(q=q, k=k, v=v, leaves=(q, k, v), keep=keep, mask=mask, bias=bias, grad=grad)
 
 
 def _pack_peers(i: Inputs) -> Mapping[str, Forms]:
@@ -132,25 +78,6 @@ def _random_peers(i: Inputs) -> Mapping[str, Forms]:
 def _random(i: Inputs, backend: str | None) -> object:
     b, h, n, _ = i.shape
     return attrdrop.random_keep_mask(b, h, n, n, p=P, q=Q, seed=SEED, device=i.x.device, backend=backend)
-
-
-def _attention_peers(i: Inputs) -> Mapping[str, Forms]:
-    kernels = peers.SDPA_KERNELS if i.q.is_cuda else {"torch": None}
-
-    def sdpa(mask: Tensor | None) -> Forms:
-        return {name: partial(peers.sdpa, i.q, i.k, i.v, mask, i.dropout, kernel) for name, kernel in kernels.items()}
-
-    rivals = {
-        "SDPA, no mask": sdpa(None),
-        "SDPA, bool mask": sdpa(i.mask),
-        "SDPA, additive mask": sdpa(i.bias),
-        "SDPA, math": {"math": partial(peers.sdpa, i.q, i.k, i.v, i.mask, i.dropout, peers.SDPBackend.MATH)},
-        "eager": {"torch": partial(peers.eager_attention, i.q, i.k, i.v, i.bias, i.dropout)},
-    }
-    if i.q.is_cuda and not i.dropout:  # FlexAttention has no dropout
-        blocks = cache(partial(peers.flex_mask, i.mask))  # made once, and only if it can be
-        rivals["FlexAttention"] = {"compiled": lambda: peers.flex(i.q, i.k, i.v, blocks())}
-    return rivals
 
 
 def _attribution_peers(i: Inputs) -> Mapping[str, Forms]:
@@ -211,13 +138,14 @@ ENTRIES = (
     ),
     Entry(
         "masked_attention",
-        _attention,
+        attention.AttentionInputs,
         lambda i, backend: attrdrop.masked_attention(i.q, i.k, i.v, i.keep, dropout_p=i.dropout, backend=backend),
-        _attention_peers,
+        attention.rivals,
         lambda s, size: Cost(4 * s.positions * s.d, 4 * s.values * size + s.positions / 8),
-        modes=("forward", "train", "train with dropout"),
+        modes=tuple(FACTORS),
+        shapes=OVER_N,
         agree=_close,
-        unlike=("SDPA, no mask",),
+        unlike=attention.UNLIKE,
     ),
     Entry(
         "attention_attribution",

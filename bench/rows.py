@@ -5,7 +5,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from functools import cache
@@ -36,9 +37,9 @@ class Row:
     attrdrop: str
     commit: str
     op: str
-    mode: str  # forward, train (forward and backward) or step
+    mode: str  # forward, backward, train (both), train with dropout; of a step, its attention dropout
     variant: str
-    backend: str  # what really ran
+    backend: str  # what really ran; on CUDA with the longest kernel's name
     shape: str
     dtype: str
     median_ms: float
@@ -48,7 +49,8 @@ class Row:
     ratio_to: str
     gflop: float | None = None
     mbytes: float | None = None
-    peak_mb: float | None = None
+    peak_mb: float | None = None  # allocated by the call at its peak, MiB
+    saved_mb: float | None = None  # the output and what is saved for the backward, MiB
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -103,34 +105,79 @@ def default_output(device: torch.device) -> Path:
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", processor(device).lower()).strip("-") + ".csv")
 
 
-def append(rows: Iterable[Row], output: Path) -> None:
-    """Append rows, writing the header of a new file."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    new = not output.exists()
-    with output.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        if new:
+def _upgrade(output: Path) -> None:
+    """Bring a file of earlier rows to today's columns, the new ones empty.
+
+    Raises:
+        ValueError: the file has columns that no row has today.
+    """
+    with output.open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        columns, old = tuple(reader.fieldnames or ()), list(reader)
+    if columns == COLUMNS:
+        return
+    if strangers := [column for column in columns if column not in COLUMNS]:
+        raise ValueError(f"{output} has columns that rows do not have: {', '.join(strangers)}; append to another file")
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        copy = Path(folder) / output.name
+        _write(copy, "w", old)
+        copy.replace(output)
+
+
+def _write(output: Path, how: str, rows: Iterable[dict]) -> None:
+    with output.open(how, newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+        if how == "w":
             writer.writeheader()
-        writer.writerows({key: _short(value) for key, value in asdict(row).items()} for row in rows)
+        writer.writerows(rows)
+
+
+def append(rows: Iterable[Row], output: Path) -> None:
+    """Append rows to a new file, or to one that has their columns or some of them."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if exists := output.exists():
+        _upgrade(output)
+    values = ({key: _short(value) for key, value in asdict(row).items()} for row in rows)
+    _write(output, "a" if exists else "w", values)
 
 
 def _short(value: object) -> object:
     return f"{value:.5g}" if isinstance(value, float) else value
 
 
+def _optional(pattern: str, value: float | None) -> str:
+    return "" if value is None else format(value, pattern)
+
+
+def tflops(row: Row) -> float | None:
+    """TFLOP/s on a GPU; a CPU's times are not quoted but as ratios."""
+    return row.gflop / row.median_ms if row.device == "cuda" and row.gflop else None
+
+
+NUMBERS: dict[str, Callable[[Row], str]] = {
+    "median ms": lambda row: f"{row.median_ms:.4g}",
+    "20 %": lambda row: f"{row.low_ms:.4g}",
+    "80 %": lambda row: f"{row.high_ms:.4g}",
+    "ratio": lambda row: f"{row.ratio:.2f}",
+    "TFLOP/s": lambda row: _optional(".0f", tflops(row)),
+    "peak MiB": lambda row: _optional(".0f", row.peak_mb),
+    "saved MiB": lambda row: _optional(".0f", row.saved_mb),
+}
+
+
 def show(rows: Iterable[Row], console: Console | None = None) -> None:
-    """One table per op, mode, shape and type."""
+    """One table per op, mode, shape and type, without the columns that are empty."""
     console = console or Console()
     for (op, mode, shape, dtype), group in groupby(rows, key=lambda row: (row.op, row.mode, row.shape, row.dtype)):
         found = list(group)
-        measured_memory = any(row.peak_mb is not None for row in found)
-        table = Table(title=f"{op}, {mode}, {shape}, {dtype} on {found[0].name}", title_justify="left")
+        title = f"{op}, {mode}, {shape}, {dtype} on {found[0].name}; ratios to {found[0].ratio_to}"
+        table = Table(title=title, title_justify="left")
         table.add_column("variant")
         table.add_column("ran")
-        for name in ("median ms", "20 %", "80 %", f"to {found[0].ratio_to}", *["peak MiB"][: int(measured_memory)]):
+        columns = {name: [number(row) for row in found] for name, number in NUMBERS.items()}
+        filled = {name: column for name, column in columns.items() if any(column)}
+        for name in filled:
             table.add_column(name, justify="right")
-        for row in found:
-            times = (f"{value:.4g}" for value in (row.median_ms, row.low_ms, row.high_ms))
-            peak = [] if row.peak_mb is None else [f"{row.peak_mb:.0f}"]
-            table.add_row(row.variant, row.backend, *times, f"{row.ratio:.2f}", *peak)
+        for row, *numbers in zip(found, *filled.values(), strict=True):
+            table.add_row(row.variant, row.backend, *numbers)
         console.print(table)

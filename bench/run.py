@@ -1,11 +1,14 @@
 """Time the ops of the registry against their peers and append the rows to the CSV of this device."""
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -14,11 +17,13 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
+from torch import Tensor
 
 import attrdrop
 from attrdrop import _backend
-from bench import rows, timing
-from bench.registry import DROPOUT, DTYPES, REGISTRY, SHAPES, Entry, Inputs, Shape
+from bench import kernels, rows, timing
+from bench.registry import REGISTRY, Entry
+from bench.shapes import DROPOUT, DTYPES, FACTORS, NAMED, Inputs, Shape
 
 OURS = "attrdrop"
 console = Console()
@@ -33,10 +38,33 @@ class Case(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A competitor: its call and what really runs."""
+    """A competitor: its call as the mode has it, what really runs, and its forward alone, with autograd."""
 
     call: Callable[[], object]
     backend: str
+    forward: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which groups are measured, and which peers in them; what is empty excludes nothing."""
+
+    shapes: tuple[str, ...] = ()  # names of shapes.NAMED
+    n: tuple[int, ...] = ()
+    modes: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()  # how their names begin
+
+    def takes(self, shape: Shape) -> bool:
+        """Whether a shape is measured."""
+        named = not self.shapes or shape in {NAMED[name] for name in self.shapes}
+        return named and (not self.n or shape.n in self.n)
+
+    def wants(self, peer: str) -> bool:
+        """Whether a peer takes part."""
+        return not self.peers or peer.startswith(self.peers)
+
+
+ALL = Selection()
 
 
 def current_device() -> torch.device:
@@ -44,12 +72,13 @@ def current_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def cases(ops: list[str] | None, device: torch.device, quick: bool) -> Iterator[Case]:
-    """All groups of the named ops (default: all); the first shape alone where `quick`."""
+def cases(ops: list[str] | None, device: torch.device, quick: bool, selection: Selection = ALL) -> Iterator[Case]:
+    """The selected groups of the named ops (default: all); the first shape alone where `quick`."""
     for name in ops or REGISTRY:
-        for shape in SHAPES[device.type][: 1 if quick else None]:
-            for mode in REGISTRY[name].modes:
-                yield Case(REGISTRY[name], shape, mode)
+        entry = REGISTRY[name]
+        shapes = list(filter(selection.takes, entry.shapes[device.type]))
+        modes = [mode for mode in entry.modes if not selection.modes or mode in selection.modes]
+        yield from (Case(entry, shape, mode) for shape in shapes[: 1 if quick else None] for mode in modes)
 
 
 def unknown(ops: list[str]) -> bool:
@@ -60,11 +89,17 @@ def unknown(ops: list[str]) -> bool:
     return bool(strangers)
 
 
-def in_mode(call: Callable[[], object], mode: str, inputs: Inputs) -> Callable[[], object]:
-    """`call` alone without autograd, or with its backward."""
-    if mode.startswith("train"):
-        return lambda: torch.autograd.grad(call(), inputs.leaves, inputs.grad)
-    return torch.no_grad()(call)
+def compete(forward: Callable[[], object], mode: str, inputs: Inputs, backend: str) -> Variant:
+    """`forward` without autograd, its backward alone (walked again and again over one graph), or both."""
+    if mode == "forward":
+        return Variant(torch.no_grad()(forward), backend, forward)
+    again = mode == "backward"
+    output = cache(forward) if again else forward
+
+    def call() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(output(), inputs.leaves, inputs.grad, retain_graph=again)
+
+    return Variant(call, backend, forward)
 
 
 def backend_of(op: str, call: Callable[[], object]) -> str:
@@ -88,67 +123,92 @@ def left_out(what: str, error: Exception) -> None:
     console.print(f"[red]{what}: left out[/red]", escape(f"{type(error).__name__}: {error}"[:500]))
 
 
-def variants(case: Case, device: torch.device) -> dict[str, Variant]:
+def variants(case: Case, device: torch.device, selection: Selection = ALL) -> dict[str, Variant]:
     """Ours on every backend that serves, the automatic choice first, and the fastest form of each peer."""
     entry, mode = case.entry, case.mode
     inputs = entry.make(case.shape, device, DTYPES[device.type])
     inputs.dropout = DROPOUT if mode.endswith("dropout") else 0.0
-    ours = in_mode(partial(entry.call, inputs, None), mode, inputs)
-    chosen = backend_of(entry.name, ours)
-    found = {OURS: Variant(ours, chosen)}
+    ours = partial(entry.call, inputs, None)
+    chosen = backend_of(entry.name, torch.no_grad()(ours))
+    found = {OURS: compete(ours, mode, inputs, chosen)}
     for backend in attrdrop.BACKENDS:
         if backend in ("auto", "reference", chosen):
             continue
-        other = in_mode(partial(entry.call, inputs, backend), mode, inputs)
+        other = compete(partial(entry.call, inputs, backend), mode, inputs, backend)
         try:
-            other()
+            other.call()
         except Exception as error:  # compilers may raise anything
             if "cannot serve" not in str(error):
                 left_out(f"{entry.name}, {backend}", error)
             continue
-        found[f"{OURS}, {backend}"] = Variant(other, backend)
+        found[f"{OURS}, {backend}"] = other
     for name, forms in entry.peers(inputs).items():
-        forms = {form: in_mode(call, mode, inputs) for form, call in forms.items()}
+        if not selection.wants(name):
+            continue
+        able = {form: compete(call, mode, inputs, form) for form, call in forms.items()}
         try:
-            form = timing.fastest(forms, device)
+            form = timing.fastest({form: variant.call for form, variant in able.items()}, device)
         except RuntimeError as error:
             left_out(f"{entry.name}, {name}", error)
             continue
-        found[name] = Variant(forms[form], form)
+        found[name] = able[form]
     return found
 
 
 def disagreeing(case: Case, found: dict[str, Variant]) -> list[str]:
-    """Peers whose result or gradients are not ours, where they can be compared."""
+    """Variants whose result or gradients are not ours, where they can be compared."""
     entry = case.entry
     if entry.agree is None or case.mode.endswith("dropout"):
         return []
 
     def results(name: str) -> tuple:
         result = found[name].call()
-        return result if case.mode == "train" else (result,)
+        return (result,) if case.mode == "forward" else result
 
     ours = results(OURS)
     others = [name for name in found if name != OURS and name not in entry.unlike]
     return [name for name in others if not all(map(entry.agree, ours, results(name)))]
 
 
-def measure(case: Case, device: torch.device, budget: float) -> list[rows.Row]:
-    """One row per variant; ratios are to ours."""
-    found = variants(case, device)
-    if wrong := disagreeing(case, found):
+def agreeing(case: Case, found: dict[str, Variant]) -> dict[str, Variant]:
+    """`found` without the single peer that disagrees.
+
+    Raises:
+        RuntimeError: a variant of ours is among those that disagree, or half of the peers are.
+    """
+    wrong = disagreeing(case, found)
+    compared = [name for name in found if not name.startswith(OURS) and name not in case.entry.unlike]
+    if any(name.startswith(OURS) for name in wrong) or (wrong and 2 * len(wrong) >= len(compared)):
         raise RuntimeError(f"{case.entry.name} {case.shape}: ours and {', '.join(wrong)} disagree, nothing was timed")
+    for name in wrong:
+        console.print(f"[red]{case.entry.name}, {name}: left out[/red], its result is not that of the others")
+    return {name: variant for name, variant in found.items() if name not in wrong}
+
+
+def seen_on_cuda(variant: Variant, mode: str, device: torch.device) -> dict:
+    """The columns that a GPU tells: the longest kernel, the peak, and what the forward leaves for the backward."""
+    kernel = kernels.ran(variant.call)
+    return {
+        "backend": f"{variant.backend}: {kernel}" if kernel else variant.backend,
+        "peak_mb": timing.cuda_peak(variant.call, device),
+        "saved_mb": None if mode == "forward" else timing.cuda_held(variant.forward, device),
+    }
+
+
+def measure(case: Case, device: torch.device, budget: float, selection: Selection = ALL) -> list[rows.Row]:
+    """One row per variant; ratios are to ours."""
+    found = agreeing(case, variants(case, device, selection))
     times = timing.interleave({name: variant.call for name, variant in found.items()}, device, budget=budget)
     dtype = DTYPES[device.type]
-    cost = case.entry.cost(case.shape, dtype.itemsize)
-    flop, moved = (3.5 * cost.flop, 3 * cost.bytes) if case.mode.startswith("train") else cost
-    return [
-        rows.Row(
+    cost, factor = case.entry.cost(case.shape, dtype.itemsize), FACTORS[case.mode]
+
+    def row(name: str, variant: Variant) -> rows.Row:
+        seen = seen_on_cuda(variant, case.mode, device) if device.type == "cuda" else {"backend": variant.backend}
+        return rows.Row(
             **rows.environment(device),
             op=case.entry.name,
             mode=case.mode,
             variant=name,
-            backend=variant.backend,
             shape=str(case.shape),
             dtype=str(dtype).removeprefix("torch."),
             median_ms=times[name].median,
@@ -156,40 +216,55 @@ def measure(case: Case, device: torch.device, budget: float) -> list[rows.Row]:
             high_ms=times[name].high,
             ratio=times[name].ratio(times[OURS]),
             ratio_to=OURS,
-            gflop=flop / 1e9,
-            mbytes=moved / 1e6,
-            peak_mb=timing.cuda_peak(variant.call, device) if device.type == "cuda" else None,
+            gflop=cost.flop * factor.flop / 1e9,
+            mbytes=cost.bytes * factor.bytes / 1e6,
+            **seen,
         )
-        for name, variant in found.items()
-    ]
+
+    return [row(name, variant) for name, variant in found.items()]
 
 
 def bench(
-    ops: list[str] | None = None, output: Path | None = None, quick: bool = False, seconds: float | None = None
+    ops: list[str] | None = None,
+    output: Path | None = None,
+    quick: bool = False,
+    seconds: float | None = None,
+    selection: Selection = ALL,
+    limit: float = float("inf"),
 ) -> int:
-    """Time `ops` (default: all) and append rows to `output`; `seconds` is the budget of one group.
+    """Time `ops` (default: all) and append rows to `output`.
 
-    Returns 0, 1 where a group failed, or 2 for an unknown op.
+    `seconds` is the budget of one group; no group is begun `limit` seconds after the start.
+    Returns 0, 1 where a group failed, or 2 where an op is unknown or nothing is selected.
     """
     if unknown(ops or []):
         return 2
-    device = current_device()
+    device, begin = current_device(), time.monotonic()
     output = Path(output) if output else rows.default_output(device)
     budget = seconds or (2.0 if quick else 10.0)
     if warning := timing.busy():
         console.print(f"[yellow]{warning}[/yellow]")
+    selected = list(cases(ops, device, quick, selection))
+    if not selected:
+        console.print(f"[red]No shape and mode on {device.type} is among those asked for.[/red]")
+        return 2
     found, failed = [], 0
-    for case in track(list(cases(ops, device, quick)), description="benchmark", console=console):
+    for case in track(selected, description="benchmark", console=console):
+        if time.monotonic() - begin > limit:
+            console.print(f"[yellow]{case.entry.name}, {case.mode}, {case.shape}: no time left[/yellow]")
+            continue
         try:
-            group = measure(case, device, budget)
+            group = measure(case, device, budget, selection)
         except Exception as error:  # the other groups are still worth measuring
             left_out(f"{case.entry.name}, {case.mode}, {case.shape}", error)
             failed = 1
             continue
+        finally:
+            if device.type == "cuda":  # the next group may need all the memory
+                gc.collect()
+                torch.cuda.empty_cache()
         rows.append(group, output)
         found += group
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
     rows.show(found, console)
     console.print(f"{len(found)} rows appended to {output}")
     return failed
@@ -208,18 +283,42 @@ def verify(op: str) -> int:
     return bench([op])
 
 
-def main() -> int:
+def listed(kind: Callable[[str], object], known: tuple = ()) -> Callable[[str], tuple]:
+    """A parser of comma-separated values, of those that are known where some are given."""
+
+    def parse(text: str) -> tuple:
+        values = tuple(kind(part.strip()) for part in text.split(","))
+        if strangers := [value for value in values if known and value not in known]:
+            raise argparse.ArgumentTypeError(f"{strangers[0]!r} is none of {', '.join(known)}")
+        return values
+
+    return parse
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
+    shapes, modes = tuple(NAMED), tuple(FACTORS)
     parser.add_argument("ops", nargs="*", help=f"default: all of {', '.join(REGISTRY)}")
     parser.add_argument("--quick", action="store_true", help="the first shape alone, two seconds a group")
     parser.add_argument("--seconds", type=float, help="budget of one group of variants")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no group is begun")
+    parser.add_argument("--shapes", type=listed(str, shapes), default=(), help=f"of {', '.join(shapes)} (on a GPU)")
+    parser.add_argument("--n", type=listed(int), default=(), help="sequence lengths, 1024,2048 for instance")
+    parser.add_argument("--modes", type=listed(str, modes), default=(), help=f"of {', '.join(modes)}")
+    parser.add_argument("--peers", type=listed(str), default=(), help="how their names begin, SDPA,eager for instance")
     parser.add_argument("--output", type=Path, help="CSV to append to (default: bench/results/<device>.csv)")
     parser.add_argument("--verify", action="store_true", help="run each op's tests first and time only what passes")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Verify or measure."""
+    options = parse(arguments)
     if options.verify:
         return max(verify(op) for op in options.ops or REGISTRY)
-    return bench(options.ops or None, options.output, options.quick, options.seconds)
+    selection = Selection(options.shapes, options.n, options.modes, options.peers)
+    return bench(options.ops or None, options.output, options.quick, options.seconds, selection, options.limit)
 
 
 if __name__ == "__main__":

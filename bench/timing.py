@@ -18,6 +18,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 MB = 1 << 20
+FLUSHES = 8  # writes of the cache before a CUDA sample: about half a millisecond, in which the host launches the call
 SHORTEST_MS = 2.0  # CPU samples shorter than this are repeated: the clock and the scheduler are too coarse
 
 
@@ -58,10 +59,11 @@ def _cold(device: torch.device) -> torch.Tensor:
 
 
 def sample(call: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
-    """Milliseconds of one call, the L2 cache flushed on CUDA."""
+    """Milliseconds of one call; on CUDA with a flushed L2 cache, and without the time the host takes to launch it."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        _cold(device).zero_()  # also keeps the queue busy while the call is being launched
+        for _ in range(FLUSHES):
+            _cold(device).zero_()
         start.record()
         call()
         end.record()
@@ -102,7 +104,7 @@ def fastest(forms: Mapping[str, Callable[[], object]], device: torch.device) -> 
         try:
             form()
         except Exception as error:  # compilers may raise anything
-            reason = error
+            reason = f"{type(error).__name__}: {error}"  # the error itself would keep its frames and their tensors
         else:
             able[name] = form
     if not able:
@@ -121,6 +123,20 @@ def cuda_peak(call: Callable[[], object], device: torch.device) -> float:
     call()
     torch.cuda.synchronize(device)
     return (torch.cuda.max_memory_allocated(device) - before) / MB
+
+
+def cuda_held(call: Callable[[], object], device: torch.device) -> float | None:
+    """MiB that the result of one call holds, with all that autograd saved for its backward; None where it cannot."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    try:
+        result = call()
+    except torch.OutOfMemoryError:
+        return None
+    torch.cuda.synchronize(device)
+    held = (torch.cuda.memory_allocated(device) - before) / MB
+    del result
+    return held
 
 
 def resident_peak(call: Callable[[], object]) -> float:

@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import importlib.util
 import os
 
 # Threads that wait in a loop make small models a hundred times slower on a busy machine. Read when torch is loaded.
@@ -10,6 +11,10 @@ import torch
 
 if not torch.cuda.is_available():  # Triton kernels, imported later, then run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    if importlib.util.find_spec("triton"):
+        import interpreter
+
+        interpreter.install()
 
 
 @pytest.fixture(autouse=True)

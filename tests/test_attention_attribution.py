@@ -1,11 +1,19 @@
 """attention_attribution: rows, sums and top entries against the materialised dO Vᵀ."""
 
+import importlib.util
+
 import pytest
 import torch
 
 from attrdrop import attention_attribution, pack_mask
 
-BACKENDS = ["reference", "cpp"]
+HAS_GPU = torch.cuda.is_available()
+TRITON = pytest.param("triton", marks=[pytest.mark.gpu] if HAS_GPU else [])
+BACKENDS = ["reference", "cpp", TRITON] if importlib.util.find_spec("triton") else ["reference", "cpp"]
+
+
+def device_of(backend):
+    return "cuda" if HAS_GPU and backend == "triton" else "cpu"
 
 
 def problem(n_q=40, n_k=63, dtype=torch.float32, integers=True):
@@ -18,48 +26,73 @@ def materialised(grad_out, v, columns):
     return b, columns.expand(b.shape)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize(("n_q", "n_k"), [(1, 1), (40, 63), (33, 200), (7, 7)])
-def test_sums_and_top_entries(backend, dtype, is_causal, n_q, n_k):
+def check_sums_and_top_entries(backend, dtype, is_causal, n_q, n_k, counts):
+    device = device_of(backend)
     grad_out, v = problem(n_q, n_k, dtype)
     columns = torch.rand(2, 1, n_q, n_k) < 0.8
     allowed = columns & torch.ones(n_q, n_k).tril().bool() if is_causal else columns
     b, allowed = materialised(grad_out, v, allowed)
-    options = dict(valid=pack_mask(columns), is_causal=is_causal, backend=backend)
+    options = dict(valid=pack_mask(columns).to(device), is_causal=is_causal, backend=backend)
+    grad_out, v = grad_out.to(device), v.to(device)
     sums = attention_attribution(grad_out, v, **options)
-    assert torch.equal(sums.double(), torch.where(allowed, b, 0.0).sum(2))
-    for k in (1, 5, n_q * n_k + 3):
-        top = attention_attribution(grad_out, v, topk=k, **options)
+    assert torch.equal(sums.cpu().double(), torch.where(allowed, b, 0.0).sum(2))
+    for k in counts:
+        values, rows, columns = (t.cpu() for t in attention_attribution(grad_out, v, topk=k, **options))
         flat = torch.where(allowed, b, -torch.inf).flatten(2)
         expected = torch.full((2, 4, k), -torch.inf, dtype=torch.float64)
-        values = flat.sort(-1, descending=True).values[..., :k]
-        expected[..., : values.shape[-1]] = values
-        assert torch.equal(top.values.double(), expected)
-        found = top.rows >= 0
+        largest = flat.sort(-1, descending=True).values[..., :k]
+        expected[..., : largest.shape[-1]] = largest
+        assert torch.equal(values.double(), expected)
+        found = rows >= 0
         assert torch.equal(found, expected > -torch.inf)
-        index = top.rows.clamp(min=0) * n_k + top.columns.clamp(min=0)
-        assert torch.equal(b.flatten(2).gather(-1, index)[found], top.values.double()[found])
+        index = rows.clamp(min=0) * n_k + columns.clamp(min=0)
+        assert torch.equal(b.flatten(2).gather(-1, index)[found], values.double()[found])
         order = index[..., 1:] > index[..., :-1]  # ties: the smaller index first
-        assert bool((order | (top.values[..., 1:] < top.values[..., :-1]) | ~found[..., 1:]).all())
+        assert bool((order | (values[..., 1:] < values[..., :-1]) | ~found[..., 1:]).all())
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("n_q", "n_k"), [(1, 1), (40, 63), (33, 200), (7, 7)])
+def test_sums_and_top_entries(backend, dtype, is_causal, n_q, n_k):
+    check_sums_and_top_entries(backend, dtype, is_causal, n_q, n_k, (1, 5, n_q * n_k + 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS[2:])
+@pytest.mark.parametrize(
+    ("dtype", "is_causal", "n_q", "n_k", "counts"),
+    [
+        (torch.float32, False, 1, 1, (1, 4)),
+        (torch.float32, False, 40, 63, (5,)),
+        (torch.bfloat16, True, 33, 70, (20,)),
+        (torch.float16, False, 7, 7, (52,)),
+    ],
+)
+def test_sums_and_top_entries_in_triton(backend, dtype, is_causal, n_q, n_k, counts):
+    check_sums_and_top_entries(backend, dtype, is_causal, n_q, n_k, counts)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_infinities_and_nan(backend):
     values = torch.tensor([1.0, torch.inf, -torch.inf, torch.nan, 2.0])
-    top = attention_attribution(torch.ones(1, 1, 1, 1), values.view(1, 1, 5, 1), topk=5, backend=backend)
+    ones, values = (t.to(device_of(backend)) for t in (torch.ones(1, 1, 1, 1), values.view(1, 1, 5, 1)))
+    top = attention_attribution(ones, values, topk=5, backend=backend)
     assert top.columns.flatten().tolist()[2:] == [4, 0, 2]
     assert set(top.columns.flatten().tolist()[:2]) == {1, 3}
 
 
-def test_rows():
-    grad_out, v = problem()
+@pytest.mark.parametrize("backend", ["reference", None, *BACKENDS[2:]])
+def test_rows(backend):
+    grad_out, v = (t.to(device_of(backend)) for t in problem())
     columns = torch.rand(2, 1, 40, 63) < 0.8
-    b, allowed = materialised(grad_out, v, columns & torch.ones(40, 63).tril().bool())
+    b, allowed = materialised(grad_out.cpu(), v.cpu(), columns & torch.ones(40, 63).tril().bool())
     rows = torch.tensor([39, 0, 7])
-    found = attention_attribution(grad_out, v, rows=rows, valid=pack_mask(columns), is_causal=True)
-    assert torch.equal(found.double(), torch.where(allowed, b, 0.0)[:, :, rows])
+    valid = pack_mask(columns).to(grad_out.device)
+    found = attention_attribution(grad_out, v, rows=rows, valid=valid, is_causal=True, backend=backend)
+    assert torch.equal(found.cpu().double(), torch.where(allowed, b, 0.0)[:, :, rows])
+    none = attention_attribution(grad_out, v, rows=rows[:0], backend=backend)
+    assert none.shape == (2, 4, 0, 63)
 
 
 def test_it_is_the_gradient_of_the_attention_probabilities():
@@ -97,7 +130,7 @@ def test_opcheck_and_compile():
         (dict(topk=2, rows=torch.arange(2)), ValueError, "rows and topk cannot both be given"),
         (dict(rows=torch.ones(2)), TypeError, "rows must be int64"),
         (dict(rows=torch.tensor([8])), ValueError, r"rows must lie in \[0, 8\), got 8 to 8"),
-        (dict(rows=torch.arange(2), backend="cpp"), RuntimeError, "not by backend 'cpp'"),
+        (dict(topk=2000, backend="triton"), RuntimeError, "topk may be at most 1024, got 2000"),
         (dict(v=torch.ones(2, 3, 8, 5)), ValueError, "must divide"),
         (dict(v=torch.ones(2, 2, 8, 4)), ValueError, "v must have shape"),
         (dict(grad_out=torch.ones(2, 4, 8, 5).long()), TypeError, "grad_out must be float32"),

@@ -1,46 +1,26 @@
 """The benchmark harness: peers compute the right thing, rows are complete, and red is never timed."""
 
 import csv
-import importlib.util
+import importlib
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from bench_setup import CPU, ROOT, compiled_kernels, one_thread  # noqa: F401
 
 import attrdrop
 from attrdrop.reference.keep_mask import candidates
+from bench import peers, plot, rows, run, timing
+from bench.registry import REGISTRY
+from bench.shapes import NAMED, OVER_N, Shape
 
-ROOT = Path(__file__).resolve().parents[1]
-if "bench" not in sys.modules:  # without the repository root on sys.path, where a top-level triton_kernels would show
-    folder = ROOT / "bench"
-    spec = importlib.util.spec_from_file_location(
-        "bench", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    sys.modules["bench"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["bench"])
-
-from bench import peers, plot, rows, run, timing  # noqa: E402
-from bench.registry import REGISTRY, Shape  # noqa: E402
-
-CPU = torch.device("cpu")
 TINY = Shape(2, 2, 40, 16)
 RAGGED = (40, 7, 23)
 PUBLIC_OPS = [name for name in attrdrop.ops.__all__ if name.islower()]
 
 masks = pytest.mark.parametrize("make", [*peers.EAGER_MASKS.values(), "sorted"], ids=[*peers.EAGER_MASKS, "sorted"])
 lengths = pytest.mark.parametrize("lengths", [None, RAGGED], ids=["full", "ragged"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors are tiny here, and threads that wait for each other make a busy machine crawl."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def peer_mask(make, x, y, p, q, lengths):
@@ -85,7 +65,13 @@ def test_rank_is_the_float32_product(p):
     assert [peers.rank(n, p) for n in lengths.tolist()] == expected.tolist()
 
 
-COMPARABLE = [(name, mode) for name, entry in REGISTRY.items() if entry.agree for mode in entry.modes[:2]]
+COMPARABLE = [
+    (name, mode)
+    for name, entry in REGISTRY.items()
+    if entry.agree
+    for mode in entry.modes
+    if not mode.endswith("dropout")
+]
 
 
 @pytest.mark.parametrize(("name", "mode"), COMPARABLE)
@@ -114,7 +100,7 @@ def test_a_measurement_fills_its_rows(op, tmp_path):
     assert len(read) == len(found)
     for row in read:
         assert tuple(row) == rows.COLUMNS
-        assert [column for column in rows.COLUMNS if not row[column]] in (["peak_mb"], ["triton", "peak_mb"])
+        assert {column for column in rows.COLUMNS if not row[column]} - {"triton"} == {"peak_mb", "saved_mb"}
         assert float(row["low_ms"]) <= float(row["median_ms"]) <= float(row["high_ms"])
     ours = [row for row in read if row["variant"] == "attrdrop"]
     assert len(ours) == len(REGISTRY[op].modes)
@@ -131,6 +117,21 @@ def test_disagreement_is_not_timed():
     wrong = replace(REGISTRY["pack_mask"], agree=lambda ours, theirs: False)
     with pytest.raises(RuntimeError, match="disagree"):
         run.measure(run.Case(wrong, TINY, "forward"), CPU, 0)
+
+
+def other(result):
+    """A variant of a peer with this result."""
+    return run.Variant(lambda: torch.tensor(result), "torch", None)
+
+
+def test_a_single_wrong_peer_is_left_out(capsys):
+    case = run.Case(replace(REGISTRY["pack_mask"], unlike=("less",)), TINY, "forward")
+    found = {"attrdrop": other(1), "a": other(1), "less": other(2), "wrong": other(2), "b": other(1)}
+    assert list(run.agreeing(case, found)) == ["attrdrop", "a", "less", "b"]
+    assert "wrong" in capsys.readouterr().out
+    for odd in ("c", "attrdrop, cuda"):  # half of the peers, and one of ours
+        with pytest.raises(RuntimeError, match="nothing was timed"):
+            run.agreeing(case, {name: variant for name, variant in found.items() if name != "b"} | {odd: other(2)})
 
 
 def test_verify_does_not_time_red(tmp_path, monkeypatch):
@@ -243,7 +244,7 @@ def test_every_arm_of_the_step_trains(tmp_path, capsys):
 
 def test_the_memory_of_an_arm_is_its_own(capsys):
     step = pytest.importorskip("bench.step")
-    settings = json.dumps({"model": "tiny", "batch": 8, "n": 64})
+    settings = json.dumps({"model": "tiny", "batch": 32, "n": 256})
     assert step.main(["--memory-of", "plain", "--settings", settings]) == 0
     assert 0 < json.loads(capsys.readouterr().out.splitlines()[-1])["peak_mb"] < 2000
 
@@ -263,3 +264,58 @@ def test_table_and_figures_from_rows(tmp_path):
     assert "old" not in text
     assert "; sorted" in text
     assert all(path.stat().st_size for path in plot.draw(found, tmp_path))
+
+
+def measured(**columns):
+    """A row of invented numbers."""
+    text = dict.fromkeys(("date", "torch", "triton", "python", "attrdrop", "commit", "dtype"), "some")
+    times = {"median_ms": 2.0, "low_ms": 1.0, "high_ms": 3.0, "ratio": 1.0, "ratio_to": "attrdrop"}
+    given = {"name": "A GPU", "device": "cuda", "threads": 1, "op": "masked_attention", "mode": "forward"}
+    return rows.Row(**{**text, **times, **given, "variant": "attrdrop", "backend": "triton", "shape": "", **columns})
+
+
+def test_earlier_files_gain_the_new_columns(tmp_path):
+    output = tmp_path / "rows.csv"
+    rows.append([measured(saved_mb=1.0)], output)
+    lines = [line.rsplit(",", 1)[0] for line in output.read_text().splitlines()]  # as it was without saved_mb
+    output.write_text("\n".join(lines) + "\n")
+    rows.append([measured(variant="new", saved_mb=2.0)], output)
+    with output.open() as stream:
+        old, new = csv.DictReader(stream)
+    assert tuple(old) == tuple(new) == rows.COLUMNS
+    assert (old["variant"], old["saved_mb"]) == ("attrdrop", "")
+    assert (new["variant"], new["saved_mb"]) == ("new", "2")
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_files_of_other_columns_are_refused(tmp_path):
+    output = tmp_path / "rows.csv"
+    output.write_text("date,colour\n2026,red\n")
+    with pytest.raises(ValueError, match="colour"):
+        rows.append([measured()], output)
+    assert output.read_text() == "date,colour\n2026,red\n"
+
+
+def test_results_are_shown_with_their_speed(capsys):
+    rows.show([measured(gflop=500.0, backend="triton: fwd")])
+    assert "250" in capsys.readouterr().out
+    rows.show([measured(gflop=500.0, device="cpu")])
+    assert "TFLOP" not in capsys.readouterr().out
+
+
+def test_a_gpu_has_a_figure_over_n(tmp_path):
+    output = tmp_path / "rows.csv"
+    found = [
+        measured(shape=str(shape), mode=mode, variant=variant, ratio=ratio, gflop=1e3, peak_mb=1.0)
+        for shape in OVER_N["cuda"]
+        for mode in ("forward", "backward")
+        for variant, ratio in (("attrdrop", 1.0), ("SDPA efficient, bool mask", 3.5))
+    ]
+    rows.append(found, output)
+    frame = plot.load([output])
+    (path,) = plot.draw_over_n(frame, tmp_path)
+    assert path.stat().st_size
+    table = plot.markdown(frame)
+    assert all(table.count(str(shape)) == 2 * (shape in NAMED.values()) for shape in OVER_N["cuda"])
+    assert "2 ms, 500 TFLOP/s, triton" in table
+    assert plot.draw_over_n(frame[frame["shape"] == str(NAMED["S1"])], tmp_path) == []

@@ -89,7 +89,7 @@ def forward(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
 
 
 @torch.library.impl(library, "masked_attention_backward", "CPU")
-def backward(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
+def backward(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
     heads, kv_heads, n_k = q.shape[1], k.shape[1], k.shape[2]
     empty = q.new_zeros(0)
     if out.numel() == 0 or n_k == 0:
@@ -141,19 +141,6 @@ def _backward_chunks(grad_out, qkv: Heads, out, lse, keep, bias, scale, dropout_
 @torch.library.register_fake("attrdrop::additive_mask")
 def _(bits, n):
     return bits.new_empty((bits.shape[0], n), dtype=torch.float32)
-
-
-@torch.library.register_fake("attrdrop::masked_attention")
-def _(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
-    batch, heads, n_q, _ = q.shape
-    lse_dtype = torch.promote_types(q.dtype, torch.float32)
-    return q.new_empty((batch, n_q, heads, v.shape[-1])), q.new_empty((batch, heads, n_q), dtype=lse_dtype)
-
-
-@torch.library.register_fake("attrdrop::masked_attention_backward")
-def _(grad_out, q, k, v, out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
-    grad_bias = torch.empty_like(bias) if needs_grad_bias else q.new_empty(0)
-    return _new_grad(q), _new_grad(k), _new_grad(v), grad_bias
 
 
 @torch.library.register_fake("attrdrop::softmax_dropout_")

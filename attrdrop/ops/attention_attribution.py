@@ -7,12 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attrdrop import (
-    _backend,
-    _library,  # noqa: F401
-)
+from attrdrop import _backend
+from attrdrop._library import operators, register_fake, triton_library
 from attrdrop.ops import _checks as checks
 from attrdrop.reference import attention_attribution as reference
+
+WIDEST_HEAD = 256
+MOST_ENTRIES = 1024  # of topk, in Triton: what one tile holds
 
 
 class TopEntries(NamedTuple):
@@ -63,15 +64,16 @@ def attention_attribution(
     if rows is not None and topk is not None:
         raise ValueError("rows and topk cannot both be given: rows picks rows of dF/dA, topk entries")
     if rows is not None:
-        if backend not in (None, "auto", "reference"):
-            raise RuntimeError(f"attention_attribution: rows are served by torch's matmul, not by backend {backend!r}")
-        return _rows(grad_out, v, rows, valid, is_causal)
+        rows = _check_picked(rows, grad_out.shape[2], v.device)
+        chosen = _resolve(v, grad_out.shape[2], 0, backend)
+        if chosen == "triton":
+            return torch.ops.attrdrop_triton.attribution_rows(grad_out, v, rows, valid, bool(is_causal))
+        return _rows(grad_out, v, rows, valid, is_causal)  # a product of a few rows: torch's own is best
     if topk is not None and (isinstance(topk, bool) or not isinstance(topk, int) or topk < 1):
         raise ValueError(f"topk must be a positive int, got {topk!r}")
-    reason = "float64 is served by the reference only" if v.dtype == torch.float64 else None
-    missing = {"cpp": reason or _backend.COMPILED_MISSING}
-    chosen = _backend.resolve("attention_attribution", v, backend, missing)
-    call = reference.attention_attribution if chosen == "reference" else torch.ops.attrdrop.attention_attribution
+    chosen = _resolve(v, grad_out.shape[2], topk or 0, backend)
+    reference_call = chosen == "reference"
+    call = reference.attention_attribution if reference_call else operators(chosen).attention_attribution
     values, indices = call(grad_out, v, valid, bool(is_causal), topk or 0)
     if topk is None:
         return values
@@ -80,16 +82,32 @@ def attention_attribution(
     return TopEntries(values, row, (indices % max(n_k, 1)).masked_fill(missing_entry, -1))
 
 
-def _rows(grad_out: Tensor, v: Tensor, rows: Tensor, valid: Tensor | None, is_causal: bool) -> Tensor:
-    from attrdrop.ops.pack_mask import unpack_mask
+def _resolve(v: Tensor, n_q: int, topk: int, backend: str | None) -> str:
+    cpp, triton = _backend.COMPILED_MISSING, _backend.TRITON_MISSING
+    if v.dtype == torch.float64:
+        cpp = triton = "float64 is served by the reference only"
+    elif topk > MOST_ENTRIES:
+        triton = f"topk may be at most {MOST_ENTRIES}, got {topk}"
+    elif topk and n_q * v.shape[2] > 2**32:
+        triton = f"topk numbers at most 2**32 positions, got {n_q} x {v.shape[2]}"
+    elif v.shape[3] > WIDEST_HEAD:
+        triton = f"head dims may be at most {WIDEST_HEAD}, got {v.shape[3]}"
+    return _backend.resolve("attention_attribution", v, backend, {"triton": triton, "cpp": cpp})
 
+
+def _check_picked(rows: Tensor, n_q: int, device: torch.device) -> Tensor:
     rows = checks.check_tensor("rows", rows)
     if rows.dtype != torch.int64 or rows.dim() != 1:
         raise TypeError(f"rows must be int64 of shape (r,), got {rows.dtype} of shape {tuple(rows.shape)}")
-    n_q, n_k = grad_out.shape[2], v.shape[2]
     if not torch.compiler.is_compiling() and rows.numel() and not (int(rows.min()) >= 0 and int(rows.max()) < n_q):
         raise ValueError(f"rows must lie in [0, {n_q}), got {int(rows.min())} to {int(rows.max())}")
-    rows = rows.to(v.device)
+    return rows.to(device).contiguous()
+
+
+def _rows(grad_out: Tensor, v: Tensor, rows: Tensor, valid: Tensor | None, is_causal: bool) -> Tensor:
+    from attrdrop.ops.pack_mask import unpack_mask
+
+    n_q, n_k = grad_out.shape[2], v.shape[2]
     wide = torch.promote_types(v.dtype, torch.float32)
     values = v.to(wide).repeat_interleave(grad_out.shape[1] // v.shape[1], dim=1)
     b = grad_out.index_select(2, rows).to(wide) @ values.transpose(-1, -2)
@@ -101,8 +119,27 @@ def _rows(grad_out: Tensor, v: Tensor, rows: Tensor, valid: Tensor | None, is_ca
     return b
 
 
-@torch.library.register_fake("attrdrop::attention_attribution")
+@torch.library.impl(triton_library, "attention_attribution", "CompositeExplicitAutograd")
+def _(grad_out, v, valid, is_causal, k):
+    from attrdrop.triton_kernels import attention_attribution as kernels
+
+    return kernels.attention_attribution(grad_out, v, valid, is_causal, k)
+
+
+@torch.library.impl(triton_library, "attribution_rows", "CompositeExplicitAutograd")
+def _(grad_out, v, rows, valid, is_causal):
+    from attrdrop.triton_kernels import attention_attribution as kernels
+
+    return kernels.attribution_rows(grad_out, v, rows, valid, is_causal)
+
+
+@register_fake("attention_attribution")
 def _(grad_out, v, valid, is_causal, k):
     batch, heads = grad_out.shape[:2]
     values = grad_out.new_empty((batch, heads, k if k > 0 else v.shape[2]), dtype=torch.float32)
     return values, grad_out.new_empty((batch, heads, k), dtype=torch.int64)
+
+
+@register_fake("attribution_rows")
+def _(grad_out, v, rows, valid, is_causal):
+    return grad_out.new_empty((*grad_out.shape[:2], rows.shape[0], v.shape[2]), dtype=torch.float32)

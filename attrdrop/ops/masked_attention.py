@@ -7,10 +7,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attrdrop import _backend
+from attrdrop._library import operators, register_fake, triton_library
 from attrdrop.ops import _checks as checks
 from attrdrop.ops import _masked_attention_cpu  # noqa: F401  (registers the CPU implementation)
 from attrdrop.ops.keep_mask import KeepMask
 from attrdrop.reference import masked_attention as reference
+
+WIDEST_HALF, WIDEST_SINGLE = 256, 128  # heads of the Triton kernels: what fits into registers
 
 
 def masked_attention(
@@ -79,35 +82,39 @@ def masked_attention(
     if not isinstance(keep, KeepMask):
         raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
     rows = checks.check_rows("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
+    kept_queries = checks.word_count(keep.rows.shape[2])
+    cols = checks.check_rows("keep.cols", keep.cols, (batch, heads, n_k, kept_queries), q.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
     if seed is None:
         seed = int(torch.randint(2**62, ())) if dropout_p > 0 else 0
     arguments = (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids)
-    if _resolve(q, v, bias, dropout_p, backend) == "reference":
+    chosen = _resolve(q, v, bias, dropout_p, backend)
+    if chosen == "reference":
         out, lse = reference.masked_attention(*arguments)
     else:
-        out, lse = _MaskedAttention.apply(*arguments)
+        out, lse = _MaskedAttention.apply(*arguments, cols, chosen)
     return (out, lse.detach()) if return_lse else out
 
 
 class _MaskedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids):
-        out, lse = torch.ops.attrdrop.masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
-        ctx.save_for_backward(q, k, v, out, lse, rows, bias, sample_ids)
+    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, cols, backend):
+        out, lse = operators(backend).masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
+        ctx.save_for_backward(q, k, v, out, lse, rows, cols, bias, sample_ids)
         ctx.constants = scale, dropout_p, seed
+        ctx.backend = backend
         ctx.mark_non_differentiable(lse)
         return out, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out, _grad_lse):
-        q, k, v, out, lse, rows, bias, sample_ids = ctx.saved_tensors
+        *saved, bias, sample_ids = ctx.saved_tensors
         needs_grad_bias = bias is not None and ctx.needs_input_grad[4]
-        *grads, grad_bias = torch.ops.attrdrop.masked_attention_backward(
-            grad_out, q, k, v, out, lse, rows, bias, *ctx.constants, sample_ids, needs_grad_bias
+        *grads, grad_bias = operators(ctx.backend).masked_attention_backward(
+            grad_out, *saved, bias, *ctx.constants, sample_ids, needs_grad_bias
         )
-        return *grads, None, grad_bias if needs_grad_bias else None, None, None, None, None
+        return *grads, None, grad_bias if needs_grad_bias else None, *(None,) * 6
 
 
 def _check_bias(bias: Tensor | None, shape: tuple[int, int, int, int], q: Tensor) -> Tensor | None:
@@ -125,8 +132,44 @@ def _check_bias(bias: Tensor | None, shape: tuple[int, int, int, int], q: Tensor
 
 
 def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backend: str | None) -> str:
-    reason = _backend.COMPILED_MISSING
+    cpp, triton = _backend.COMPILED_MISSING, _backend.TRITON_MISSING
     needs_scores = dropout_p > 0 or q.shape[-1] != v.shape[-1] or (bias is not None and bias.requires_grad)
-    if q.dtype == torch.float64 and needs_scores:
-        reason = "float64 with dropout, a bias gradient or d_v != d is served by the reference only"
-    return _backend.resolve("masked_attention", q, backend, {"cpp": reason})
+    if q.dtype == torch.float64:
+        triton = "float64 is served by the reference only"
+        if needs_scores:
+            cpp = "float64 with dropout, a bias gradient or d_v != d is served by the reference only"
+    else:
+        widest = WIDEST_SINGLE if q.dtype == torch.float32 else WIDEST_HALF
+        if not all(1 <= width <= widest for width in (q.shape[-1], v.shape[-1])):
+            triton = f"{q.dtype} heads must be 1 to {widest} wide, got {q.shape[-1]} of q and {v.shape[-1]} of v"
+    return _backend.resolve("masked_attention", q, backend, {"triton": triton, "cpp": cpp})
+
+
+@torch.library.impl(triton_library, "masked_attention", "CompositeExplicitAutograd")
+def _(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
+    from attrdrop.triton_kernels import masked_attention as kernels
+
+    return kernels.forward(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+
+
+@torch.library.impl(triton_library, "masked_attention_backward", "CompositeExplicitAutograd")
+def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
+    from attrdrop.triton_kernels import masked_attention_backward as kernels
+
+    return kernels.backward(
+        grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias
+    )
+
+
+@register_fake("masked_attention")
+def _(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
+    batch, heads, n_q, _ = q.shape
+    lse_dtype = torch.promote_types(q.dtype, torch.float32)
+    return q.new_empty((batch, n_q, heads, v.shape[-1])), q.new_empty((batch, heads, n_q), dtype=lse_dtype)
+
+
+@register_fake("masked_attention_backward")
+def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
+    grads = (torch.empty_like(t.transpose(1, 2), memory_format=torch.contiguous_format) for t in (q, k, v))
+    grad_bias = torch.empty_like(bias) if needs_grad_bias else q.new_empty(0)
+    return *(grad.transpose(1, 2) for grad in grads), grad_bias

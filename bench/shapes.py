@@ -1,0 +1,72 @@
+"""What is measured: shapes, types, modes and the constants of the masks."""
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+P, Q, SEED, DROPOUT = 0.3, 0.3, 0, 0.1
+
+Inputs = SimpleNamespace
+Forms = Mapping[str, Callable[[], object]]
+
+
+class Shape(NamedTuple):
+    """Batch, heads, sequence length, head width."""
+
+    batch: int
+    heads: int
+    n: int
+    d: int
+
+    def __str__(self) -> str:
+        return f"B{self.batch} H{self.heads} n{self.n} d{self.d}"
+
+    @property
+    def positions(self) -> int:
+        return self.batch * self.heads * self.n * self.n
+
+    @property
+    def values(self) -> int:
+        return self.batch * self.heads * self.n * self.d
+
+
+class Cost(NamedTuple):
+    """What one forward call must compute and move at least."""
+
+    flop: float
+    bytes: float
+
+
+NAMED = {"S1": Shape(32, 12, 512, 64), "S2": Shape(4, 32, 4096, 128)}
+SHAPES = {"cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)), "cuda": tuple(NAMED.values())}
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+
+TOKENS, WIDTH = 16384, 2048  # batch times n, and heads times d, of the shapes over n
+LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+def _over_n() -> tuple[Shape, ...]:
+    """S1, S2, then one shape for each other n and d, all of the same number of tokens."""
+    named = {(shape.n, shape.d): shape for shape in NAMED.values()}
+    others = (Shape(TOKENS // n, WIDTH // d, n, d) for n in LENGTHS for d in (64, 128) if (n, d) not in named)
+    return *named.values(), *others
+
+
+OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n()}
+
+FACTORS = {  # of a mode's work and traffic to those of the forward
+    "forward": Cost(1, 1),
+    "backward": Cost(2.5, 2),
+    "train": Cost(3.5, 3),
+    "train with dropout": Cost(3.5, 3),
+}
+
+
+def heads(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Tensor:
+    """(B,H,n,d) as models make it: a view of (B,n,H,d) memory."""
+    generator = torch.Generator(device).manual_seed(seed)
+    b, h, n, d = shape
+    return torch.randn(b, n, h, d, generator=generator, device=device, dtype=dtype).transpose(1, 2)

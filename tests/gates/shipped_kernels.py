@@ -1,0 +1,152 @@
+"""Compiles every Triton kernel in every shipped tile, ahead of time, and prints one JSON line for each.
+
+``python tests/gates/shipped_kernels.py [--write] [text]``: --write stores the instruction counts that the test compares
+with; text picks the cases whose name contains it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ahead import Report, compile_ahead
+
+from attrdrop.triton_kernels import (
+    attention_attribution,
+    dropout_words,
+    launch,
+    masked_attention,
+    masked_attention_backward,
+    masked_attention_grad_bias,
+    pack_mask,
+)
+
+COUNTS = Path(__file__).with_name("instruction_counts.json")
+TILED = {
+    "forward": masked_attention.forward_kernel,
+    "grad_query": masked_attention_backward.grad_query_kernel,
+    "grad_key_value": masked_attention_backward.grad_key_value_kernel,
+    "grad_bias": masked_attention_grad_bias.grad_bias_kernel,
+}
+FLAGS = {
+    "plain": (True, False, False),
+    "dropout": (True, False, True),
+    "bias": (True, True, True),
+    "unmasked": (False, False, False),
+}
+"""HAS_KEEP, HAS_BIAS, HAS_DROPOUT"""
+
+TYPES = {
+    **dict.fromkeys(("p_lse", "p_shift", "p_delta", "p_sums"), "*fp32"),
+    **dict.fromkeys(("p_rows", "p_cols", "p_survivors", "p_words", "p_keep", "p_bits"), "*i32"),
+    **dict.fromkeys(("p_ids", "p_keys", "p_index"), "*i64"),
+    "p_mask": "*i8", "scale": "fp32", "kept_share": "fp32", "seed": "i64",
+}  # fmt: skip
+ALIGNED = {f"stride_{x}{y}" for x in "qkvo" for y in "bhn"} | {"padded_q", "stride_bq"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel with its constants; ``positions`` of the attention matrix are done in one turn of its inner loop."""
+
+    name: str
+    kernel: Any
+    arch: int
+    constants: Mapping[str, Any]
+    float_type: str = "*bf16"
+    types: Mapping[str, str] = field(default_factory=dict)
+    warps: int = 4
+    stages: int = 3
+    positions: int = 0
+
+
+def tiled_case(kernel: str, kind: str, width: int, arch: int, flags: str, tile: launch.Tile | None = None) -> Case:
+    has_keep, has_bias, has_dropout = FLAGS[flags]
+    tile = tile or launch.choose(kernel, kind, width, arch, has_bias, has_dropout)
+    absent = [] if has_keep else ["p_rows", "p_cols"]
+    absent += [] if has_dropout else ["p_survivors"]
+    absent += [] if has_bias or kernel == "grad_bias" else ["p_bias"]
+    constants = dict(
+        D=width, BLOCK_D=width, D_V=width, BLOCK_V=width, BLOCK_Q=tile.queries, BLOCK_K=tile.keys, SIGN=1,
+        PRECISION="tf32" if kind == "tf32" else "ieee", HAS_KEEP=has_keep, IS_EVEN=True,
+        HAS_BIAS=has_bias, HAS_DROPOUT=has_dropout, stride_cw=1, stride_bk=1, **dict.fromkeys(absent),
+    )  # fmt: skip
+    return Case(
+        f"{kernel}-{kind}-d{width}-sm{arch}-{flags}", TILED[kernel], arch, constants,
+        "*bf16" if kind == "half" else "*fp32", warps=tile.warps, stages=tile.stages,
+        positions=tile.queries * tile.keys,
+    )  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    for kind, kernel in launch.TILES:
+        for width in launch.TILES[kind, kernel][80]:
+            for arch in (80, 90):
+                for flags in ("plain", "dropout", "bias"):
+                    if len(launch.TILES[kind, kernel][80][width]) == 3 or flags == "bias":
+                        yield tiled_case(kernel, kind, width, arch, flags)
+    for kernel in ("forward", "grad_query", "grad_key_value"):
+        for width in (64, 128):
+            yield tiled_case(kernel, "half", width, 90, "unmasked")
+            yield tiled_case(kernel, "half", width, 100, "plain")
+    attribution = dict(
+        D=64, BLOCK_D=64, BLOCK_Q=32, BLOCK_K=32, PRECISION="ieee", HAS_VALID=True, IS_CAUSAL=True, TOP=16
+    )
+    for arch in (80, 90):
+        for name in ("sums", "rows", "top"):
+            kernel = getattr(attention_attribution, f"{name}_kernel")
+            types = {"p_rows": "*fp32"} if name == "rows" else {}
+            yield Case(f"attribution_{name}-sm{arch}", kernel, arch, attribution, types=types)
+        words = dict(ROWS=dropout_words.ROWS, WORDS=dropout_words.WORDS, HAS_COLS=True)
+        yield Case(f"dropout_words-sm{arch}", dropout_words.dropout_words_kernel, arch, words)
+        block = dict(BLOCK=pack_mask.BLOCK_WORDS, stride_column=1)
+        yield Case(f"pack_mask-sm{arch}", pack_mask.pack_mask_kernel, arch, block)
+        yield Case(f"unpack_mask-sm{arch}", pack_mask.unpack_mask_kernel, arch, block)
+
+
+def compile_case(case: Case) -> Report:
+    names = case.kernel.arg_names
+    constants = {name: value for name, value in case.constants.items() if name in names}
+    free = [name for name in names if name not in constants]
+    types = {**TYPES, **case.types}
+    signature = {n: types.get(n, case.float_type if n.startswith("p_") else "i32") for n in free}
+    aligned = [n for n in free if n.startswith("p_") or n in ALIGNED]
+    return compile_ahead(
+        case.kernel, signature, constants, case.arch, warps=case.warps, stages=case.stages, aligned=aligned
+    )
+
+
+def describe(case: Case) -> dict[str, Any]:
+    report = compile_case(case)
+    row = {"case": case.name, "warps": case.warps, **asdict(report)}
+    loop = row.pop("loop_counts")
+    row["loop_spills"] = loop.get("LDL", 0) + loop.get("STL", 0)
+    if case.positions:
+        row["per_position"] = round(report.loop_instructions * case.warps * 32 / case.positions, 2)
+    return row
+
+
+def describe_named(name: str) -> dict[str, Any]:
+    return describe(next(case for case in cases() if case.name == name))
+
+
+def main() -> None:
+    text = next((a for a in sys.argv[1:] if not a.startswith("--")), "")
+    rows = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for row in pool.map(describe_named, [case.name for case in cases() if text in case.name]):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    if "--write" in sys.argv:
+        counts = {row["case"]: row["per_position"] for row in rows if "per_position" in row}
+        COUNTS.write_text(json.dumps(counts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Every shipped Triton kernel compiles for the chips we name: nothing spilled, shared memory within the chip, Hopper's
+matrix instructions where they are due, and no more instructions than were stored."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+COUNTS = json.loads((HERE / "instruction_counts.json").read_text())
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """All reports, from a process of its own: this one may have the interpreter."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "shipped_kernels.py"]
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def failing(rows, is_wrong):
+    return {row["case"]: row for row in rows if is_wrong(row)}
+
+
+def test_no_loop_spills(rows):
+    """Some values of a tile's end may wait outside the registers: at most 16, read once, and none inside a loop."""
+    assert not failing(rows, lambda r: r["arch"] < 100 and (r["loop_spills"] or r["stack"] > 64))
+
+
+def test_shared_memory_fits(rows):
+    """On sm_80 within the 99 KiB of its smaller relatives, which take the same tiles."""
+    assert not failing(rows, lambda r: r["shared"] > (99 << 10 if r["arch"] == 80 else r["shared_limit"]))
+
+
+def test_hopper_multiplies_by_warp_groups(rows):
+    half = [r for r in rows if r["arch"] == 90 and "-half-" in r["case"] and not r["case"].endswith("bias")]
+    main = [r for r in half if "grad_bias" not in r["case"] and "-d256" not in r["case"]]
+    assert len(main) > 12
+    assert not failing(main, lambda r: r["hgmma"] == 0)
+
+
+def test_inner_loops_have_not_grown(rows):
+    assert set(COUNTS) == {row["case"] for row in rows if "per_position" in row}
+    assert not failing(rows, lambda r: "per_position" in r and r["per_position"] > 1.05 * COUNTS[r["case"]])

@@ -1,0 +1,177 @@
+"""masked_attention, forward: softmax over the set bits of a packed mask, one pass over the keys (Eq. 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attrdrop.triton_kernels.attention_tiles import (
+    LN_2,
+    LOG2_E,
+    add_bias,
+    bound_scores,
+    load_columns,
+    load_rows,
+    store_rows,
+    surviving_positions,
+    with_sign,
+)
+from attrdrop.triton_kernels.bits import BLOCKS, MINUS_INFINITY_BITS, active_blocks, lowest_bit
+from attrdrop.triton_kernels.dropout_words import dropout_words
+from attrdrop.triton_kernels.launch import LARGEST_BLOCK, NOT_SPECIALIZED, Tile, launch
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def forward_kernel(
+    p_q, p_k, p_v, p_out, p_lse, p_rows, p_bias, p_survivors,
+    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_rb, stride_rh, stride_rn, stride_sb, stride_sh, stride_sn,
+    stride_bb, stride_bh, stride_bq, stride_bk,
+    heads, groups, n_q, n_k, scale, kept_share, minus_inf,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_V: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_KEEP: tl.constexpr, IS_EVEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+):  # fmt: skip
+    # One program per block of queries; those of a head are neighbours and share its keys in the cache.
+    blocks = tl.cdiv(n_q, BLOCK_Q)
+    start_q = tl.program_id(0) % blocks * BLOCK_Q
+    head = tl.program_id(0) // blocks % heads
+    sample = (tl.program_id(0) // blocks // heads).to(tl.int64)
+    p_q += sample * stride_qb + head.to(tl.int64) * stride_qh
+    p_k += sample * stride_kb + (head // groups).to(tl.int64) * stride_kh
+    p_v += sample * stride_vb + (head // groups).to(tl.int64) * stride_vh
+    if HAS_KEEP:
+        p_rows += sample * stride_rb + head.to(tl.int64) * stride_rh
+    if HAS_BIAS:
+        p_bias += sample * stride_bb + head.to(tl.int64) * stride_bh
+    if HAS_DROPOUT:
+        p_survivors += sample * stride_sb + head.to(tl.int64) * stride_sh
+
+    b_q = with_sign(load_rows(p_q, start_q, n_q, stride_qn, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
+    b_peak = tl.full((BLOCK_Q,), float("-inf"), tl.float32)  # running maximum, in units of log2
+    b_sum = tl.zeros((BLOCK_Q,), tl.float32)
+    b_out = tl.zeros((BLOCK_Q, BLOCK_V), tl.float32)
+    unit = 1.0 if HAS_BIAS else scale * LOG2_E
+    for chunk in range(0, n_k, BLOCKS * BLOCK_K):
+        if HAS_KEEP:
+            bitmap, count = active_blocks(p_rows, start_q, n_q, stride_rn, 1, chunk, n_k, BLOCK_Q, BLOCK_K)
+        else:
+            bitmap, count = 0, tl.minimum(tl.cdiv(n_k - chunk, BLOCK_K), BLOCKS)
+        for i in range(count):
+            if HAS_KEEP:
+                start_k = chunk + lowest_bit(bitmap) * BLOCK_K
+                bitmap &= bitmap - 1
+            else:
+                start_k = chunk + i * BLOCK_K
+            b_k = load_columns(p_k, start_k, n_k, stride_kn, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
+            b_scores = tl.dot(b_q, b_k, input_precision=PRECISION)  # (BLOCK_Q, BLOCK_K)
+            if HAS_BIAS:
+                b_scores = add_bias(
+                    b_scores, p_bias, start_q, start_k, n_q, n_k, stride_bq, stride_bk, scale, BLOCK_Q, BLOCK_K
+                )
+            b_scores = bound_scores(
+                b_scores, p_rows, start_q, start_k, n_q, n_k, stride_rn, 1, minus_inf,
+                BLOCK_Q, BLOCK_K, HAS_KEEP, IS_EVEN,
+            )  # fmt: skip
+            b_new_peak = tl.maximum(b_peak, tl.max(b_scores, 1) * unit)
+            b_shift = tl.where(b_new_peak == float("-inf"), 0.0, b_new_peak)
+            b_p = tl.exp2(b_scores * unit - b_shift[:, None])
+            b_decay = tl.exp2(b_peak - b_shift)
+            b_sum = b_sum * b_decay + tl.sum(b_p, 1)
+            if HAS_DROPOUT:
+                b_survives = surviving_positions(p_survivors, start_q, start_k, n_q, n_k, stride_sn, BLOCK_Q, BLOCK_K)
+                b_p = tl.where(b_survives, b_p, 0.0)
+            b_v = load_rows(p_v, start_k, n_k, stride_vn, BLOCK_K, D_V, BLOCK_V)  # (BLOCK_K, BLOCK_V)
+            b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_decay[:, None], input_precision=PRECISION)
+            b_peak = b_new_peak
+
+    b_out *= (1.0 / tl.where(b_sum == 0.0, 1.0, b_sum * kept_share))[:, None]
+    p_out += (sample * n_q * heads + head) * D_V
+    store_rows(p_out, b_out, start_q, n_q, heads * D_V, BLOCK_Q, D_V, BLOCK_V)
+    o_q = start_q + tl.arange(0, BLOCK_Q)
+    tl.store(p_lse + (sample * heads + head) * n_q + o_q, (b_peak + tl.log2(b_sum)) * LN_2, mask=o_q < n_q)
+
+
+def strides(letter: str, tensor: Tensor | None, names: str) -> dict[str, int]:
+    """stride_<letter><name> for each leading dimension; 0 where it broadcasts or there is no tensor."""
+    if tensor is None:
+        return {f"stride_{letter}{name}": 0 for name in names}
+    sizes = zip(names, tensor.shape, tensor.stride(), strict=False)
+    return {f"stride_{letter}{name}": 0 if size == 1 else stride for name, size, stride in sizes}
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """x with a unit last stride, and rows near enough for 32-bit offsets inside a tile."""
+    fits = x.stride(-1) == 1 or x.shape[-1] == 1
+    return x if fits and x.stride(-2) < 2**22 else x.contiguous()
+
+
+def common_arguments(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout_p: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What all kernels of masked_attention take, and what decides on their tiles."""
+    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
+    d, d_v = q.shape[3], v.shape[3]
+    block_d, block_v = (max(16, triton.next_power_of_2(width)) for width in (d, d_v))
+    threshold = drop_threshold(dropout_p)
+    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    kind = precision if q.dtype == torch.float32 else "half"
+    arguments = dict(
+        p_q=q, p_k=k, p_v=v, p_bias=bias,
+        **strides("q", q, "bhn"), **strides("k", k, "bhn"), **strides("v", v, "bhn"), **strides("b", bias, "bhqk"),
+        heads=q.shape[1], groups=q.shape[1] // k.shape[1], n_q=q.shape[2], n_k=k.shape[2],
+        scale=abs(scale) or 1.0, kept_share=1.0 - threshold / 65536.0 or 1.0,
+        minus_inf=MINUS_INFINITY_BITS,
+        D=d, BLOCK_D=block_d, D_V=d_v, BLOCK_V=block_v, SIGN=-1 if scale < 0 else 0 if scale == 0 else 1,
+        PRECISION=precision, IS_EVEN=k.shape[2] % LARGEST_BLOCK == 0,
+        HAS_BIAS=bias is not None, HAS_DROPOUT=threshold > 0,
+    )  # fmt: skip
+    return arguments, dict(kind=kind, width=max(block_d, block_v), device=q.device)
+
+
+def survivors(
+    rows: Tensor, q: Tensor, k: Tensor, dropout_p: float, seed: int, sample_ids: Tensor | None, needs_cols: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The bits that ordinary dropout leaves, by query and by key; None without dropout."""
+    threshold = drop_threshold(dropout_p)
+    if threshold == 0:
+        return None, None
+    ids = torch.arange(q.shape[0], device=q.device) if sample_ids is None else sample_ids
+    return dropout_words(rows, q.shape[1], q.shape[2], k.shape[2], threshold, seed, ids, needs_cols)
+
+
+def drop_threshold(rate: float) -> int:
+    """A position is dropped where its 16-bit number lies below this."""
+    return int(rate * 65536.0 + 0.5)
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None, bias: Tensor | None, scale: float, dropout_p: float,
+    seed: int, sample_ids: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """out (B, n_q, H, d_v) and lse (B, H, n_q); rows are packed bits by query.
+
+    Without rows all positions are attended to; there is no dropout then.
+    """
+    batch, heads, n_q, _ = q.shape
+    n_k, d_v = v.shape[2:]
+    out = q.new_empty(batch, n_q, heads, d_v)
+    lse = q.new_empty(batch, heads, n_q, dtype=torch.float32)
+    if out.numel() == 0 or n_k == 0:
+        return out.zero_(), lse.fill_(-float("inf"))
+    arguments, choice = common_arguments(q, k, v, bias, scale, dropout_p)
+    kept, _ = survivors(rows, q, k, dropout_p, seed, sample_ids, needs_cols=False)
+    arguments.update(
+        p_out=out, p_lse=lse, p_rows=rows, p_survivors=kept, HAS_KEEP=rows is not None,
+        **strides("r", rows, "bhn"), **strides("s", kept, "bhn"),
+    )  # fmt: skip
+
+    def programs(tile: Tile) -> int:
+        return batch * heads * triton.cdiv(n_q, tile.queries)
+
+    launch("forward", forward_kernel, arguments, programs, **choice)
+    return out, lse

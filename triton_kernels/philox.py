@@ -1,0 +1,44 @@
+"""The random words of the randomness contract (docs/determinism.md) in Triton."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _multiply_wide(b_x, FACTOR: tl.constexpr):
+    """High and low half of the 64-bit product: one instruction, where tl.philox takes two."""
+    b_product = b_x.to(tl.uint64) * FACTOR
+    return (b_product >> 32).to(tl.uint32), b_product.to(tl.uint32)
+
+
+@triton.jit
+def philox(seed, c0, c1, c2, c3):
+    """Philox4x32-10 of uint32 counters under an int64 seed."""
+    k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    for _ in tl.static_range(10):
+        high_0, low_0 = _multiply_wide(c0, 0xD2511F53)
+        high_1, low_1 = _multiply_wide(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
+        k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
+        k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def bernoulli_words(seed, word, row, head, sample, threshold):
+    """32 draws for each place; a set bit has probability threshold / 65536. Places broadcast against each other.
+
+    The 16 words of 4 Philox calls are the bit planes, least significant first, of one 16-bit number per column, which
+    is compared with the threshold.
+    """
+    b_less = tl.zeros_like(word + row)
+    c1, c2, c3 = row.to(tl.uint32), head.to(tl.uint32), sample.to(tl.uint32)
+    for call in tl.static_range(4):
+        b_planes = philox(seed, (4 * word + call).to(tl.uint32), c1, c2, c3)
+        for i in tl.static_range(4):
+            b_plane = b_planes[i].to(tl.int32, bitcast=True)
+            b_bit = -((threshold >> (4 * call + i)) & 1)  # all ones where the threshold has that bit
+            b_less = (~b_plane & b_bit) | (b_less & ~(b_plane ^ b_bit))
+    return tl.where(threshold > 65535, -1, b_less)
