@@ -119,7 +119,7 @@ def test_the_chip_of_a_device(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
         assert launch.chip.__wrapped__(torch.device("cuda")) == chip
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(RuntimeError, match="need compute capability 8.0 or later, cuda has 7.5"):
+    with pytest.raises(RuntimeError, match=r"need compute capability 8\.0 or later, cuda has 7\.5"):
         launch.chip.__wrapped__(torch.device("cuda"))
 
 
