@@ -9,7 +9,7 @@ OUT=${OUT:-bench/results}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD ATTRDROP_COMMIT=${ATTRDROP_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 export COLUMNS=${COLUMNS:-180} # of the tables printed
-wanted=" ${*:-build load tests sanitizer attention sweep ops steps bert} "
+wanted=" ${*:-build load tests sanitizer attention sweep ranking ops steps bert} "
 mkdir -p "$OUT"
 failed=()
 
@@ -23,9 +23,9 @@ stage() { # name, seconds, command...
 }
 
 tested=(env -u PYTHONPATH PYTHONSAFEPATH=1)
-stage build 110 "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps -e .
+stage build 90 "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps -e .
 stage load 15 "$PYTHON" -c 'import torch, attrdrop; print(torch.cuda.get_device_name(), torch.ops.attrdrop.build_info())'
-stage tests 80 "${tested[@]}" "$PYTHON" -m pytest -m gpu --maxfail=10 tests
+stage tests 70 "${tested[@]}" "$PYTHON" -m pytest -m gpu --maxfail=10 tests
 if command -v compute-sanitizer >/dev/null; then
   stage sanitizer 40 "${tested[@]}" PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
     "$PYTHON" -m pytest -m gpu -k sanitizer tests
@@ -36,10 +36,11 @@ print(default_output(current_device()).name)')
 bench=("$PYTHON" -m bench.run --output "$csv")
 masked=("${bench[@]}" masked_attention)
 stage attention 110 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 90
-stage sweep 90 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 75
+stage sweep 70 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 58
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
-stage ops 25 "${bench[@]}" pack_mask unpack_mask transpose_mask keep_mask random_keep_mask attention_attribution \
-  --shapes S1 --seconds 0.5 --limit 15
+stage ranking 60 "${bench[@]}" keep_mask --seconds 0.5 --limit 50
+stage ops 20 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
+  --shapes S1 --seconds 0.5 --limit 12
 step=("$PYTHON" bench/step.py --no-memory --output "$csv")
 stage steps 25 "${step[@]}" --seconds 5
 stage bert 35 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 8

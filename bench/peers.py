@@ -92,9 +92,10 @@ def eager_mask(
     return keep if lengths is None else keep & ~padding(lengths, b.shape[-1], b.device)
 
 
+SELECTIONS = {"topk": by_topk, "kthvalue": by_kthvalue, "sort": by_sort}
 EAGER_MASKS = {
-    f"{select}+{draw}": partial(eager_mask, select=globals()[f"by_{select}"], draw=globals()[f"by_{draw}"])
-    for select in ("topk", "kthvalue", "sort")
+    f"{name}+{draw}": partial(eager_mask, select=select, draw=globals()[f"by_{draw}"])
+    for name, select in SELECTIONS.items()
     for draw in ("rand", "bernoulli")
 }
 

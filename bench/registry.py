@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial, wraps
 
 import torch
 from torch import Tensor
 
 import attrdrop
 from bench import attention, peers
-from bench.shapes import FACTORS, OVER_N, SEED, SHAPES, Cost, Forms, Inputs, P, Q, Shape, heads
+from bench.shapes import FACTORS, OVER_N, RANKED_OVER_N, SEED, SHAPES, Cost, Forms, Inputs, P, Q, Shape, heads
 
 TOP = 16
 
@@ -65,8 +65,23 @@ def _transpose_peers(i: Inputs) -> Mapping[str, Forms]:
 
 
 def _mask_peers(i: Inputs) -> Mapping[str, Forms]:
-    eager = {name: partial(make, i.x, i.y, P, Q) for name, make in peers.EAGER_MASKS.items()}
-    return {"eager": eager, "sorted": {"sort": partial(peers.sorted_mask, i.x, i.y, P, Q)}}
+    """The whole op in two ways, and the step of finding the thresholds alone, in dO Vᵀ that is there already."""
+
+    def fitting(bytes_per_position: float, call: Callable[[], object]) -> Callable[[], object]:
+        @wraps(call)
+        def guarded() -> object:
+            attention.require(i.shape.positions * bytes_per_position, i.x.device)
+            return call()
+
+        return guarded
+
+    size = i.x.dtype.itemsize
+    product = cache(fitting(2 * size, lambda: i.x @ i.y.mT))
+    eager = {name: fitting(16, partial(make, i.x, i.y, P, Q)) for name, make in peers.EAGER_MASKS.items()}
+    found = {"eager": eager, "sorted": {"sort": fitting(40, partial(peers.sorted_mask, i.x, i.y, P, Q))}}
+    for name, select in peers.SELECTIONS.items():
+        found[f"{name} alone"] = {name: lambda select=select: select(product(), P, None)}
+    return found
 
 
 def _random_peers(i: Inputs) -> Mapping[str, Forms]:
@@ -127,6 +142,8 @@ ENTRIES = (
         lambda i, backend: attrdrop.keep_mask(i.x, i.y, p=P, q=Q, seed=SEED, backend=backend),
         _mask_peers,
         lambda s, size: Cost(2 * s.positions * s.d, 2 * s.values * size + s.positions / 4),
+        shapes=RANKED_OVER_N,
+        unlike=tuple(f"{name} alone" for name in peers.SELECTIONS),
     ),
     Entry(
         "random_keep_mask",

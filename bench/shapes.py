@@ -48,14 +48,15 @@ TOKENS, WIDTH = 16384, 2048  # batch times n, and heads times d, of the shapes o
 LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384)
 
 
-def _over_n() -> tuple[Shape, ...]:
+def _over_n(lengths: tuple[int, ...] = LENGTHS) -> tuple[Shape, ...]:
     """S1, S2, then one shape for each other n and d, all of the same number of tokens."""
     named = {(shape.n, shape.d): shape for shape in NAMED.values()}
-    others = (Shape(TOKENS // n, WIDTH // d, n, d) for n in LENGTHS for d in (64, 128) if (n, d) not in named)
+    others = (Shape(TOKENS // n, WIDTH // d, n, d) for n in lengths for d in (64, 128) if (n, d) not in named)
     return *named.values(), *others
 
 
 OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n()}
+RANKED_OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n((64, *LENGTHS))}
 
 FACTORS = {  # of a mode's work and traffic to those of the forward
     "forward": Cost(1, 1),

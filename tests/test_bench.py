@@ -254,7 +254,7 @@ def test_table_and_figures_from_rows(tmp_path):
     for _ in range(2):  # the newest rows count
         rows.append(run.measure(run.Case(REGISTRY["keep_mask"], TINY, "forward"), CPU, 0), output)
     found = plot.load([output])
-    assert len(found) == len(found.variant.unique()) == 3
+    assert len(found) == len(found.variant.unique()) == 6
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{plot.START}\nold\n{plot.END}\nafter\n")
     plot.rewrite(readme, plot.markdown(found))
