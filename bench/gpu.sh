@@ -35,7 +35,7 @@ csv=$OUT/$("$PYTHON" -c 'from bench.rows import default_output; from bench.run i
 print(default_output(current_device()).name)')
 bench=("$PYTHON" -m bench.run --output "$csv")
 masked=("${bench[@]}" masked_attention)
-stage attention 110 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 90
+stage attention 105 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 88
 stage sweep 70 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 58
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
 stage ranking 60 "${bench[@]}" keep_mask --seconds 0.5 --limit 50
