@@ -46,13 +46,13 @@ def test_a_mistake_is_reported(mistake, message, seed):
 @pytest.mark.parametrize("n", [0, 1, 7, 31, 32, 33, 63, 64, 111, 1000])
 def test_pack_and_unpack(n):
     mask = torch.rand(2 * n, 13).T[:, ::2] < 0.5  # any strides
-    bits = host.pack_mask_cuda(mask.numpy(), seed=n)
+    bits = host.pack_mask_cuda(mask.numpy(), scheduler_seed=n)
     assert np.array_equal(bits.view(np.int32), pack_mask(mask, backend="reference").numpy())
-    assert np.array_equal(host.unpack_mask_cuda(bits, n, seed=n), mask.numpy())
+    assert np.array_equal(host.unpack_mask_cuda(bits, n, scheduler_seed=n), mask.numpy())
 
 
 @pytest.mark.parametrize(("n_q", "n_k"), [(1, 1), (7, 33), (32, 32), (100, 63), (65, 200), (0, 5), (5, 0)])
 def test_transpose(n_q, n_k):
     rows = pack_mask(torch.rand(3, n_q, n_k) < 0.5)
-    cols = host.transpose_mask_cuda(rows.numpy().view(np.uint32), n_k, seed=n_q)
+    cols = host.transpose_mask_cuda(rows.numpy().view(np.uint32), n_k, scheduler_seed=n_q)
     assert np.array_equal(cols.view(np.int32), transpose_mask(rows, n_k, backend="reference").numpy())

@@ -74,6 +74,15 @@ inline void combine_sum(void* const* arguments) {
     if (arguments[i]) static_cast<Exchange<uint32_t>*>(arguments[i])->value = sum;
 }
 
+inline void combine_max(void* const* arguments) {
+  int32_t largest = INT32_MIN;
+  for (int i = 0; i < 32; ++i)
+    if (arguments[i] && static_cast<Exchange<int32_t>*>(arguments[i])->value > largest)
+      largest = static_cast<Exchange<int32_t>*>(arguments[i])->value;
+  for (int i = 0; i < 32; ++i)
+    if (arguments[i]) static_cast<Exchange<int32_t>*>(arguments[i])->value = largest;
+}
+
 inline void combine_nothing(void* const*) {}
 
 }  // namespace attrdrop::emulator
@@ -110,6 +119,12 @@ inline bool __all_sync(uint32_t mask, bool vote, ATTRDROP_SITE) { return __ballo
 inline uint32_t __reduce_add_sync(uint32_t mask, uint32_t value, ATTRDROP_SITE) {
   attrdrop::emulator::Exchange<uint32_t> mine{value, 0, mask};
   attrdrop::emulator::collective(mask, &mine, &attrdrop::emulator::combine_sum, site);
+  return mine.value;
+}
+
+inline int32_t __reduce_max_sync(uint32_t mask, int32_t value, ATTRDROP_SITE) {
+  attrdrop::emulator::Exchange<int32_t> mine{value, 0, mask};
+  attrdrop::emulator::collective(mask, &mine, &attrdrop::emulator::combine_max, site);
   return mine.value;
 }
 
