@@ -90,10 +90,10 @@ __device__ __forceinline__ Cut find_cut(const typename Keys::Register (&keys)[WO
   Cut cut{lowest, row_rule(args.region, rank, n_valid, highest < lowest ? 0 : n_valid)};
   const bool is_open = !cut.rule.all && !cut.rule.none;
   // count(key < low) <= rank, and count(key < high) > rank where high <= highest.
-  int32_t low = lowest, high = is_open ? highest + 1 : lowest, count_low = 0, count_high = n_valid;
+  int32_t low = is_open ? lowest : 0, high = is_open ? highest + 1 : 0, count_low = 0, count_high = n_valid;
   float guess = Keys::value(low) + args.first_guess * (Keys::value(high - 1) - Keys::value(low));
   for (int step = 0;; ++step) {
-    const bool is_wide = static_cast<uint32_t>(high) - static_cast<uint32_t>(low) > 1u && high > low;
+    const bool is_wide = static_cast<uint32_t>(high) - static_cast<uint32_t>(low) > 1u;
     if (!team.any(is_wide)) break;
     int32_t middle = static_cast<int32_t>(low + ((static_cast<uint32_t>(high) - static_cast<uint32_t>(low)) >> 1));
     if (step < args.guesses) {

@@ -18,7 +18,7 @@ class Fiber {
 
  private:
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr size_t STACK = size_t{512} << 10;
+  static constexpr size_t STACK = size_t{128} << 10;
 #else
   static constexpr size_t STACK = size_t{64} << 10;
 #endif
