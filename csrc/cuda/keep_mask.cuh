@@ -70,32 +70,39 @@ __device__ __forceinline__ void add_counts(const RowCounts& counts, unsigned* bl
     atomicAdd(total + threadIdx.x, static_cast<unsigned long long>(block_counts[threadIdx.x]));
 }
 
-// Two products need more registers than 512 threads have.
-constexpr int most_threads(bool is_weighted) { return is_weighted ? 256 : 512; }
+// Two products, or wide keys, need more registers than 512 threads have.
+template <class Keys, bool WEIGHTED>
+constexpr int MOST_THREADS = WEIGHTED || Keys::REGISTERS > 16 ? 256 : 512;
 
 template <class T, class Keys, int CHUNKS, bool WEIGHTED>
-__global__ void __launch_bounds__(WEIGHTED ? 256 : 512, 1) keep_mask_kernel(const KeepMaskArgs args, const TilePlan plan, const BlockGrid grid) {
+__global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1) keep_mask_kernel(const KeepMaskArgs args, const TilePlan plan, const BlockGrid grid) {
   ATTRDROP_DYNAMIC_SHARED(shared);
   ATTRDROP_SHARED(unsigned, block_counts, 4);
-  const BlockPlace place = grid.place(blockIdx.x, args.heads);
+  ATTRDROP_SHARED(BlockPlace, kept_place, 1);  // the selection has no registers to spare for it
+  const BlockPlace& place = *kept_place;
+  if (threadIdx.x == 0) *kept_place = grid.place(blockIdx.x, args.heads);
+  clear_counts(block_counts);
   if (args.d > 0) {
     const int last = place.row + plan.block_rows;  // causal rows need no column past their own
     const int end = args.is_causal && last < args.n_k ? last : args.n_k;
     multiply_tiles<T, Keys, CHUNKS, WEIGHTED>(args, plan, place, 0, end, shared, shared, plan.key_bytes);
   }
-  clear_counts(block_counts);
   RowCounts counts;
-  if (args.n_k <= 256) select_rows<Keys, 8, 1>(args, plan, place, shared, counts);
-  else if (args.n_k <= 512) select_rows<Keys, 16, 1>(args, plan, place, shared, counts);
-  else if (args.n_k <= 1024) select_rows<Keys, 32, 1>(args, plan, place, shared, counts);
-  else select_rows<Keys, 32, 2>(args, plan, place, shared, counts);
+  // The more words a lane holds, the less its share of the steps of the search costs.
+  constexpr int MOST = Keys::MOST_WORDS, FULL = 128 * MOST;  // columns of four full lanes
+  if (args.n_k <= 128) select_rows<Keys, 4, 1>(args, plan, place, shared, counts);
+  else if (args.n_k <= 256) select_rows<Keys, 4, 2>(args, plan, place, shared, counts);
+  else if (args.n_k <= FULL) select_rows<Keys, 4, MOST>(args, plan, place, shared, counts);
+  else if (args.n_k <= 2 * FULL) select_rows<Keys, 8, MOST>(args, plan, place, shared, counts);
+  else if (args.n_k <= 4 * FULL) select_rows<Keys, 16, MOST>(args, plan, place, shared, counts);
+  else select_rows<Keys, 32, MOST>(args, plan, place, shared, counts);
   add_counts(counts, block_counts, args.counts);
   write_columns(args, place, plan.block_rows, shared, plan.key_bytes);
 }
 
 // Long rows, first half: keys of BLOCK_ROWS rows and `span` columns to scratch memory, (blocks, block_rows, key_bytes).
 template <class T, class Keys, int CHUNKS, bool WEIGHTED>
-__global__ void __launch_bounds__(WEIGHTED ? 256 : 512, 1)
+__global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1)
     keep_mask_keys_kernel(const KeepMaskArgs args, const TilePlan plan, const BlockGrid grid, int64_t first_block, int span,
                           unsigned char* scratch) {
   ATTRDROP_DYNAMIC_SHARED(shared);

@@ -50,8 +50,8 @@ inline void set_rule(KeepMaskArgs& args, double p, double q, bool low) {
 }
 
 // The first cut that fits; tile_columns is 0 where none does.
-template <class T, class Keys>
-TilePlan tile_plan(const KeepMaskArgs& args, bool is_long, const Limits& limits, bool is_weighted) {
+template <class T, class Keys, bool WEIGHTED>
+TilePlan tile_plan(const KeepMaskArgs& args, bool is_long, const Limits& limits) {
   const auto make = [&](int block_rows, int threads, int tile_columns, int stages) {
     const int words = static_cast<int>(word_count(args.n_k));
     TilePlan plan{};
@@ -61,7 +61,7 @@ TilePlan tile_plan(const KeepMaskArgs& args, bool is_long, const Limits& limits,
     if (args.d == 0) return plan;
     plan.x_bytes = block_rows * Rows<T>::row_bytes(args.d);
     plan.y_bytes = tile_columns * Rows<T>::row_bytes(args.d);
-    if (!is_weighted) return plan;
+    if (!WEIGHTED) return plan;
     plan.q_bytes = block_rows * Rows<T>::row_bytes(args.d_weight);
     plan.k_bytes = tile_columns * Rows<T>::row_bytes(args.d_weight);
     return plan;
@@ -71,7 +71,7 @@ TilePlan tile_plan(const KeepMaskArgs& args, bool is_long, const Limits& limits,
   struct Size {
     int threads, bytes;
   };
-  const Size sizes[] = {{256, half}, {most_threads(is_weighted), whole}};
+  const Size sizes[] = {{256, half}, {MOST_THREADS<Keys, WEIGHTED>, whole}};
   const int64_t slices = int64_t{args.batch} * args.heads;
   for (const int block_rows : {64, 32, 16}) {
     const bool is_too_large = slices * ((args.n_q + block_rows - 1) / block_rows) < 128 || args.n_q <= block_rows / 2;
@@ -109,7 +109,7 @@ void launch_select(const KeepMaskArgs& args, const BlockGrid& grid, int64_t firs
 // new_scratch(bytes) gives memory for the length of the launch.
 template <class T, class Keys, int CHUNKS, bool WEIGHTED, class NewScratch>
 void launch_long(const KeepMaskArgs& args, const Limits& limits, NewScratch new_scratch, Stream stream) {
-  const TilePlan plan = tile_plan<T, Keys>(args, true, limits, WEIGHTED);
+  const TilePlan plan = tile_plan<T, Keys, WEIGHTED>(args, true, limits);
   require(plan.tile_columns > 0, "keep_mask: the head dimension is too large for the shared memory of this device");
   const BlockGrid grid = block_grid(args, plan);
   const int64_t total = int64_t{args.batch} * args.heads * grid.per_head, block_bytes = int64_t{plan.key_bytes} * plan.block_rows;
@@ -126,7 +126,7 @@ void launch_long(const KeepMaskArgs& args, const Limits& limits, NewScratch new_
     if (scratch)
       ATTRDROP_LAUNCH((keep_mask_keys_kernel<T, Keys, CHUNKS, WEIGHTED>), key_grid, plan.threads, plan.shared_bytes(),
                       stream, args, plan, grid, first, KEY_SPAN, scratch);
-    launch_select<Keys, 64 / Keys::REGISTERS>(args, grid, first, blocks, plan.key_bytes, scratch, stream);
+    launch_select<Keys, Keys::MOST_WORDS>(args, grid, first, blocks, plan.key_bytes, scratch, stream);
   }
   const int64_t row_words = word_count(args.n_k);
   launch_transpose_mask(args.rows, args.cols, int64_t{args.batch} * args.heads, args.n_q, args.n_k, args.n_q * row_words,
@@ -135,7 +135,7 @@ void launch_long(const KeepMaskArgs& args, const Limits& limits, NewScratch new_
 
 template <class T, class Keys, int CHUNKS, bool WEIGHTED, class NewScratch>
 void launch_keep_mask_as(const KeepMaskArgs& args, const Limits& limits, NewScratch new_scratch, Stream stream) {
-  const TilePlan plan = tile_plan<T, Keys>(args, false, limits, WEIGHTED);
+  const TilePlan plan = tile_plan<T, Keys, WEIGHTED>(args, false, limits);
   if (args.n_k > SHORT_ROW || plan.tile_columns == 0)
     return launch_long<T, Keys, CHUNKS, WEIGHTED>(args, limits, new_scratch, stream);
   const BlockGrid grid = block_grid(args, plan);

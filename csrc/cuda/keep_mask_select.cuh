@@ -62,6 +62,14 @@ struct BlockTeam {
   __device__ __forceinline__ bool any(bool mine) const { return mine; }
 };
 
+__device__ __forceinline__ float fast_divide(float a, float b) {
+#if defined(__CUDACC__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
 struct Cut {
   int32_t ordered;  // columns strictly below it are the ones below the threshold
   RowRule rule;
@@ -93,19 +101,22 @@ __device__ __forceinline__ Cut find_cut(const typename Keys::Register (&keys)[WO
   int32_t low = is_open ? lowest : 0, high = is_open ? highest + 1 : 0, count_low = 0, count_high = n_valid;
   float guess = Keys::value(low) + args.first_guess * (Keys::value(high - 1) - Keys::value(low));
   for (int step = 0;; ++step) {
-    const bool is_wide = static_cast<uint32_t>(high) - static_cast<uint32_t>(low) > 1u;
-    if (!team.any(is_wide)) break;
-    int32_t middle = static_cast<int32_t>(low + ((static_cast<uint32_t>(high) - static_cast<uint32_t>(low)) >> 1));
+    const uint32_t width = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
+    if (!team.any(width > 1u)) break;
+    int32_t middle = static_cast<int32_t>(static_cast<uint32_t>(low) + (width >> 1));
     if (step < args.guesses) {
-      const int32_t at = Keys::ordered(guess);
+      const int32_t at = Keys::nearest(guess);
       middle = at <= low ? low + 1 : at >= high ? high - 1 : at;
     }
     const int32_t count = count_less(middle);
-    if (!is_wide) continue;
-    if (count <= rank) low = middle, count_low = count;
-    if (count >= rank) high = count == rank ? middle + 1 : middle, count_high = count;
-    const float left = Keys::value(low), share = (rank - count_low + 0.5f) / static_cast<float>(count_high - count_low);
-    guess = left + share * (Keys::value(high) - left);
+    const bool is_low = width > 1u && count <= rank, is_high = width > 1u && count >= rank;
+    low = is_low ? middle : low;
+    high = !is_high ? high : is_low ? middle + 1 : middle;
+    if (step + 1 >= args.guesses) continue;
+    count_low = is_low ? count : count_low;
+    count_high = is_high ? count : count_high;
+    const float left = Keys::value(low), step_up = Keys::value(high) - left;
+    guess = left + step_up * fast_divide(rank - count_low + 0.5f, static_cast<float>(count_high - count_low));
   }
   cut.ordered = low;
   // At the largest key it is open whether the rank lies among the numbers or among the NaN after them.
@@ -141,6 +152,7 @@ template <class Keys, int WORDS, class Team>
 __device__ __forceinline__ void select_row(const KeepMaskArgs& args, Team& team, const unsigned char* stored,
                                            const BlockPlace& place, int32_t row, uint32_t* kept, RowCounts& counts) {
   const int32_t words = static_cast<int32_t>(word_count(args.n_k));
+  const int lane = opaque(team.lane());
   const bool exists = row < args.n_q;
   const int32_t end = !exists ? 0 : args.is_causal && row + 1 < args.n_k ? row + 1 : args.n_k;
   const uint32_t* given = args.valid ? args.valid + place.sample * args.valid_batch + place.head * args.valid_head +
@@ -151,7 +163,7 @@ __device__ __forceinline__ void select_row(const KeepMaskArgs& args, Team& team,
   uint32_t valid_here = 0;
 #pragma unroll
   for (int u = 0; u < WORDS; ++u) {
-    const int word = team.lane() + Team::SIZE * u;
+    const int word = lane + Team::SIZE * u;
     valid[u] = word < words ? columns_below(word, end) & (given ? given[word] : 0xFFFFFFFFu) : 0u;
     valid_here += __popc(valid[u]);
     if (stored) {
@@ -173,32 +185,33 @@ __device__ __forceinline__ void select_row(const KeepMaskArgs& args, Team& team,
   const uint32_t sample = static_cast<uint32_t>(
       args.sample_ids ? args.sample_ids[place.sample * args.sample_stride] : static_cast<int64_t>(place.sample));
   const DrawPlace draw{static_cast<uint32_t>(row), place.head + 65536u * args.layer, sample};
-  uint32_t dropped[WORDS];
+  uint32_t dropped[WORDS];  // at first the candidates
+#pragma unroll
+  for (int u = 0; u < WORDS; ++u) {
+    dropped[u] = cut.rule.all ? valid[u] : 0u;
+    if (cut.rule.all || cut.rule.none) continue;
+    const typename Keys::Pivot pivot = Keys::pivot(cut.ordered);
+    dropped[u] = valid[u] & ~(args.region == Region::high ? Keys::template word<Compare::less>(keys[u], pivot)
+                                                          : Keys::template word<Compare::greater_equal>(keys[u], pivot));
+  }
   uint32_t dropped_here = 0;
 #pragma unroll
   for (int u = 0; u < WORDS; ++u) {
-    uint32_t candidates = cut.rule.all ? valid[u] : 0u;
-    if (!cut.rule.all && !cut.rule.none) {
-      const typename Keys::Pivot pivot = Keys::pivot(cut.ordered);
-      candidates = valid[u] & ~(args.region == Region::high ? Keys::template word<Compare::less>(keys[u], pivot)
-                                                            : Keys::template word<Compare::greater_equal>(keys[u], pivot));
-    }
-    dropped[u] = 0;
-    if (candidates && args.threshold)
-      dropped[u] = candidates & bernoulli_word(args.seed, draw, team.lane() + Team::SIZE * u, args.threshold);
-    counts.candidates += __popc(candidates);
+    counts.candidates += __popc(dropped[u]);
+    const uint32_t word = static_cast<uint32_t>(lane + Team::SIZE * u);
+    if (dropped[u]) dropped[u] &= bernoulli_word(args.seed, draw, word, args.threshold);
     dropped_here += __popc(dropped[u]);
   }
   const int32_t n_dropped = static_cast<int32_t>(team.sum(dropped_here));
   const bool is_rescued = n_valid > 0 && n_dropped == n_valid;
   counts.valid += valid_here;
   counts.dropped += is_rescued ? 0u : dropped_here;
-  counts.rescued += is_rescued && team.lane() == 0;
+  counts.rescued += is_rescued && lane == 0;
   __syncwarp();  // `kept` may lie over keys that another lane reads
   uint32_t* out = args.rows + (place.slice * args.n_q + row) * words;
 #pragma unroll
   for (int u = 0; u < WORDS; ++u) {
-    const int word = team.lane() + Team::SIZE * u;
+    const int word = lane + Team::SIZE * u;
     if (word >= words) continue;
     const uint32_t keep = is_rescued ? valid[u] : valid[u] & ~dropped[u];
     if (exists) out[word] = keep;

@@ -20,8 +20,8 @@ struct Rows {  // Bf16, F16
   static constexpr int PER_UNIT = 8;
   __host__ __device__ static int units(int d) { return (d + 63) / 64 * 8; }
   __host__ __device__ static int row_bytes(int d) { return 16 * units(d); }
-  // Rows of odd index change places within 128 bytes: the eight lanes that read at once hit different banks.
-  __device__ __forceinline__ static int unit(int row, int unit) { return unit ^ ((row & 1) << 2); }
+  // Units change places within 128 bytes: the eight rows that are read at once lie in different banks.
+  __device__ __forceinline__ static int unit(int row, int unit) { return unit ^ (row & 7); }
 };
 
 template <>
@@ -52,31 +52,28 @@ __device__ __forceinline__ void stage_rows(unsigned char* target, const typename
   }
 }
 
-__device__ __forceinline__ uint4 load_unit(const unsigned char* row, int unit) {
-  return *reinterpret_cast<const uint4*>(row + 16 * unit);
-}
-
-// Rows g and g + 8 of x for 32 values of d: a lane takes 16 bytes of a row, which serve two products of depth 16. The order
-// of d inside them is the same for y, so it does not matter.
+// 16 rows of x for 32 values of d, as two left operands of mma_m16n8k16.
 template <class T>
 struct XFragment {
-  uint4 low, high;
+  uint32_t a[2][4];
   __device__ __forceinline__ void load(const unsigned char* x, int row_bytes, int chunk) {
-    const int g = threadIdx.x % 32 / 4, unit = Rows<T>::unit(g, 4 * chunk + threadIdx.x % 4);
-    low = load_unit(x + g * row_bytes, unit);
-    high = load_unit(x + (g + 8) * row_bytes, unit);
+    const int lane = threadIdx.x % 32, row = lane % 16;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      load_matrices(a[half], x + row * row_bytes + 16 * Rows<T>::unit(row, 4 * chunk + 2 * half + lane / 16));
   }
 };
 
 template <class T>
 __device__ __forceinline__ void multiply_chunk(Sums& sums, const XFragment<T>& x, const unsigned char* y, int row_bytes,
                                                int chunk) {
-  const int g = threadIdx.x % 32 / 4, unit = Rows<T>::unit(g, 4 * chunk + threadIdx.x % 4);
+  const int lane = threadIdx.x % 32, row = lane % 8;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint4 b = load_unit(y + (8 * i + g) * row_bytes, unit);
-    mma_m16n8k16<T>(sums.c[i], {x.low.x, x.high.x, x.low.y, x.high.y}, {b.x, b.y});
-    mma_m16n8k16<T>(sums.c[i], {x.low.z, x.high.z, x.low.w, x.high.w}, {b.z, b.w});
+    uint32_t b[4];  // 8 rows of y for 32 values of d
+    load_matrices(b, y + (8 * i + row) * row_bytes + 16 * Rows<T>::unit(row, 4 * chunk + lane / 8));
+    mma_m16n8k16<T>(sums.c[i], x.a[0], {b[0], b[1]});
+    mma_m16n8k16<T>(sums.c[i], x.a[1], {b[2], b[3]});
   }
 }
 

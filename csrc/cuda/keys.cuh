@@ -65,6 +65,7 @@ struct KeyRange {
 
 // bfloat16 keys: register j holds column j in its low half and column j + 16 in its high half.
 struct Bf16Keys {
+  static constexpr int MOST_WORDS = 4;  // of a row in one lane
   static constexpr int REGISTERS = 16, WORD_BYTES = 64, UNITS = 4;
   using Register = uint32_t;
   using Pivot = uint32_t;  // the same number in both halves
@@ -126,6 +127,10 @@ struct Bf16Keys {
 
   // Numbers are cut, not rounded, to bfloat16.
   __device__ __forceinline__ static int32_t ordered(float value) { return ordered_key(value) >> 16; }
+  __device__ __forceinline__ static int32_t nearest(float value) {  // for numbers only
+    const int32_t upper = static_cast<int32_t>(__float_as_uint(value)) >> 16;
+    return upper ^ (upper >> 31 & 0x7FFF);
+  }
   __device__ __forceinline__ static uint32_t bits(int32_t ordered) { return (ordered ^ (ordered >> 31 & 0x7FFF)) & 0xFFFF; }
   __device__ __forceinline__ static Pivot pivot(int32_t ordered) { return bits(ordered) * 0x00010001u; }
   __device__ __forceinline__ static float value(int32_t ordered) { return __uint_as_float(bits(ordered) << 16); }
@@ -133,6 +138,7 @@ struct Bf16Keys {
 
 // float32 keys in the order of their columns.
 struct F32Keys {
+  static constexpr int MOST_WORDS = 2;
   static constexpr int REGISTERS = 32, WORD_BYTES = 128, UNITS = 8;
   using Register = float;
   using Pivot = float;
@@ -191,6 +197,10 @@ struct F32Keys {
   }
 
   __device__ __forceinline__ static int32_t ordered(float value) { return ordered_key(value); }
+  __device__ __forceinline__ static int32_t nearest(float value) {
+    const int32_t bits = static_cast<int32_t>(__float_as_uint(value));
+    return bits ^ (bits >> 31 & 0x7FFFFFFF);
+  }
   __device__ __forceinline__ static float value(int32_t ordered) {
     return __uint_as_float(static_cast<uint32_t>(ordered ^ (ordered >> 31 & 0x7FFFFFFF)));
   }

@@ -1,4 +1,4 @@
-// mma.sync m16n8k16 with float32 sums, for bfloat16 and float16.
+// ldmatrix, and mma.sync m16n8k16 with float32 sums, for bfloat16 and float16.
 //
 // Fragments: lane = 4 g + t. a[0..3]: rows g, g + 8, g, g + 8 at k = 2t, 2t, 2t + 8, 2t + 8; b[0..1]: column g at k = 2t,
 // 2t + 8; c[0..3]: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1). A register holds two neighbours in k.
@@ -9,6 +9,15 @@
 namespace attrdrop {
 
 #if defined(__CUDACC__)
+// Four 8 x 8 matrices from shared memory. Lane 8 i + j gives the address of row j of matrix i, 16 bytes; lane 4 g + t gets
+// elements 2t and 2t + 1 of row g of matrix i in m[i].
+__device__ __forceinline__ void load_matrices(uint32_t (&m)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (T::IS_BF16) {
@@ -23,6 +32,20 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[
 }
 #else
 namespace emulator {
+
+struct Matrices {
+  uint32_t* m;
+  const void* row;
+};
+
+inline void combine_load_matrices(void* const* arguments) {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i) {
+      const auto* row = static_cast<const unsigned char*>(static_cast<const Matrices*>(arguments[8 * i + lane / 4])->row);
+      if (reinterpret_cast<uintptr_t>(row) % 16) fail("ldmatrix reads a row that is not aligned to 16 bytes");
+      memcpy(static_cast<const Matrices*>(arguments[lane])->m + i, row + 4 * (lane % 4), 4);
+    }
+}
 
 struct Fragments {
   float* c;
@@ -52,6 +75,11 @@ void combine_mma(void* const* arguments) {
 }
 
 }  // namespace emulator
+
+inline void load_matrices(uint32_t (&m)[4], const void* row, ATTRDROP_SITE) {
+  emulator::Matrices mine{m, row};
+  emulator::collective(~0u, &mine, &emulator::combine_load_matrices, site);
+}
 
 template <class T>
 void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], ATTRDROP_SITE) {

@@ -8,6 +8,14 @@ namespace attrdrop {
 
 constexpr uint32_t ALL_LANES = 0xFFFFFFFFu;
 
+// The same number, of which the compiler knows nothing: what follows from it is not kept in registers over a loop.
+__device__ __forceinline__ int opaque(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // 32 x 32 bit transpose, one row per lane: bit j of lane i becomes bit i of lane j.
 __device__ __forceinline__ uint32_t warp_transpose(uint32_t row, int lane) {
   uint32_t low = 0x0000FFFFu;  // columns whose index has the bit of this step clear
