@@ -36,9 +36,14 @@ struct Rows<F32> {
 template <class T>
 __device__ __forceinline__ void stage_rows(unsigned char* target, const typename T::Storage* data, int64_t row_stride,
                                            int begin, int count, int n, int d, bool is_aligned) {
-  const int units = Rows<T>::units(d), row_bytes = Rows<T>::row_bytes(d);
-  for (int i = threadIdx.x; i < count * units; i += blockDim.x) {
-    const int r = i / units, u = i % units, first = u * Rows<T>::PER_UNIT;
+  if (d == 0) return;
+  const unsigned units = Rows<T>::units(d), row_step = blockDim.x / units, unit_step = blockDim.x % units;
+  const int row_bytes = Rows<T>::row_bytes(d);
+  unsigned row = threadIdx.x / units, unit = threadIdx.x % units;
+  for (;; row += row_step, unit += unit_step) {
+    if (unit >= units) unit -= units, ++row;
+    const int r = static_cast<int>(row), u = static_cast<int>(unit), first = u * Rows<T>::PER_UNIT;
+    if (r >= count) break;
     const int left = begin + r < n && first < d ? d - first : 0, size = left < Rows<T>::PER_UNIT ? left : Rows<T>::PER_UNIT;
     unsigned char* place = target + r * row_bytes + 16 * Rows<T>::unit(r, u);
     const typename T::Storage* source = data + (size ? (begin + r) * row_stride + first : 0);
