@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The exact pin takes torch's CPU build where the index has one; a bare "torch" fetches gigabytes of CUDA packages.
 TORCH ?= torch==2.13.0
 
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 
 .PHONY: demo test bench clean
 

@@ -109,7 +109,8 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
         triton = "Triton" if _reason("TRITON_MISSING") is None else "PyTorch reference"
         choices["pack_mask, unpack_mask on CUDA by"] = Fact(served)
         choices["masked_attention, attention_attribution on CUDA by"] = Fact(triton)
-        choices["keep_mask on CUDA by"] = Fact("PyTorch reference", None, "no GPU kernel in this release")
+        keep_mask = served if served == "CUDA C++" else "PyTorch reference"
+        choices["keep_mask, random_keep_mask on CUDA by"] = Fact(keep_mask, None, _reason("CUDA_MISSING") or "")
     return choices
 
 

@@ -1,8 +1,10 @@
-// attrdrop._host: the exact random draws and bit format over NumPy, from the headers that the kernels use. No torch.
+// attrdrop._host: the exact random draws and bit format over NumPy, from the headers that the kernels use, and the CUDA
+// kernels run by the emulator. No torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include "bits.h"
+#include "emulator/bindings.h"
 #include "philox.h"
 #include "select.h"
 
@@ -60,6 +62,7 @@ static py::array_t<bool> unpack_mask(Array<uint32_t> bits, int64_t n) {
 }
 
 PYBIND11_MODULE(_host, m) {
+  bind_emulator(m);
   m.def("philox", &philox, py::arg("seed"), py::arg("counters"));
   m.def("bernoulli_words", &bernoulli_words, py::arg("seed"), py::arg("layer"), py::arg("head"), py::arg("sample"),
         py::arg("n_rows"), py::arg("words"), py::arg("rate"));

@@ -44,7 +44,8 @@ ATTRDROP_HD uint32_t drop_threshold(double rate) { return static_cast<uint32_t>(
 
 // One bit plane, least significant first, folded into "number < threshold".
 ATTRDROP_HD uint32_t fold_plane(uint32_t less, uint32_t plane, bool threshold_bit) {
-  return threshold_bit ? less | ~plane : less & ~plane;
+  const uint32_t bit = 0u - static_cast<uint32_t>(threshold_bit);
+  return (less & ~plane) | (bit & (less | ~plane));
 }
 
 // 32 Bernoulli(threshold / 65536) bits of one word; set = dropped.
@@ -52,6 +53,7 @@ ATTRDROP_HD uint32_t bernoulli_word(uint64_t seed, DrawPlace place, uint32_t wor
   if (threshold > 0xFFFFu) return 0xFFFFFFFFu;
   uint32_t less = 0;
   for (uint32_t call = 0; call < 4; ++call) {
+    if (!(threshold & ((16u << 4 * call) - 1u))) continue;  // planes below the lowest set bit change nothing
     const Philox4 r = philox4x32_10(seed, {{4 * word + call, place.row, place.head_layer, place.sample}});
     for (int i = 0; i < 4; ++i) less = fold_plane(less, r.word[i], (threshold >> (4 * call + i)) & 1u);
   }

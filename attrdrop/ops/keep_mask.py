@@ -116,7 +116,7 @@ def keep_mask(
         raise ValueError(f"keys must be one of {', '.join(KEYS)}, got {keys!r}")
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), x.device)
     weight_q, weight_k, lse, weight_scale = _check_weight(weight, x, y)
-    is_half = x.dtype in (torch.bfloat16, torch.float16)
+    bf16_keys = keys == "bf16" or (keys == "auto" and x.dtype in (torch.bfloat16, torch.float16))
     arguments = (
         x.detach(),
         y.detach(),
@@ -127,14 +127,14 @@ def keep_mask(
         valid,
         bool(is_causal),
         region == "low",
-        keys == "bf16" or (keys == "auto" and is_half),
+        bf16_keys,
         checks.check_sample_ids(sample_ids, batch, x.device),
         weight_q,
         weight_k,
         lse,
         weight_scale,
     )
-    if _resolve("keep_mask", x, backend) == "reference":
+    if _resolve("keep_mask", x, n_k, bf16_keys, backend) == "reference":
         return KeepMask(*reference.keep_mask(*arguments))
     return KeepMask(*torch.ops.attrdrop.keep_mask(*arguments))
 
@@ -172,25 +172,36 @@ def random_keep_mask(
     rate = checks.check_probability("p", p) * checks.check_probability("q", q)
     if device is None:
         device = next((t.device for t in (valid, sample_ids) if isinstance(t, Tensor)), torch.device("cpu"))
-    # Columns of zeros tie everywhere: with p = 1 every valid column is a candidate, and nothing is ranked.
-    zeros = torch.zeros((), device=device)
-    valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), zeros.device)
-    sample_ids = checks.check_sample_ids(sample_ids, batch, zeros.device)
+    place = torch.empty(0, device=device)
+    valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), place.device)
+    sample_ids = checks.check_sample_ids(sample_ids, batch, place.device)
     seed, layer = checks.check_seed(seed), checks.check_layer(layer)
-    if _resolve("random_keep_mask", zeros, backend) == "reference":
+    if _resolve("random_keep_mask", place, n_k, True, backend) == "reference":
         if sample_ids is None:
-            sample_ids = torch.arange(batch, device=zeros.device)
+            sample_ids = torch.arange(batch, device=place.device)
         return KeepMask(
             *reference.random_keep_mask(heads, n_q, n_k, rate, seed, layer, valid, bool(is_causal), sample_ids)
         )
-    x, y = zeros.expand(batch, heads, n_q, 1), zeros.expand(batch, 1, n_k, 1)
+    # A head dimension of 0 leaves nothing to rank: all columns tie, and with p = 1 every valid one is a candidate.
+    x, y = place.new_empty((batch, heads, n_q, 0)), place.new_empty((batch, 1, n_k, 0))
     common = (seed, layer, valid, bool(is_causal), False, False, sample_ids, None, None, None, 1.0)
     return KeepMask(*torch.ops.attrdrop.keep_mask(x, y, 1.0, rate, *common))
 
 
-def _resolve(op: str, x: Tensor, backend: str | None) -> str:
-    reason = "float64 keys are ranked by the reference only" if x.dtype == torch.float64 else None
-    return _backend.resolve(op, x, backend, {"cpp": reason or _backend.COMPILED_MISSING})
+def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None) -> str:
+    double = "float64 keys are ranked by the reference only" if x.dtype == torch.float64 else None
+    cuda = double or _backend.CUDA_MISSING or _too_large_for_cuda(x, n_k, bf16_keys)
+    return _backend.resolve(op, x, backend, {"cuda": cuda, "cpp": double or _backend.COMPILED_MISSING})
+
+
+def _too_large_for_cuda(x: Tensor, n_k: int, bf16_keys: bool) -> str | None:
+    """The limits of csrc/cuda/keep_mask_launch.cuh."""
+    longest = 65535 if bf16_keys else 32768
+    if n_k > longest:
+        return f"it ranks rows of up to {longest} keys, got {n_k}"
+    if x.shape[-1] > 256:
+        return f"it takes head dimensions up to 256, got {x.shape[-1]}"
+    return None
 
 
 def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:

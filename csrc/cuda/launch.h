@@ -1,38 +1,45 @@
-// Launching a kernel on torch's current stream without linking libtorch_cuda.
+// What a kernel header needs besides the language: nvcc's runtime, or the emulator where a host compiler reads it.
 #pragma once
+
+#if defined(__CUDACC__)
 #include <cuda_runtime.h>
-#include <dlfcn.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
 
 namespace attrdrop {
+using Stream = cudaStream_t;
 
-// The symbol lives in libtorch_cuda; a direct reference would break the import beside a CPU-only torch, and a weak one
-// stays null because torch loads the library with RTLD_LOCAL.
-inline cudaStream_t current_stream(int32_t device) {
-  using Getter = AOTITorchError (*)(int32_t, void**);
-  static const Getter getter = [] {
-    constexpr const char* name = "aoti_torch_get_current_cuda_stream";
-    void* symbol = dlsym(RTLD_DEFAULT, name);
-    if (!symbol)
-      if (void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD)) symbol = dlsym(library, name);
-    return reinterpret_cast<Getter>(symbol);
-  }();
-  STD_TORCH_CHECK(getter, "this torch has no CUDA support");
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(getter(device, &stream));
-  return static_cast<cudaStream_t>(stream);
+inline void check_cuda(cudaError_t status, const char* what) {
+  STD_TORCH_CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status));
 }
-
+inline void require(bool condition, const char* message) { STD_TORCH_CHECK(condition, message); }
 }  // namespace attrdrop
 
-// Runs kernel<<<grid, block, shared>>>(...) on the device and current stream of `tensor`.
-#define ATTRDROP_LAUNCH(kernel, grid, block, shared, tensor, ...)                                   \
-  do {                                                                                              \
-    const int32_t device = (tensor).get_device_index();                                             \
-    const torch::stable::accelerator::DeviceGuard guard(device);                                    \
-    kernel<<<grid, block, shared, attrdrop::current_stream(device)>>>(__VA_ARGS__);                 \
-    const cudaError_t status = cudaGetLastError();                                                  \
-    STD_TORCH_CHECK(status == cudaSuccess, #kernel ": ", cudaGetErrorString(status));               \
+#define ATTRDROP_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define ATTRDROP_SHARED(type, name, count) __shared__ type name[count]
+
+// Runs kernel<<<grid, block, shared, stream>>>(...). More than 48 KiB of shared memory must be asked for.
+#define ATTRDROP_LAUNCH(kernel, grid, block, shared, stream, ...)                                             \
+  do {                                                                                                        \
+    const auto launched = kernel;                                                                             \
+    if ((shared) > 48 * 1024)                                                                                 \
+      attrdrop::check_cuda(                                                                                   \
+          cudaFuncSetAttribute(launched, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), #kernel); \
+    launched<<<grid, block, shared, stream>>>(__VA_ARGS__);                                                   \
+    attrdrop::check_cuda(cudaGetLastError(), #kernel);                                                        \
   } while (false)
+#else
+#include <stdexcept>
+
+#include "emulator/cuda.h"
+
+namespace attrdrop {
+using Stream = emulator::Stream;
+
+inline void require(bool condition, const char* message) {
+  if (!condition) throw std::runtime_error(message);
+}
+}  // namespace attrdrop
+
+#define ATTRDROP_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  attrdrop::emulator::run({grid, block, static_cast<size_t>(shared), stream}, #kernel, [&] { (kernel)(__VA_ARGS__); })
+#endif

@@ -1,0 +1,6 @@
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace attrdrop {
+void bind_emulator(pybind11::module_& m);
+}

@@ -1,0 +1,106 @@
+// Random problems through the emulated CUDA kernels, for AddressSanitizer and UndefinedBehaviorSanitizer. Each buffer is a
+// heap block of exactly the size that the kernel may use, and shared memory has red zones, so that a read or write past
+// either is caught. With the argument "overrun" a kernel writes past its shared memory, which must be caught.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/keep_mask_launch.cuh"
+#include "emulator/samples.cuh"
+
+using namespace attrdrop;
+
+static std::mt19937 generator(1);
+
+static int64_t below(int64_t end) { return static_cast<int64_t>(generator() % end); }
+static bool coin() { return below(2) == 0; }
+
+// Elements whose bits are small integers in the type of the input, at an address that is or is not a multiple of 16.
+struct Elements {
+  Elements(Input input, int64_t count, bool is_aligned) : size(input == Input::f32 ? 4 : 2) {
+    const int64_t offset = is_aligned ? 0 : size;  // malloc aligns to 16 bytes
+    memory.reset(static_cast<unsigned char*>(std::malloc(offset + count * size)));
+    data = memory.get() + offset;
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = below(50) == 0 ? NAN : static_cast<float>(below(5) - 2);
+      static const uint16_t halves[] = {0xC000, 0xBC00, 0, 0x3C00, 0x4000};
+      const uint16_t bf16 = static_cast<uint16_t>(__float_as_uint(value) >> 16);
+      const uint16_t f16 = value != value ? 0x7E00 : halves[static_cast<int>(value) + 2];
+      if (input == Input::f32) std::memcpy(data + 4 * i, &value, 4);
+      else std::memcpy(data + 2 * i, input == Input::bf16 ? &bf16 : &f16, 2);
+    }
+  }
+  struct Free {
+    void operator()(unsigned char* p) const { std::free(p); }
+  };
+  int64_t size;
+  std::unique_ptr<unsigned char, Free> memory;
+  unsigned char* data = nullptr;
+};
+
+static void overrun() {
+  std::vector<int> in(SAMPLE_THREADS), out(SAMPLE_THREADS);
+  const int *source = in.data();
+  int* target = out.data();
+  ATTRDROP_LAUNCH(sample_kernel, 1, SAMPLE_THREADS, SAMPLE_THREADS * sizeof(int), Stream{1}, source, target,
+                  Mistake::write_past_dynamic_shared);
+}
+
+int main(int count, char** arguments) {
+  if (count > 1 && std::string(arguments[1]) == "overrun") {
+    overrun();
+    return 0;
+  }
+  constexpr int problems = 60;
+  for (int round = 0; round < problems; ++round) {
+    const Input input = static_cast<Input>(below(3));
+    const int64_t longest = std::vector<int64_t>{40, 300, 600, 2500}[below(4)];
+    const int64_t batch = 1 + below(2), kv_heads = 1 + below(2), heads = kv_heads * (1 + below(2));
+    const int64_t n_q = 1 + below(longest > 300 ? 3 : 40), n_k = 1 + below(longest), d = below(8) ? 1 + below(140) : 0;
+    const bool is_aligned = coin(), is_weighted = d > 0 && below(4) == 0, has_valid = coin();
+    const int64_t stride = is_aligned ? (d + 7) / 8 * 8 : d, words = word_count(n_k), column_words = word_count(n_q);
+    const auto make = [&](int64_t h, int64_t n) {  // the last row ends where its last element does
+      return Elements(input, (batch * h * n - 1) * stride + d, is_aligned);
+    };
+    const Elements x = make(heads, n_q), y = make(kv_heads, n_k), q = make(heads, n_q), k = make(kv_heads, n_k);
+    std::vector<float> lse(batch * heads * n_q, 3.0f);
+    std::vector<uint32_t> valid(batch * n_q * words), rows(batch * heads * n_q * words), cols(batch * heads * n_k * column_words);
+    for (uint32_t& word : valid) word = static_cast<uint32_t>(generator());
+    std::vector<unsigned long long> counts(4);
+    std::vector<int64_t> ids(batch, 77);
+
+    KeepMaskArgs args{};
+    args.x = {x.data, heads * n_q * stride, n_q * stride, stride};
+    args.y = {y.data, kv_heads * n_k * stride, n_k * stride, stride};
+    if (is_weighted) {
+      args.weight_q = args.x, args.weight_q.data = q.data;
+      args.weight_k = args.y, args.weight_k.data = k.data;
+      args.weight_lse = lse.data(), args.weight_scale = 0.1f, args.d_weight = static_cast<int32_t>(d);
+    }
+    if (has_valid) args.valid = valid.data(), args.valid_batch = n_q * words, args.valid_row = words;
+    if (coin()) args.sample_ids = ids.data(), args.sample_stride = 1;
+    args.rows = rows.data(), args.cols = cols.data(), args.counts = counts.data();
+    args.seed = 77, args.layer = 2;
+    args.batch = static_cast<int32_t>(batch), args.heads = static_cast<int32_t>(heads);
+    args.groups = static_cast<int32_t>(heads / kv_heads);
+    args.n_q = static_cast<int32_t>(n_q), args.n_k = static_cast<int32_t>(n_k), args.d = static_cast<int32_t>(d);
+    set_rule(args, static_cast<double>(below(11)) / 10, static_cast<double>(below(11)) / 10, coin());
+    args.is_causal = coin(), args.is_aligned = is_aligned;
+    std::vector<unsigned char> scratch;
+    const auto new_scratch = [&](int64_t bytes) {
+      scratch = std::vector<unsigned char>(bytes, 0xEE);
+      return scratch.data();
+    };
+    const Limits limits{coin() ? 232448 : 110000, coin() ? SCRATCH_BYTES : 1};
+    launch_keep_mask(args, input, coin(), limits, new_scratch, Stream{static_cast<uint64_t>(round)});
+
+    std::vector<uint8_t> mask(n_q * n_k);
+    launch_unpack_mask(rows.data(), mask.data(), n_q, n_k, words, Stream{1});
+    launch_pack_mask(mask.data(), valid.data(), n_q, n_k, n_k, 1, Stream{1});
+    launch_transpose_mask(rows.data(), cols.data(), batch * heads, n_q, n_k, n_q * words, words, Stream{1});
+  }
+  std::printf("emulated: %d problems\n", problems);
+}

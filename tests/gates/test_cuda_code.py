@@ -1,0 +1,46 @@
+"""What nvcc made of the CUDA kernels: no local memory, and the instructions that they are written for."""
+
+import importlib.util
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from attrdrop import _backend
+
+TOOLS = "backends/nvidia/bin"
+
+
+def instructions(arch: str) -> dict[str, Counter[str]]:
+    """How often each instruction stands in each kernel of the compiled library."""
+    from attrdrop import _C
+
+    triton = importlib.util.find_spec("triton")
+    tool = triton and Path(triton.origin).parent / TOOLS / "cuobjdump"
+    if not tool or not tool.exists():
+        pytest.skip("no cuobjdump: it comes with triton")
+    command = [str(tool), "-sass", "-arch", arch, _C.__file__]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernels: dict[str, Counter[str]] = {}
+    for line in code.splitlines():
+        if "Function :" in line:
+            kernel = kernels[line.split()[-1]] = Counter()
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", line):
+            kernel[found[1]] += 1
+    return kernels
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_backend.CUDA_MISSING is not None, reason=str(_backend.CUDA_MISSING))
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_kernels_use_tensor_cores_packed_compares_and_no_local_memory(arch):
+    kernels = instructions(arch)
+    assert len(kernels) > 20
+    for name, kernel in kernels.items():
+        assert not [i for i in kernel if i.startswith(("LDL", "STL"))], name
+        is_half = re.search(r"keep_mask(_keys)?_kernelINS_(4Bf16|3F16)E", name)
+        assert bool(is_half) == any(i.startswith("HMMA.16816.F32") for i in kernel), name
+        if arch == "sm_90" and re.search(r"_8Bf16Keys", name) and "keys_kernel" not in name:
+            assert any(i.startswith("HSET2.BF16") for i in kernel), name
