@@ -29,10 +29,14 @@ SCHEMAS = (
     " -> (Tensor values, Tensor indices)",
 )
 
-SHARED_OPS = ("masked_attention", "masked_attention_backward", "attention_attribution")
+SHARED_OPS = (
+    "keep_mask", "transpose_mask", "masked_attention", "masked_attention_backward", "attention_attribution",
+)  # fmt: skip
 """Operators that exist as ``torch.ops.attrdrop_triton.<name>`` too, with the same schema, for any device."""
 
 TRITON_SCHEMAS = (
+    "random_keep_mask(Tensor like, SymInt batch, SymInt heads, SymInt n_q, SymInt n_k, float rate, SymInt seed,"
+    " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
     "attribution_rows(Tensor grad_out, Tensor v, Tensor rows, Tensor? valid, bool is_causal) -> Tensor",
 )  # fmt: skip
 

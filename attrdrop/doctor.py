@@ -107,10 +107,8 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
         gpu = {"CUDA C++": "CUDA_MISSING", "Triton": "TRITON_MISSING"}
         served = next((name for name, check in gpu.items() if _reason(check) is None), "PyTorch reference")
         triton = "Triton" if _reason("TRITON_MISSING") is None else "PyTorch reference"
-        choices["pack_mask, unpack_mask on CUDA by"] = Fact(served)
+        choices["masks on CUDA by"] = Fact(served)
         choices["masked_attention, attention_attribution on CUDA by"] = Fact(triton)
-        keep_mask = served if served == "CUDA C++" else "PyTorch reference"
-        choices["keep_mask, random_keep_mask on CUDA by"] = Fact(keep_mask, None, _reason("CUDA_MISSING") or "")
     return choices
 
 

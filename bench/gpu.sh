@@ -23,7 +23,7 @@ stage() { # name, seconds, command...
 }
 
 tested=(env -u PYTHONPATH PYTHONSAFEPATH=1)
-stage build 90 "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps -e .
+stage build 120 "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps -e .
 stage load 15 "$PYTHON" -c 'import torch, attrdrop; print(torch.cuda.get_device_name(), torch.ops.attrdrop.build_info())'
 stage tests 70 "${tested[@]}" "$PYTHON" -m pytest -m gpu --maxfail=10 tests
 if command -v compute-sanitizer >/dev/null; then
@@ -35,15 +35,15 @@ csv=$OUT/$("$PYTHON" -c 'from bench.rows import default_output; from bench.run i
 print(default_output(current_device()).name)')
 bench=("$PYTHON" -m bench.run --output "$csv")
 masked=("${bench[@]}" masked_attention)
-stage attention 105 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 88
-stage sweep 70 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 58
+stage attention 100 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 84
+stage sweep 60 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 50
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
-stage ranking 60 "${bench[@]}" keep_mask --seconds 0.5 --limit 50
+stage ranking 50 "${bench[@]}" keep_mask --seconds 0.5 --limit 42
 stage ops 20 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
   --shapes S1 --seconds 0.5 --limit 12
 step=("$PYTHON" bench/step.py --no-memory --output "$csv")
 stage steps 25 "${step[@]}" --seconds 5
-stage bert 35 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 8
+stage bert 30 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 8
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

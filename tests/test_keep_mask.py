@@ -356,7 +356,7 @@ X = torch.ones(2, 4, 8, 16)
         (dict(weight=(X, X)), TypeError, r"weight must be a tuple \(q, k, lse, scale\)"),
         (dict(weight=(X, X, torch.ones(2, 4, 9), 1.0)), ValueError, "weight lse must be float32 of shape"),
         (dict(x=X.double(), y=X.double(), backend="cpp"), RuntimeError, "float64 keys are ranked by the reference"),
-        (dict(backend="triton"), RuntimeError, "not implemented for this operator"),
+        (dict(backend="cuda"), RuntimeError, "cannot serve this call"),
     ],
 )
 def test_errors_name_the_argument(arguments, error, message):

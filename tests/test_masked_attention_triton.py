@@ -10,7 +10,7 @@ from attention import FLOOR, errors, exact, gradients, problem, sdpa
 from models import batch as make_batch
 from models import build
 
-from attrdrop import ADDrop, KeepMask, _backend, _passes, masked_attention, pack_mask, unpack_mask
+from attrdrop import ADDrop, KeepMask, _backend, masked_attention, pack_mask, unpack_mask, use_backend
 
 pytest.importorskip("triton")
 HAS_GPU = torch.cuda.is_available()
@@ -265,18 +265,19 @@ def test_autocast_does_not_lower_the_precision_inside():
         assert torch.equal(attend(*qkv, keep), plain)
 
 
-def test_a_step_of_addrop_equals_the_cpu_path(monkeypatch):
-    """The second pass through the kernels, dropout and padding included."""
+def test_a_step_of_addrop_equals_the_cpu_path():
+    """Masks and both passes through the kernels, dropout and padding included."""
     model = build("bert").train()
     inputs = make_batch("bert")
     runs = []
     for backend in ("reference", "triton"):
-        monkeypatch.setattr(_passes, "masked_attention", partial(masked_attention, backend=backend))
         torch.manual_seed(0)
         model.zero_grad()
         addrop = ADDrop(model, p=0.4, q=0.5, cross_tuning=False, pass1="eval")
-        loss = addrop(**inputs).loss
+        with use_backend(backend):
+            loss = addrop(**inputs).loss
         loss.backward()
+        assert addrop.statistics().dropped > 0
         runs.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     for a, b in zip(*runs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)

@@ -7,20 +7,16 @@ import triton.language as tl
 
 
 @triton.jit
-def _multiply_wide(b_x, FACTOR: tl.constexpr):
-    """High and low half of the 64-bit product: one instruction, where tl.philox takes two."""
-    b_product = b_x.to(tl.uint64) * FACTOR
-    return (b_product >> 32).to(tl.uint32), b_product.to(tl.uint32)
-
-
-@triton.jit
 def philox(seed, c0, c1, c2, c3):
-    """Philox4x32-10 of uint32 counters under an int64 seed."""
+    """Philox4x32-10 of uint32 counters under an int64 seed.
+
+    Both halves of a 64-bit product take one instruction; tl.philox takes two.
+    """
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     for _ in tl.static_range(10):
-        high_0, low_0 = _multiply_wide(c0, 0xD2511F53)
-        high_1, low_1 = _multiply_wide(c2, 0xCD9E8D57)
-        c0, c1, c2, c3 = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
+        b_product_0, b_product_1 = c0.to(tl.uint64) * 0xD2511F53, c2.to(tl.uint64) * 0xCD9E8D57
+        c0, c1 = (b_product_1 >> 32).to(tl.uint32) ^ c1 ^ k0, b_product_1.to(tl.uint32)
+        c2, c3 = (b_product_0 >> 32).to(tl.uint32) ^ c3 ^ k1, b_product_0.to(tl.uint32)
         k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
         k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
     return c0, c1, c2, c3

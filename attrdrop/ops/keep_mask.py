@@ -8,10 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attrdrop import (
-    _backend,
-    _library,  # noqa: F401
-)
+from attrdrop import _backend
+from attrdrop._library import operators, register_fake, triton_library
 from attrdrop.ops import _checks as checks
 from attrdrop.reference import keep_mask as reference
 
@@ -134,9 +132,10 @@ def keep_mask(
         lse,
         weight_scale,
     )
-    if _resolve("keep_mask", x, n_k, bf16_keys, backend) == "reference":
+    chosen = _resolve("keep_mask", x, n_k, bf16_keys, backend)
+    if chosen == "reference":
         return KeepMask(*reference.keep_mask(*arguments))
-    return KeepMask(*torch.ops.attrdrop.keep_mask(*arguments))
+    return KeepMask(*operators(chosen).keep_mask(*arguments))
 
 
 def random_keep_mask(
@@ -176,7 +175,15 @@ def random_keep_mask(
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), place.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, place.device)
     seed, layer = checks.check_seed(seed), checks.check_layer(layer)
-    if _resolve("random_keep_mask", place, n_k, True, backend) == "reference":
+    chosen = _resolve("random_keep_mask", place, n_k, True, backend)
+    if chosen == "triton":
+        shape = batch, heads, n_q, n_k
+        return KeepMask(
+            *torch.ops.attrdrop_triton.random_keep_mask(
+                place, *shape, rate, seed, layer, valid, bool(is_causal), sample_ids
+            )
+        )
+    if chosen == "reference":
         if sample_ids is None:
             sample_ids = torch.arange(batch, device=place.device)
         return KeepMask(
@@ -191,7 +198,9 @@ def random_keep_mask(
 def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None) -> str:
     double = "float64 keys are ranked by the reference only" if x.dtype == torch.float64 else None
     cuda = double or _backend.CUDA_MISSING or _too_large_for_cuda(x, n_k, bf16_keys)
-    return _backend.resolve(op, x, backend, {"cuda": cuda, "cpp": double or _backend.COMPILED_MISSING})
+    triton = double or _backend.TRITON_MISSING or _too_long_for_triton(n_k)
+    missing = {"cuda": cuda, "triton": triton, "cpp": double or _backend.COMPILED_MISSING}
+    return _backend.resolve(op, x, backend, missing)
 
 
 def _too_large_for_cuda(x: Tensor, n_k: int, bf16_keys: bool) -> str | None:
@@ -202,6 +211,11 @@ def _too_large_for_cuda(x: Tensor, n_k: int, bf16_keys: bool) -> str | None:
     if x.shape[-1] > 256:
         return f"it takes head dimensions up to 256, got {x.shape[-1]}"
     return None
+
+
+def _too_long_for_triton(n_k: int) -> str | None:
+    """The limit of triton_kernels/keep_mask.py."""
+    return f"it ranks rows of up to 32768 keys, got {n_k}" if n_k > 32768 else None
 
 
 def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:
@@ -225,7 +239,28 @@ def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor |
     return q.detach(), k.detach(), lse.detach().contiguous(), float(scale)
 
 
-@torch.library.register_fake("attrdrop::keep_mask")
+@torch.library.impl(triton_library, "keep_mask", "CompositeExplicitAutograd")
+def _(*arguments):
+    from attrdrop.triton_kernels import keep_mask as kernels
+
+    return kernels.keep_mask(*arguments)
+
+
+@torch.library.impl(triton_library, "random_keep_mask", "CompositeExplicitAutograd")
+def _(like, *arguments):
+    from attrdrop.triton_kernels import keep_mask as kernels
+
+    return kernels.random_keep_mask(*arguments, like.device)
+
+
+@register_fake("random_keep_mask")
+def _(like, batch, heads, n_q, n_k, rate, seed, layer, valid, is_causal, sample_ids):
+    rows = like.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
+    cols = like.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
+    return rows, cols, like.new_empty(4, dtype=torch.int64)
+
+
+@register_fake("keep_mask")
 def _(x, y, p, q, seed, layer, valid, is_causal, low, bf16_keys, sample_ids, *weight):
     batch, heads, n_q, _ = x.shape
     n_k = y.shape[2]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop import (
-    _backend,
-    _library,  # noqa: F401
-)
+from attrdrop import _backend
+from attrdrop._library import operators, register_fake, triton_library
 from attrdrop.ops._checks import check_tensor, word_count
 from attrdrop.reference import pack_mask as reference
 
@@ -80,10 +78,11 @@ def transpose_mask(rows: Tensor, n_k: int, *, backend: str | None = None) -> Ten
     _check_words("rows", rows, n_k)
     if rows.dim() < 2:
         raise ValueError(f"rows must have at least two dimensions, got shape {tuple(rows.shape)}")
-    if _resolve("transpose_mask", rows, backend, triton=False) == "reference":
+    chosen = _resolve("transpose_mask", rows, backend)
+    if chosen == "reference":
         return reference.transpose_mask(rows, n_k)
     *batch, n_q, words = rows.shape
-    cols = torch.ops.attrdrop.transpose_mask(_unit_stride(rows.reshape(torch.Size(batch).numel(), n_q, words)), n_k)
+    cols = operators(chosen).transpose_mask(_unit_stride(rows.reshape(torch.Size(batch).numel(), n_q, words)), n_k)
     return cols.view(*batch, n_k, word_count(n_q))
 
 
@@ -102,10 +101,10 @@ def _unit_stride(bits: Tensor) -> Tensor:
     return bits if bits.stride(-1) == 1 or bits.shape[-1] <= 1 else bits.contiguous()
 
 
-def _resolve(op: str, tensor: Tensor, backend: str | None, triton: bool = True) -> str:
-    missing = {"cuda": _backend.CUDA_MISSING, "cpp": _backend.COMPILED_MISSING}
-    if triton:
-        missing["triton"] = _backend.TRITON_MISSING
+def _resolve(op: str, tensor: Tensor, backend: str | None) -> str:
+    missing = {
+        "cuda": _backend.CUDA_MISSING, "triton": _backend.TRITON_MISSING, "cpp": _backend.COMPILED_MISSING,
+    }  # fmt: skip
     return _backend.resolve(op, tensor, backend, missing)
 
 
@@ -119,6 +118,13 @@ def _(bits, n):
     return bits.new_empty((bits.shape[0], n), dtype=torch.bool)
 
 
-@torch.library.register_fake("attrdrop::transpose_mask")
+@torch.library.impl(triton_library, "transpose_mask", "CompositeExplicitAutograd")
+def _(rows, n_k):
+    from attrdrop.triton_kernels import keep_mask as kernels
+
+    return kernels.transpose_mask(rows, n_k)
+
+
+@register_fake("transpose_mask")
 def _(rows, n_k):
     return rows.new_empty((rows.shape[0], n_k, word_count(rows.shape[1])))

@@ -15,11 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from ahead import Report, compile_ahead
 
 from attrdrop.triton_kernels import (
     attention_attribution,
     dropout_words,
+    keep_mask,
+    keep_mask_scratch,
+    keep_mask_select,
     launch,
     masked_attention,
     masked_attention_backward,
@@ -44,11 +48,12 @@ FLAGS = {
 
 TYPES = {
     **dict.fromkeys(("p_lse", "p_shift", "p_delta", "p_sums"), "*fp32"),
-    **dict.fromkeys(("p_rows", "p_cols", "p_survivors", "p_words", "p_keep", "p_bits"), "*i32"),
-    **dict.fromkeys(("p_ids", "p_keys", "p_index"), "*i64"),
-    "p_mask": "*i8", "scale": "fp32", "kept_share": "fp32", "seed": "i64",
+    **dict.fromkeys(("p_rows", "p_cols", "p_survivors", "p_words", "p_keep", "p_bits", "p_valid"), "*i32"),
+    **dict.fromkeys(("p_ids", "p_keys", "p_index", "p_counts"), "*i64"),
+    **dict.fromkeys(("scale", "kept_share", "share"), "fp32"),
+    "p_mask": "*i8", "seed": "i64",
 }  # fmt: skip
-ALIGNED = {f"stride_{x}{y}" for x in "qkvo" for y in "bhn"} | {"padded_q", "stride_bq"}
+ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "stride_bq"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,44 @@ def tiled_case(kernel: str, kind: str, width: int, arch: int, flags: str, tile: 
     )  # fmt: skip
 
 
+def keep_mask_cases(arch: int) -> Iterator[Case]:
+    common = dict(
+        LOW=False, HAS_VALID=True, IS_CAUSAL=False, ISA=arch, **dict.fromkeys(("p_q", "p_k", "p_lse")), WEIGHTED=False,
+        E=16, BLOCK_E=16,
+    )  # fmt: skip
+    for d, n in ((64, 128), (64, 512), (64, 1024), (128, 256), (128, 1024), (256, 1024)):
+        if tile := keep_mask.register_tile(arch, d, n):
+            constants = common | dict(
+                D=d, BLOCK_D=d, PACKED=True, BLOCK_Q=tile.queries, BLOCK_K=tile.keys, CHUNKS=-(-n // tile.keys)
+            )
+            yield Case(
+                f"keep_mask_registers-d{d}-n{n}-sm{arch}", keep_mask_select.select_in_registers_kernel, arch, constants,
+                warps=tile.warps, stages=tile.stages,
+            )  # fmt: skip
+    for dtype, d, n in ((torch.bfloat16, 64, 2048), (torch.bfloat16, 128, 4096), (torch.float32, 64, 512)):
+        is_half = dtype != torch.float32
+        tile, width = keep_mask.scratch_tile(arch, dtype, d, False), d if is_half else 16
+        rows, columns, chunks = keep_mask.scratch_layout(arch, n, 2 if is_half else 1)
+        constants = common | dict(
+            D=d,
+            BLOCK_D=width,
+            PACKED=is_half,
+            BLOCK_Q=tile.queries,
+            BLOCK_K=tile.keys,
+            ROWS=rows,
+            COLUMNS=columns,
+            CHUNKS=chunks,
+        )
+        yield Case(
+            f"keep_mask_scratch-d{d}-n{n}-sm{arch}", keep_mask_scratch.select_through_scratch_kernel, arch, constants,
+            "*bf16" if is_half else "*fp32", {"p_scratch": "*i32" if is_half else "*fp32"}, tile.warps, tile.stages,
+        )  # fmt: skip
+    blocks = dict(ROWS=keep_mask.DRAW_ROWS, WORDS=keep_mask.DRAW_WORDS)
+    drawn = dict(CANDIDATES="rows", HAS_VALID=True, IS_CAUSAL=True, HAS_IDS=True, ISA=arch, **blocks)
+    yield Case(f"keep_mask_draw-sm{arch}", keep_mask.draw_kernel, arch, drawn)
+    yield Case(f"transpose_mask-sm{arch}", keep_mask.transpose_kernel, arch, blocks)
+
+
 def cases() -> Iterator[Case]:
     for kind, kernel in launch.TILES:
         for width in launch.TILES[kind, kernel][80]:
@@ -108,6 +151,7 @@ def cases() -> Iterator[Case]:
         block = dict(BLOCK=pack_mask.BLOCK_WORDS, stride_column=1)
         yield Case(f"pack_mask-sm{arch}", pack_mask.pack_mask_kernel, arch, block)
         yield Case(f"unpack_mask-sm{arch}", pack_mask.unpack_mask_kernel, arch, block)
+        yield from keep_mask_cases(arch)
 
 
 def compile_case(case: Case) -> Report:
