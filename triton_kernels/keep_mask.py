@@ -22,6 +22,10 @@ from attrdrop.triton_kernels.masked_attention import drop_threshold, strides, un
 from attrdrop.triton_kernels.philox import bernoulli_words
 
 DRAW_ROWS, DRAW_WORDS = 64, 32 if INTERPRETED else 4
+SCRATCH_BYTES = 256 << 20
+SCRATCH_LOADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""How many loads of four keys a lane makes for its row; where they get many, more warps share a row."""
+LONGEST_ROW = 32768
 INFINITY_BITS = 0x7F800000
 """Passed as an argument: see bits.MINUS_INFINITY_BITS."""
 
@@ -63,22 +67,21 @@ def draw_kernel(
         draw_sample = tl.load(p_ids + sample).to(tl.int32)
     b_limit = column_limit(o_q, n_k, IS_CAUSAL)
 
+    limit_k = tl.minimum(n_k, start_q + ROWS) if IS_CAUSAL else n_k  # nothing is valid from there on
     b_valid_count = tl.zeros((ROWS, WORDS), tl.int32)
     b_candidate_count = tl.zeros((ROWS, WORDS), tl.int32)
     b_dropped_count = tl.zeros((ROWS, WORDS), tl.int32)
-    for start_k in range(0, n_k, 32 * WORDS):
+    for start_k in range(0, limit_k, 32 * WORDS):
         o_word = start_k // 32 + tl.arange(0, WORDS)
         b_valid = valid_words(p_valid, o_q, n_q, n_k, b_limit, start_k, stride_vn, WORDS, HAS_VALID, IS_CAUSAL)
         b_valid = tl.where((o_q < n_q)[:, None], b_valid, 0)
-        if CANDIDATES == "rows":
-            mask = (o_q < n_q)[:, None] & (o_word < words_k)[None, :]
-            b_candidates = tl.load(p_rows + o_q[:, None].to(tl.int64) * words_k + o_word[None, :], mask=mask, other=0)
-            b_candidates &= b_valid
-        elif CANDIDATES == "all":
+        b_keep = b_valid
+        if CANDIDATES != "none":
             b_candidates = b_valid
-        if CANDIDATES == "none":
-            b_keep = b_valid
-        else:
+            if CANDIDATES == "rows":
+                mask = (o_q < n_q)[:, None] & (o_word < words_k)[None, :]
+                p_words = p_rows + o_q[:, None].to(tl.int64) * words_k + o_word[None, :]
+                b_candidates &= tl.load(p_words, mask=mask, other=0)
             b_draws = bernoulli_words(seed, o_word[None, :], o_q[:, None], head + layer * 65536, draw_sample, threshold)
             b_dropped = b_candidates & b_draws
             b_keep = b_valid & ~b_dropped
@@ -86,13 +89,17 @@ def draw_kernel(
             b_dropped_count += popcount(b_dropped, ISA)
         b_valid_count += popcount(b_valid, ISA)
         store_words(p_rows, p_cols, b_keep, start_q, start_k, n_q, n_k, ROWS, WORDS)
+    if IS_CAUSAL:
+        for start_k in range(tl.cdiv(limit_k, 32 * WORDS) * 32 * WORDS, n_k, 32 * WORDS):
+            b_none = tl.zeros((ROWS, WORDS), tl.int32)
+            store_words(p_rows, p_cols, b_none, start_q, start_k, n_q, n_k, ROWS, WORDS)
 
     b_valid_sum, b_dropped_sum = tl.sum(b_valid_count, 1), tl.sum(b_dropped_count, 1)
     m_rescued = (b_valid_sum > 0) & (b_dropped_sum == b_valid_sum)
     rescued = tl.sum(m_rescued.to(tl.int64), 0)
     if rescued > 0:  # a row may not lose all its keys
         tl.debug_barrier()  # other threads may have stored what is read here
-        for start_k in range(0, n_k, 32 * WORDS):
+        for start_k in range(0, limit_k, 32 * WORDS):
             o_word = start_k // 32 + tl.arange(0, WORDS)
             mask = (o_q < n_q)[:, None] & (o_word < words_k)[None, :]
             b_keep = tl.load(p_rows + o_q[:, None].to(tl.int64) * words_k + o_word[None, :], mask=mask, other=0)
@@ -125,12 +132,6 @@ def transpose_kernel(p_rows, p_cols, stride_n, stride_q, n_q, n_k, ROWS: tl.cons
     tl.store(p_cols + (place * n_k + o_k[:, None]) * words_q + o_word_q[None, :], b_cols, mask=mask)
 
 
-SCRATCH_BYTES = 256 << 20
-SCRATCH_LOADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""How many loads of four keys a lane makes for its row; beyond 24, more warps share a row."""
-LONGEST_ROW = 32768
-
-
 def isa(device: torch.device) -> int:
     return 0 if INTERPRETED else chip(device)
 
@@ -147,8 +148,9 @@ def select(
     batch, heads, n_q, d = x.shape
     n_k, e = y.shape[2], 16 if q is None else q.shape[3]
     chip_isa = isa(x.device)
-    widest = 16 if x.dtype == torch.float32 else 256 if q is None else 128
-    block_d, block_e = (min(widest, max(16, triton.next_power_of_2(width))) for width in (d, e))
+    width_d, width_e = (max(16, triton.next_power_of_2(width)) for width in (d, e))
+    widest = 16 if x.dtype == torch.float32 else 64 if width_d > 256 or q is not None else 256  # of a slice
+    block_d, block_e = min(widest, width_d), min(widest, width_e)
     arguments: dict[str, Any] = dict(
         p_x=x, p_y=y, p_q=q, p_k=k, p_lse=lse, p_valid=valid, p_rows=rows,
         **strides("x", x, "bhn"), **strides("y", y, "bhn"), **strides("q", q, "bhn"), **strides("k", k, "bhn"),
@@ -158,7 +160,7 @@ def select(
     )  # fmt: skip
     # float32 products, those of two pairs of matrices, and float32 keys would need too many registers.
     in_registers = bf16_keys and x.dtype != torch.float32 and q is None
-    if in_registers and (tile := register_tile(chip_isa, block_d, n_k)):
+    if in_registers and (tile := register_tile(chip_isa, width_d, n_k)):
         names = select_in_registers_kernel.arg_names
         select_in_registers_kernel[(batch * heads * triton.cdiv(n_q, tile.queries),)](
             **{name: value for name, value in arguments.items() if name in names}, BLOCK_Q=tile.queries,
@@ -166,7 +168,7 @@ def select(
         )  # fmt: skip
         return
     halves = 2 if bf16_keys else 1
-    tile = scratch_tile(chip_isa, x.dtype, block_d + (0 if q is None else block_e), q is not None)
+    tile = scratch_tile(chip_isa, x.dtype, width_d + (0 if q is None else width_e), q is not None)
     rows_at_once, columns, loads = scratch_layout(chip_isa, n_k, halves)
     width = triton.cdiv(n_k, tile.keys) * tile.keys // halves
     processors = 3 if INTERPRETED else torch.cuda.get_device_properties(x.device).multi_processor_count
@@ -188,7 +190,7 @@ def register_tile(isa: int, width: int, n_k: int) -> Tile | None:
     if isa == 0:
         return Tile(64, 256, 1, 1) if n_k <= 1024 else None
     if isa == 80:
-        return Tile(64, 64, 4, 2) if n_k <= {16: 512, 32: 512, 64: 512, 128: 256}.get(width, 0) else None
+        return Tile(64, 64, 4, 2) if n_k <= {16: 384, 32: 384, 64: 384, 128: 256}.get(width, 0) else None
     return Tile(64, 128, 4 if n_k <= 512 and width <= 128 else 8, 2) if n_k <= 1024 else None
 
 
@@ -197,7 +199,7 @@ def scratch_tile(isa: int, dtype: torch.dtype, width: int, is_weighted: bool) ->
         return Tile(64, 256, 1, 1)
     if dtype == torch.float32:
         return Tile(32 if is_weighted else 64, 64, 8, 2)
-    return Tile(64, 128 if isa != 80 and width <= 128 else 64, 8, 2)
+    return Tile(32 if width > 256 else 64, 128 if isa != 80 and width <= 128 else 64, 8, 2)
 
 
 def scratch_layout(isa: int, n_k: int, halves: int) -> tuple[int, int, int]:
@@ -207,7 +209,7 @@ def scratch_layout(isa: int, n_k: int, halves: int) -> tuple[int, int, int]:
     if isa == 0:
         return 64, 1024, triton.cdiv(n_k, 1024)
     keys = 128  # of a row in one load: four for each lane of a warp
-    while n_k > 24 * keys * halves and keys < 1024:
+    while n_k > (16 if isa == 80 else 24) * keys * halves and keys < 1024:
         keys *= 2
     loads = next(loads for loads in SCRATCH_LOADS if loads * keys * halves >= n_k)
     return 1024 // keys * max(1, 8 // loads), keys * halves, loads
@@ -241,16 +243,15 @@ def keep_mask(
     batch, heads, n_q, _ = x.shape
     n_k = y.shape[2]
     rows = x.new_empty(batch, heads, n_q, triton.cdiv(n_k, 32), dtype=torch.int32)
-    share = np.float32(p if low else 1.0 - p)  # of a row below its threshold
-    candidates = "rows"
-    if share in (0, 1):  # rank 0 or n: nothing to select
-        candidates = "all" if low == (share == 1) else "none"
+    share = float(np.float32(p if low else 1.0 - p))  # of a row below its threshold
+    all_share, no_share = (1.0, 0.0) if low else (0.0, 1.0)  # rank 0 or n: nothing to select
+    candidates = "all" if share == all_share else "none" if share == no_share else "rows"
     with on_device(x.device):
         if candidates == "rows" and rows.numel():
             weight = None
             if weight_q is not None and weight_k is not None and weight_lse is not None:
                 weight = weight_q, weight_k, weight_lse, weight_scale
-            select(x, y, float(share), valid, is_causal, low, bf16_keys, weight, rows)
+            select(x, y, share, valid, is_causal, low, bf16_keys, weight, rows)
         return draw(rows, n_k, q, seed, layer, valid, is_causal, sample_ids, candidates)
 
 

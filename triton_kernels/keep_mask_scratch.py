@@ -23,11 +23,11 @@ from attrdrop.triton_kernels.launch import NOT_SPECIALIZED
 
 @triton.jit
 def rank_scratch_rows(
-    p_scratch, p_valid, p_rows, start_q, n_q, n_k, stride_vn, share, width,
+    p_scratch, p_valid, p_rows, start_q, n_q, n_k, stride_vn, share, width, filled,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr, PACKED: tl.constexpr, LOW: tl.constexpr,
     HAS_VALID: tl.constexpr, IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
-    """Candidates of rows start_q to start_q + ROWS, whose keys are in the scratch."""
+    """Candidates of rows start_q to start_q + ROWS; the first ``filled`` of ``width`` keys are in the scratch."""
     KEYS: tl.constexpr = COLUMNS // 2 if PACKED else COLUMNS
     WORDS: tl.constexpr = COLUMNS // 32
     o_q = tl.arange(0, ROWS)
@@ -43,7 +43,7 @@ def rank_scratch_rows(
     keys = ()
     for i in tl.static_range(CHUNKS):
         o_key = i * KEYS + tl.arange(0, KEYS)
-        mask = tl.broadcast_to((o_key < width)[None, :], (ROWS, KEYS))
+        mask = tl.broadcast_to((o_key < filled)[None, :], (ROWS, KEYS))
         other = 0x7F807F80 if PACKED else float("inf")
         keys += (tl.load(p_scratch + o_q[:, None] * width + o_key[None, :], mask=mask, other=other),)
     b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, ROWS, CHUNKS * COLUMNS, PACKED, LOW, ISA)
@@ -92,7 +92,8 @@ def select_through_scratch_kernel(
         if HAS_VALID:
             p_head_valid += sample * stride_vb + head * stride_vh
         b_limit = column_limit(start_q + o_q, n_k, IS_CAUSAL)
-        for start_k in range(0, n_k, BLOCK_K):
+        limit_k = tl.minimum(n_k, start_q + BLOCK_Q) if IS_CAUSAL else n_k  # nothing is valid from there on
+        for start_k in range(0, limit_k, BLOCK_K):
             b_valid = 0
             if HAS_VALID:
                 b_valid = valid_words(
@@ -104,10 +105,12 @@ def select_through_scratch_kernel(
             )  # fmt: skip
             o_key = start_k // HALVES + tl.arange(0, BLOCK_K // HALVES)
             tl.store(p_scratch + o_q[:, None] * width + o_key[None, :], b_keys)
+        filled = tl.cdiv(limit_k, BLOCK_K) * (BLOCK_K // HALVES)
         tl.debug_barrier()  # other threads read the keys
         for start_row in range(0, tl.minimum(BLOCK_Q, n_q - start_q), ROWS):
             rank_scratch_rows(
                 p_scratch + start_row * width, p_head_valid, p_rows + (place + start_row) * words, start_q + start_row,
-                n_q, n_k, stride_vn, share, width, ROWS, COLUMNS, CHUNKS, PACKED, LOW, HAS_VALID, IS_CAUSAL, ISA,
+                n_q, n_k, stride_vn, share, width, filled, ROWS, COLUMNS, CHUNKS, PACKED, LOW, HAS_VALID, IS_CAUSAL,
+                ISA,
             )  # fmt: skip
         tl.debug_barrier()  # before the next block's keys

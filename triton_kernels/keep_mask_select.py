@@ -276,6 +276,16 @@ def select_in_registers_kernel(
     p_rows += ((sample * heads + head) * n_q + start_q) * tl.cdiv(n_k, 32)
     b_x = load_slice(p_x, o_q, n_q - start_q, stride_xn, 0, D, BLOCK_D)
     operands = (b_x, p_x, p_y, stride_xn, stride_yn)
+    words = tl.cdiv(n_k, 32)
+    if D <= BLOCK_D and not LOW:  # noqa: SIM102 (one is a constant)
+        # Rows that no gradient reaches tie everywhere: all their columns are candidates.
+        if tl.max(tl.max((b_x.to(tl.float32) != 0.0).to(tl.int32), 1), 0) == 0:
+            for start in range(0, words, WORDS):
+                o_word = start + tl.arange(0, WORDS)
+                b_all = tl.full((BLOCK_Q, WORDS), -1, tl.int32)
+                mask = (o_row < n_q)[:, None] & (o_word < words)[None, :]
+                tl.store(p_rows + o_q[:, None] * words + o_word[None, :], b_all, mask=mask)
+            return
     if HAS_VALID:
         p_valid += sample * stride_vb + head.to(tl.int64) * stride_vh
     b_limit = column_limit(o_row, n_k, IS_CAUSAL)
@@ -292,16 +302,14 @@ def select_in_registers_kernel(
             )
             b_valid_count += tl.sum(popcount(b_valid, ISA), 1)
         b_keys = tl.full((BLOCK_Q, BLOCK_K // 2), 0x7F807F80, tl.int32)
-        # Always so, but ptxas does not know: without the branch it rounds after the last product, and spills.
-        if i * BLOCK_K < n_k:
+        # Without causality always so, but ptxas does not know: otherwise it rounds after the last product, and spills.
+        if i * BLOCK_K < (tl.minimum(n_k, start_q + BLOCK_Q) if IS_CAUSAL else n_k):
             b_keys = keys_of_block(
                 operands, (), b_valid, b_limit, i * BLOCK_K, o_q, n_q - start_q, n_k, infinity, D, BLOCK_D, 0, 0,
                 BLOCK_Q, BLOCK_K, False, HAS_VALID, IS_CAUSAL or i == CHUNKS - 1, True, ISA,
             )  # fmt: skip
         keys += (b_keys,)
     b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, BLOCK_Q, CHUNKS * BLOCK_K, True, LOW, ISA)
-
-    words = tl.cdiv(n_k, 32)
     for i in tl.static_range(CHUNKS):
         o_word = i * WORDS + tl.arange(0, WORDS)
         b_words = candidate_words(keys[i], b_place, m_all, m_none, BLOCK_Q, WORDS, True, LOW, ISA)
