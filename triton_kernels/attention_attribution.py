@@ -11,8 +11,7 @@ from torch import Tensor
 
 from attrdrop.triton_kernels.attention_tiles import load_columns, load_rows
 from attrdrop.triton_kernels.bits import load_words, set_bits
-from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, on_device
-from attrdrop.triton_kernels.masked_attention import strides, unit_stride
+from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, float32_precision, on_device, strides, unit_stride
 
 BLOCK_Q, BLOCK_K = 32, 32
 MOST_ENTRIES = BLOCK_Q * BLOCK_K
@@ -147,12 +146,11 @@ def top_kernel(
 def common_arguments(grad_out: Tensor, v: Tensor, valid: Tensor | None, is_causal: bool) -> dict[str, Any]:
     grad_out, v = unit_stride(grad_out), unit_stride(v)
     d = v.shape[3]
-    precision = torch.backends.cuda.matmul.fp32_precision
     return dict(
         p_grad_out=grad_out, p_v=v, p_words=valid, **strides("o", grad_out, "bhn"), **strides("v", v, "bhn"),
         **strides("w", valid, "bhq"), heads=grad_out.shape[1], groups=grad_out.shape[1] // v.shape[1],
         n_k=v.shape[2], D=d, BLOCK_D=max(16, triton.next_power_of_2(d)), BLOCK_Q=BLOCK_Q, BLOCK_K=BLOCK_K,
-        PRECISION="tf32" if precision == "tf32" else "ieee", HAS_VALID=valid is not None, IS_CAUSAL=is_causal,
+        PRECISION=float32_precision(), HAS_VALID=valid is not None, IS_CAUSAL=is_causal,
     )  # fmt: skip
 
 

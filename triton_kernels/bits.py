@@ -53,10 +53,6 @@ def set_bits(b_words, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return tl.reshape(b_bits, (ROWS, COLUMNS)) != 0
 
 
-BLOCKS = tl.constexpr(32)
-"""Blocks of columns that one bitmap covers."""
-
-
 @triton.jit
 def _exchange_bits(b_words, ROWS: tl.constexpr, WORDS: tl.constexpr, J: tl.constexpr, MASK: tl.constexpr):
     """Swaps the upper J bits of every 2 J in row r with the lower J bits in row r + J, for each r with bit J clear."""
@@ -78,6 +74,26 @@ def transpose_words(b_words, ROWS: tl.constexpr, WORDS: tl.constexpr):
     b_words = _exchange_bits(b_words, ROWS, WORDS, 1, 0x55555555)
     b_words = tl.permute(tl.reshape(b_words, (ROWS // 32, 32, WORDS)), (2, 1, 0))
     return tl.reshape(b_words, (32 * WORDS, ROWS // 32))
+
+
+@triton.jit
+def store_words(p_words, b_words, row, word, n_rows, words, ROWS: tl.constexpr, WORDS: tl.constexpr):
+    """b_words (ROWS, WORDS) to the contiguous (n_rows, words), from that row and word on."""
+    o_row = row + tl.arange(0, ROWS)
+    o_word = word + tl.arange(0, WORDS)
+    mask = (o_row < n_rows)[:, None] & (o_word < words)[None, :]
+    tl.store(p_words + o_row[:, None].to(tl.int64) * words + o_word[None, :], b_words, mask=mask)
+
+
+@triton.jit
+def store_transposed(p_cols, b_rows, start_q, start_k, n_q, n_k, ROWS: tl.constexpr, WORDS: tl.constexpr):
+    """b_rows (ROWS, WORDS) by query, from row start_q and column start_k on, to (n_k, ceil(n_q / 32)) by key."""
+    b_cols = transpose_words(b_rows, ROWS, WORDS)
+    store_words(p_cols, b_cols, start_k, start_q // 32, n_k, tl.cdiv(n_q, 32), 32 * WORDS, ROWS // 32)
+
+
+BLOCKS = tl.constexpr(32)
+"""Blocks of columns that one bitmap covers."""
 
 
 @triton.jit

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attrdrop.triton_kernels.bits import load_words, transpose_words
-from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, on_device
+from attrdrop.triton_kernels.bits import load_words, store_transposed, store_words
+from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, on_device, strides
 from attrdrop.triton_kernels.philox import bernoulli_words
 
 ROWS, WORDS = 128, 2
@@ -33,17 +33,12 @@ def dropout_words_kernel(
     b_keep = load_words(p_keep, o_row, o_row < n_q, stride_kn, 1, start_k, n_k, 32 * WORDS)  # (ROWS, WORDS)
     draw_sample = tl.load(p_ids + sample).to(tl.int32)
     b_rows = b_keep & ~bernoulli_words(seed, o_word[None, :], o_row[:, None], head, draw_sample, threshold)
-    words_k, words_q = tl.cdiv(n_k, 32), tl.cdiv(n_q, 32)
+    words_k = tl.cdiv(n_k, 32)
     p_rows += (sample * heads + head) * n_q * words_k
-    o_place = o_row[:, None].to(tl.int64) * words_k + o_word[None, :]
-    tl.store(p_rows + o_place, b_rows, mask=(o_row < n_q)[:, None] & (o_word < words_k)[None, :])
+    store_words(p_rows, b_rows, start_q, start_k // 32, n_q, words_k, ROWS, WORDS)
     if HAS_COLS:
-        b_cols = transpose_words(b_rows, ROWS, WORDS)  # (32 * WORDS, ROWS / 32)
-        o_key = start_k + tl.arange(0, 32 * WORDS)
-        o_query_word = start_q // 32 + tl.arange(0, ROWS // 32)
-        p_cols += (sample * heads + head) * n_k * words_q
-        o_place = o_key[:, None].to(tl.int64) * words_q + o_query_word[None, :]
-        tl.store(p_cols + o_place, b_cols, mask=(o_key < n_k)[:, None] & (o_query_word < words_q)[None, :])
+        p_cols += (sample * heads + head) * n_k * tl.cdiv(n_q, 32)
+        store_transposed(p_cols, b_rows, start_q, start_k, n_q, n_k, ROWS, WORDS)
 
 
 def dropout_words(
@@ -56,11 +51,10 @@ def dropout_words(
     batch = sample_ids.numel()
     rows = keep.new_empty(batch, heads, n_q, triton.cdiv(n_k, 32))
     cols = keep.new_empty(batch, heads, n_k, triton.cdiv(n_q, 32)) if needs_cols else None
-    strides = (0 if size == 1 else stride for size, stride in zip(keep.shape[:3], keep.stride(), strict=False))
     programs = batch * heads * triton.cdiv(n_q, ROWS) * triton.cdiv(n_k, 32 * WORDS)
     with on_device(keep.device):
         dropout_words_kernel[(programs,)](
-            keep, sample_ids, rows, cols, *strides, heads, n_q, n_k, seed, threshold, ROWS=ROWS, WORDS=WORDS,
-            HAS_COLS=needs_cols, num_warps=4,
+            keep, sample_ids, rows, cols, **strides("k", keep, "bhn"), heads=heads, n_q=n_q, n_k=n_k, seed=seed,
+            threshold=threshold, ROWS=ROWS, WORDS=WORDS, HAS_COLS=needs_cols, num_warps=4,
         )  # fmt: skip
     return rows, cols

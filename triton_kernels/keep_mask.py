@@ -14,12 +14,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attrdrop.triton_kernels.bits import transpose_words
+from attrdrop.triton_kernels.bits import store_transposed, store_words
 from attrdrop.triton_kernels.keep_mask_scratch import select_through_scratch_kernel
 from attrdrop.triton_kernels.keep_mask_select import column_limit, popcount, select_in_registers_kernel, valid_words
-from attrdrop.triton_kernels.launch import INTERPRETED, NOT_SPECIALIZED, Tile, chip, on_device
-from attrdrop.triton_kernels.masked_attention import drop_threshold, strides, unit_stride
-from attrdrop.triton_kernels.philox import bernoulli_words
+from attrdrop.triton_kernels.launch import (
+    INTERPRETED,
+    NOT_SPECIALIZED,
+    Tile,
+    chip,
+    on_device,
+    strides,
+    unit_stride,
+)
+from attrdrop.triton_kernels.philox import bernoulli_words, drop_threshold
 
 DRAW_ROWS, DRAW_WORDS = 64, 32 if INTERPRETED else 4
 SCRATCH_BYTES = 256 << 20
@@ -31,18 +38,10 @@ INFINITY_BITS = 0x7F800000
 
 
 @triton.jit
-def store_words(p_rows, p_cols, b_rows, start_q, start_k, n_q, n_k, ROWS: tl.constexpr, WORDS: tl.constexpr):
+def store_both(p_rows, p_cols, b_rows, start_q, start_k, n_q, n_k, ROWS: tl.constexpr, WORDS: tl.constexpr):
     """b_rows (ROWS, WORDS) from row start_q and column start_k on by query, and transposed by key."""
-    words_q, words_k = tl.cdiv(n_q, 32), tl.cdiv(n_k, 32)
-    o_q = start_q + tl.arange(0, ROWS)
-    o_word = start_k // 32 + tl.arange(0, WORDS)
-    mask = (o_q < n_q)[:, None] & (o_word < words_k)[None, :]
-    tl.store(p_rows + o_q[:, None].to(tl.int64) * words_k + o_word[None, :], b_rows, mask=mask)
-    b_cols = transpose_words(b_rows, ROWS, WORDS)  # (32 * WORDS, ROWS / 32)
-    o_k = start_k + tl.arange(0, 32 * WORDS)
-    o_word_q = start_q // 32 + tl.arange(0, ROWS // 32)
-    mask = (o_k < n_k)[:, None] & (o_word_q < words_q)[None, :]
-    tl.store(p_cols + o_k[:, None].to(tl.int64) * words_q + o_word_q[None, :], b_cols, mask=mask)
+    store_words(p_rows, b_rows, start_q, start_k // 32, n_q, tl.cdiv(n_k, 32), ROWS, WORDS)
+    store_transposed(p_cols, b_rows, start_q, start_k, n_q, n_k, ROWS, WORDS)
 
 
 @triton.jit(do_not_specialize=(*NOT_SPECIALIZED, "layer"))
@@ -88,11 +87,11 @@ def draw_kernel(
             b_candidate_count += popcount(b_candidates, ISA)
             b_dropped_count += popcount(b_dropped, ISA)
         b_valid_count += popcount(b_valid, ISA)
-        store_words(p_rows, p_cols, b_keep, start_q, start_k, n_q, n_k, ROWS, WORDS)
+        store_both(p_rows, p_cols, b_keep, start_q, start_k, n_q, n_k, ROWS, WORDS)
     if IS_CAUSAL:
         for start_k in range(tl.cdiv(limit_k, 32 * WORDS) * 32 * WORDS, n_k, 32 * WORDS):
             b_none = tl.zeros((ROWS, WORDS), tl.int32)
-            store_words(p_rows, p_cols, b_none, start_q, start_k, n_q, n_k, ROWS, WORDS)
+            store_both(p_rows, p_cols, b_none, start_q, start_k, n_q, n_k, ROWS, WORDS)
 
     b_valid_sum, b_dropped_sum = tl.sum(b_valid_count, 1), tl.sum(b_dropped_count, 1)
     m_rescued = (b_valid_sum > 0) & (b_dropped_sum == b_valid_sum)
@@ -105,7 +104,7 @@ def draw_kernel(
             b_keep = tl.load(p_rows + o_q[:, None].to(tl.int64) * words_k + o_word[None, :], mask=mask, other=0)
             b_valid = valid_words(p_valid, o_q, n_q, n_k, b_limit, start_k, stride_vn, WORDS, HAS_VALID, IS_CAUSAL)
             b_keep = tl.where(m_rescued[:, None], b_valid, b_keep)
-            store_words(p_rows, p_cols, b_keep, start_q, start_k, n_q, n_k, ROWS, WORDS)
+            store_both(p_rows, p_cols, b_keep, start_q, start_k, n_q, n_k, ROWS, WORDS)
         tl.atomic_add(p_counts + 3, rescued, sem="relaxed")
     tl.atomic_add(p_counts, tl.sum(b_valid_sum.to(tl.int64), 0), sem="relaxed")
     if CANDIDATES != "none":
@@ -120,16 +119,12 @@ def transpose_kernel(p_rows, p_cols, stride_n, stride_q, n_q, n_k, ROWS: tl.cons
     start_k = tl.program_id(0) % blocks_k * (32 * WORDS)
     start_q = tl.program_id(0) // blocks_k % blocks_q * ROWS
     place = (tl.program_id(0) // (blocks_k * blocks_q)).to(tl.int64)
-    words_q = tl.cdiv(n_q, 32)
     o_q = start_q + tl.arange(0, ROWS)
     o_word = start_k // 32 + tl.arange(0, WORDS)
     mask = (o_q < n_q)[:, None] & (o_word * 32 < n_k)[None, :]
     p_rows += place * stride_n + o_q[:, None].to(tl.int64) * stride_q + o_word[None, :]
-    b_cols = transpose_words(tl.load(p_rows, mask=mask, other=0), ROWS, WORDS)  # (32 * WORDS, ROWS / 32)
-    o_k = start_k + tl.arange(0, 32 * WORDS)
-    o_word_q = start_q // 32 + tl.arange(0, ROWS // 32)
-    mask = (o_k < n_k)[:, None] & (o_word_q < words_q)[None, :]
-    tl.store(p_cols + (place * n_k + o_k[:, None]) * words_q + o_word_q[None, :], b_cols, mask=mask)
+    b_rows = tl.load(p_rows, mask=mask, other=0)
+    store_transposed(p_cols + place * n_k * tl.cdiv(n_q, 32), b_rows, start_q, start_k, n_q, n_k, ROWS, WORDS)
 
 
 def isa(device: torch.device) -> int:

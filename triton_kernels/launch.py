@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 AUTOTUNE = os.environ.get("ATTRDROP_AUTOTUNE") == "1"
@@ -123,6 +124,25 @@ def choose(name: str, kind: str, width: int, capability: int, has_bias: bool, ha
     tiles = chips[max(oldest for oldest in chips if oldest <= capability)]
     choices = tiles[min(widest for widest in tiles if widest >= width)]
     return choices[-1 if has_bias else has_dropout and len(choices) > 1]
+
+
+def strides(letter: str, tensor: Tensor | None, names: str) -> dict[str, int]:
+    """stride_<letter><name> for each leading dimension; 0 where it broadcasts or there is no tensor."""
+    if tensor is None:
+        return {f"stride_{letter}{name}": 0 for name in names}
+    sizes = zip(names, tensor.shape, tensor.stride(), strict=False)
+    return {f"stride_{letter}{name}": 0 if size == 1 else stride for name, size, stride in sizes}
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """x with a unit last stride, and rows near enough for 32-bit offsets inside a tile."""
+    fits = x.stride(-1) == 1 or x.shape[-1] == 1
+    return x if fits and x.stride(-2) < 2**22 else x.contiguous()
+
+
+def float32_precision() -> str:
+    """How float32 is multiplied: as torch's own setting says."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager:

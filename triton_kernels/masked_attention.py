@@ -22,7 +22,16 @@ from attrdrop.triton_kernels.attention_tiles import (
 )
 from attrdrop.triton_kernels.bits import BLOCKS, MINUS_INFINITY_BITS, active_blocks, lowest_bit
 from attrdrop.triton_kernels.dropout_words import dropout_words
-from attrdrop.triton_kernels.launch import LARGEST_BLOCK, NOT_SPECIALIZED, Tile, launch
+from attrdrop.triton_kernels.launch import (
+    LARGEST_BLOCK,
+    NOT_SPECIALIZED,
+    Tile,
+    float32_precision,
+    launch,
+    strides,
+    unit_stride,
+)
+from attrdrop.triton_kernels.philox import drop_threshold
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -96,20 +105,6 @@ def forward_kernel(
     tl.store(p_lse + (sample * heads + head) * n_q + o_q, (b_peak + tl.log2(b_sum)) * LN_2, mask=o_q < n_q)
 
 
-def strides(letter: str, tensor: Tensor | None, names: str) -> dict[str, int]:
-    """stride_<letter><name> for each leading dimension; 0 where it broadcasts or there is no tensor."""
-    if tensor is None:
-        return {f"stride_{letter}{name}": 0 for name in names}
-    sizes = zip(names, tensor.shape, tensor.stride(), strict=False)
-    return {f"stride_{letter}{name}": 0 if size == 1 else stride for name, size, stride in sizes}
-
-
-def unit_stride(x: Tensor) -> Tensor:
-    """x with a unit last stride, and rows near enough for 32-bit offsets inside a tile."""
-    fits = x.stride(-1) == 1 or x.shape[-1] == 1
-    return x if fits and x.stride(-2) < 2**22 else x.contiguous()
-
-
 def common_arguments(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout_p: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -118,7 +113,7 @@ def common_arguments(
     d, d_v = q.shape[3], v.shape[3]
     block_d, block_v = (max(16, triton.next_power_of_2(width)) for width in (d, d_v))
     threshold = drop_threshold(dropout_p)
-    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    precision = float32_precision()
     kind = precision if q.dtype == torch.float32 else "half"
     arguments = dict(
         p_q=q, p_k=k, p_v=v, p_bias=bias,
@@ -142,11 +137,6 @@ def survivors(
         return None, None
     ids = torch.arange(q.shape[0], device=q.device) if sample_ids is None else sample_ids
     return dropout_words(rows, q.shape[1], q.shape[2], k.shape[2], threshold, seed, ids, needs_cols)
-
-
-def drop_threshold(rate: float) -> int:
-    """A position is dropped where its 16-bit number lies below this."""
-    return int(rate * 65536.0 + 0.5)
 
 
 def forward(

@@ -22,8 +22,8 @@ from attrdrop.triton_kernels.attention_tiles import (
     with_sign,
 )
 from attrdrop.triton_kernels.bits import BLOCKS, active_blocks, lowest_bit
-from attrdrop.triton_kernels.launch import LARGEST_BLOCK, NOT_SPECIALIZED, Tile, launch
-from attrdrop.triton_kernels.masked_attention import common_arguments, strides, survivors, unit_stride
+from attrdrop.triton_kernels.launch import LARGEST_BLOCK, NOT_SPECIALIZED, Tile, launch, strides, unit_stride
+from attrdrop.triton_kernels.masked_attention import common_arguments, survivors
 from attrdrop.triton_kernels.masked_attention_grad_bias import grad_bias
 
 

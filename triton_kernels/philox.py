@@ -22,6 +22,11 @@ def philox(seed, c0, c1, c2, c3):
     return c0, c1, c2, c3
 
 
+def drop_threshold(rate: float) -> int:
+    """A position is dropped where its 16-bit number lies below this."""
+    return int(rate * 65536.0 + 0.5)
+
+
 @triton.jit
 def bernoulli_words(seed, word, row, head, sample, threshold):
     """32 draws for each place; a set bit has probability threshold / 65536. Places broadcast against each other.

@@ -72,9 +72,8 @@ def attention_attribution(
     if topk is not None and (isinstance(topk, bool) or not isinstance(topk, int) or topk < 1):
         raise ValueError(f"topk must be a positive int, got {topk!r}")
     chosen = _resolve(v, grad_out.shape[2], topk or 0, backend)
-    reference_call = chosen == "reference"
-    call = reference.attention_attribution if reference_call else operators(chosen).attention_attribution
-    values, indices = call(grad_out, v, valid, bool(is_causal), topk or 0)
+    served = reference if chosen == "reference" else operators(chosen)
+    values, indices = served.attention_attribution(grad_out, v, valid, bool(is_causal), topk or 0)
     if topk is None:
         return values
     missing_entry = indices < 0
