@@ -86,6 +86,7 @@ setup(
         "attrdrop",
         "attrdrop.integrations",
         "attrdrop.lab",
+        "attrdrop.metrics",
         "attrdrop.ops",
         "attrdrop.reference",
         "attrdrop.triton_kernels",

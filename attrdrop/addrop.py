@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attrdrop._modules import evaluation_mode, uncompiled, unwrap
 from attrdrop._passes import AttributionPass, Draws, MaskedPass, Site, derive_seed
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 
@@ -233,9 +233,10 @@ class ADDrop:
             )
 
     def _run_pass1(self, draws: Draws, batch: Mapping[str, Any]) -> list[Site]:
-        inner = _unwrap(self.model)
+        inner = unwrap(self.model)
         recorder = AttributionPass(draws, self._scope.__contains__)
-        with torch.enable_grad(), _eager(), _dropout_mode(inner, self.config.pass1):
+        mode = evaluation_mode(inner) if self.config.pass1 == "eval" else contextlib.nullcontext()
+        with torch.enable_grad(), uncompiled(), mode:
             outputs = inner(**batch, attrdrop=recorder)
             if not recorder.sites:
                 raise ValueError(_unreachable(inner))
@@ -312,22 +313,11 @@ def _resolve_layers(layers: str | Sequence[int], count: int) -> list[int]:
     return sorted({index % count for index in layers})
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, FSDP and torch.compile."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
 def _attention_scope(model: nn.Module) -> set[nn.Module]:
     """The modules whose attention is masked: all, or the encoder's in an encoder-decoder model."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a transformers model, got {type(model).__name__}")
-    inner = _unwrap(model)
+    inner = unwrap(model)
     pretrained: Any = next((m for m in inner.modules() if hasattr(type(m), "_can_set_attn_implementation")), None)
     if pretrained is None:
         raise TypeError(
@@ -352,28 +342,6 @@ def _unreachable(model: nn.Module) -> str:
         "so AD-DROP cannot reach it; take a model that does (BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, ViT, "
         "Llama and most others do, DeBERTa and MPNet do not)"
     )
-
-
-@contextlib.contextmanager
-def _dropout_mode(model: nn.Module, mode: str) -> Iterator[None]:
-    """Evaluation mode where asked for; each module's own flag comes back, also after an error."""
-    if mode == "train":
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _eager() -> contextlib.AbstractContextManager:
-    """Pass 1 runs uncompiled: a compiled backward walks to the bottom and takes weight gradients along."""
-    if "torch._dynamo" not in sys.modules:
-        return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:

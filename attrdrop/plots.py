@@ -36,3 +36,31 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{title} (grey: AD-DROP epochs)")
     figure.savefig(target, format="png", dpi=150)
+
+
+def flipping_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Mean score by the fraction of features flipped, one colour per arm, one dash per order; bands show the standard
+    deviation over rows.
+
+    `frame` has the columns arm, order, fraction (0 to 1) and score, such as one row per sample and step of
+    :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG.
+    """
+    missing = {"arm", "order", "fraction", "score"} - set(frame.columns)
+    if missing:
+        raise ValueError(f"frame must have the columns arm, order, fraction, score, got {list(frame.columns)}")
+    with sns.axes_style("whitegrid"):
+        figure = Figure(figsize=(7.5, 4), layout="constrained")
+        axes = figure.subplots()
+    sns.lineplot(
+        frame.assign(percent=100 * frame["fraction"]),
+        x="percent",
+        y="score",
+        hue="arm",
+        style="order" if frame["order"].nunique() > 1 else None,
+        errorbar="sd",
+        err_kws={"alpha": 0.12, "linewidth": 0},
+        ax=axes,
+    )
+    axes.set(title=title, xlabel="features flipped (%)", ylabel="score of the target", xlim=(0, 100))
+    sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(target, format="png", dpi=150)

@@ -1,0 +1,35 @@
+"""Measures of relevance maps, of what models do under them, and of robustness. They need torch and NumPy alone."""
+
+from attrdrop.metrics.flipping import FlippingCurve, flipping_curve
+from attrdrop.metrics.out_of_distribution import (
+    anomaly_score,
+    aupr,
+    auroc,
+    aurra,
+    calibration_error,
+    class_subset,
+    evaluate,
+    top1,
+)
+from attrdrop.metrics.rank_accuracy import pointing_game, relevance_mass_accuracy, relevance_rank_accuracy
+from attrdrop.metrics.sparsity import channel_relevance, entropy, gini, hoyer
+
+__all__ = [
+    "FlippingCurve",
+    "anomaly_score",
+    "aupr",
+    "auroc",
+    "aurra",
+    "calibration_error",
+    "channel_relevance",
+    "class_subset",
+    "entropy",
+    "evaluate",
+    "flipping_curve",
+    "gini",
+    "hoyer",
+    "pointing_game",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
+    "top1",
+]
