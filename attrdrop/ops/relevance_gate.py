@@ -31,7 +31,8 @@ def relevance_gate(
     Args:
         z: (N, C, ...) or (N, C), outputs of a linear layer; float32, bfloat16, float16, float64.
         eps: stabiliser, 0 or more; with 0 the gradient is the plain one, except that it is 0 where y is 0.
-        scale, shift: (C,), of the affine map per channel; None: 1 and 0. They receive no gradient.
+        scale, shift: (C,), of the affine map per channel; None: 1 and 0. They are converted to the type computed in,
+            float32 (float64 for such z), and receive no gradient.
         surrogate: s, shape and dtype of z. The gradient g becomes g y / (s + eps sign(s)) and goes to s instead of z:
             s is what another rule divides by, W⁺a + b⁺ for z⁺.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
@@ -75,8 +76,7 @@ def _gate(
         raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps must be 0 or more and finite, got {eps}")
-    for name, values in (("scale", scale), ("shift", shift)):
-        _check_channels(name, values, z)
+    scale, shift = _channels("scale", scale, z), _channels("shift", shift, z)
     if surrogate is not None:
         surrogate = checks.check_tensor("surrogate", surrogate)
         if surrogate.shape != z.shape or surrogate.dtype != z.dtype or surrogate.device != z.device:
@@ -87,13 +87,14 @@ def _gate(
     missing = {"triton": _backend.TRITON_MISSING, "cpp": _backend.COMPILED_MISSING}
     if z.dtype == torch.float64:
         missing["triton"] = "float64 is served by the reference and C++ only"
-    chosen = _backend.resolve("relevance_gate", z, backend, missing)
+    chosen = _backend.resolve("relevance_gate_relu" if relu else "relevance_gate", z, backend, missing)
     return _Gate.apply(z, surrogate, scale, shift, float(eps), relu, chosen)
 
 
-def _check_channels(name: str, values: Tensor | None, z: Tensor) -> None:
+def _channels(name: str, values: Tensor | None, z: Tensor) -> Tensor | None:
+    """scale or shift in the type that z is computed in."""
     if values is None:
-        return
+        return None
     values = checks.check_tensor(name, values)
     channels = z.shape[1] if z.dim() > 1 else None
     if channels is None or tuple(values.shape) != (channels,):
@@ -101,6 +102,7 @@ def _check_channels(name: str, values: Tensor | None, z: Tensor) -> None:
         raise ValueError(f"{name} needs {wanted}, got {tuple(values.shape)} for z of shape {tuple(z.shape)}")
     if not values.is_floating_point() or values.device != z.device:
         raise ValueError(f"{name} must be floating point on {z.device}, got {values.dtype} on {values.device}")
+    return values.detach().to(torch.promote_types(z.dtype, torch.float32))
 
 
 class _Gate(torch.autograd.Function):

@@ -20,7 +20,7 @@ def backward(grad: Tensor, y: Tensor, surrogate: Tensor | None, scale: Tensor | 
     """scale grad y / (s + eps sign(s)) with s the surrogate, or y itself; 0 where y is 0, and sign(0) = 1."""
     y = _wide(y)
     s = y if surrogate is None else _wide(surrogate)
-    damped = _wide(grad) * torch.where(y == 0, 0, y / (s + torch.where(s < 0, -eps, eps)))
+    damped = _wide(grad) * torch.where(y == 0, 0, y / torch.where(s < 0, s - eps, s + eps))
     if scale is not None:
         damped = damped * _by_channel(scale, y)
     return damped.to(grad.dtype)
@@ -31,4 +31,4 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _by_channel(values: Tensor, x: Tensor) -> Tensor:
-    return _wide(values).view(1, -1, *(1,) * (x.dim() - 2))
+    return values.view(1, -1, *(1,) * (x.dim() - 2))
