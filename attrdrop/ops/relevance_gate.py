@@ -26,7 +26,7 @@ def relevance_gate(
 
     With y = scale z + shift (the eval-mode BatchNorm after a linear layer; y = z without), the gradient g of y becomes
     scale g y / (y + eps sign(y)) for z: written as R = a c, relevance obeys the epsilon rule when c is propagated so
-    (docs/mathematics.md). Gradients of gradients are not defined.
+    (docs/mathematics.md). Where y is 0 it is 0, where y is NaN or infinite NaN. Gradients of gradients are not defined.
 
     Args:
         z: (N, C, ...) or (N, C), outputs of a linear layer; float32, bfloat16, float16, float64.
