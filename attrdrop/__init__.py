@@ -16,6 +16,8 @@ from attrdrop.ops import (
     masked_attention,
     pack_mask,
     random_keep_mask,
+    relevance_gate,
+    relevance_gate_relu,
     transpose_mask,
     unpack_mask,
 )
@@ -55,6 +57,8 @@ __all__ = [
     "masked_attention",
     "pack_mask",
     "random_keep_mask",
+    "relevance_gate",
+    "relevance_gate_relu",
     "set_backend",
     "transpose_mask",
     "unpack_mask",

@@ -27,10 +27,13 @@ SCHEMAS = (
     " bool needs_grad_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)",
     "attention_attribution(Tensor grad_out, Tensor v, Tensor? valid, bool is_causal, int k)"
     " -> (Tensor values, Tensor indices)",
+    "relevance_gate(Tensor z, Tensor? scale, Tensor? shift, bool relu) -> Tensor",
+    "relevance_gate_backward(Tensor grad, Tensor y, Tensor? surrogate, Tensor? scale, float eps) -> Tensor",
 )
 
 SHARED_OPS = (
     "keep_mask", "transpose_mask", "masked_attention", "masked_attention_backward", "attention_attribution",
+    "relevance_gate", "relevance_gate_backward",
 )  # fmt: skip
 """Operators that exist as ``torch.ops.attrdrop_triton.<name>`` too, with the same schema, for any device."""
 

@@ -108,7 +108,7 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
         served = next((name for name, check in gpu.items() if _reason(check) is None), "PyTorch reference")
         triton = "Triton" if _reason("TRITON_MISSING") is None else "PyTorch reference"
         choices["masks on CUDA by"] = Fact(served)
-        choices["masked_attention, attention_attribution on CUDA by"] = Fact(triton)
+        choices["masked_attention, attention_attribution, relevance_gate on CUDA by"] = Fact(triton)
     return choices
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import dropout, one_hot, pad, scaled_dot_product_attention
+from torch.nn.functional import batch_norm, dropout, one_hot, pad, scaled_dot_product_attention
 
 Lengths = tuple[int, ...] | None
 
@@ -119,6 +119,51 @@ def sort_and_drop(b: Tensor, p: float, q: float, lengths: Lengths = None) -> Ten
 def sorted_mask(x: Tensor, y: Tensor, p: float, q: float) -> Tensor:
     """The published procedure from dO and V, ending in the stack of the layers' masks: here of one layer."""
     return torch.stack([sort_and_drop(x @ y.mT, p, q)])[0]
+
+
+class EagerGate(torch.autograd.Function):
+    """scale z + shift and perhaps ReLU, with the gradient damped: the fewest passes that eager torch allows."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, scale: Tensor, shift: Tensor, eps: float, relu: bool) -> Tensor:
+        y = torch.addcmul(shift, z, scale)
+        if relu:
+            y.relu_()
+        ctx.save_for_backward(y, scale)
+        ctx.eps, ctx.relu = eps, relu
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        y, scale = ctx.saved_tensors
+        if ctx.relu:  # no value is negative, and 0 / eps is 0
+            damped = y + ctx.eps
+            torch.div(y, damped, out=damped)
+        else:
+            size = y.abs()
+            damped = size.div_(size + ctx.eps)
+        return damped.mul_(grad).mul_(scale), None, None, None, None
+
+
+class Damping(torch.autograd.Function):
+    """Identity with a damped gradient, written with where."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(y)
+        ctx.eps = eps
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        (y,) = ctx.saved_tensors
+        return grad * torch.where(y == 0, 0, y / torch.where(y < 0, y - ctx.eps, y + ctx.eps)), None
+
+
+def separate_gate(z: Tensor, scale: Tensor, shift: Tensor, eps: float, relu: bool) -> Tensor:
+    """BatchNorm with the statistics of evaluation, ReLU and damping, one after the other."""
+    y = batch_norm(z, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, training=False, eps=0.0)
+    return Damping.apply(y.relu() if relu else y, eps)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

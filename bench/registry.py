@@ -9,9 +9,25 @@ from torch import Tensor
 
 import attrdrop
 from bench import attention, peers
-from bench.shapes import FACTORS, OVER_N, RANKED_OVER_N, SEED, SHAPES, Cost, Forms, Inputs, P, Q, Shape, heads
+from bench.shapes import (
+    ELEMENTWISE,
+    FACTORS,
+    MAPS,
+    OVER_N,
+    RANKED_OVER_N,
+    SEED,
+    SHAPES,
+    Cost,
+    Forms,
+    Inputs,
+    P,
+    Q,
+    Shape,
+    heads,
+)
 
 TOP = 16
+EPS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,7 @@ class Entry:
     stem: str = ""  # of tests/test_<stem>.py where it is not the name
     modes: tuple[str, ...] = ("forward",)  # of FACTORS; train: forward and backward; dropout: inputs.dropout is DROPOUT
     shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
+    factors: Mapping[str, Cost] = field(default_factory=lambda: FACTORS, hash=False)  # by mode
     agree: Callable[[object, object], bool] | None = None
     unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
 
@@ -97,6 +114,27 @@ def _random(i: Inputs, backend: str | None) -> object:
 
 def _attribution_peers(i: Inputs) -> Mapping[str, Forms]:
     return {"eager": {"bmm+topk": lambda: (i.x @ i.y.mT).flatten(2).topk(TOP, sorted=True)}}
+
+
+def _maps(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Feature maps (N, C, height, width) and the affine map of a BatchNorm."""
+    generator = torch.Generator(device).manual_seed(SEED)
+    z, grad = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(2))
+    scale, shift = torch.randn(2, shape.heads, generator=generator, device=device)
+    z.requires_grad_()
+    return Inputs(z=z, leaves=(z,), grad=grad, scale=scale.abs() + 0.5, shift=shift)
+
+
+def _gate(gate: Callable[..., Tensor], i: Inputs, backend: str | None) -> Tensor:
+    return gate(i.z, EPS, scale=i.scale, shift=i.shift, backend=backend)
+
+
+def _gate_peers(relu: bool, i: Inputs) -> Mapping[str, Forms]:
+    by_channel = [x.to(i.z.dtype).view(-1, 1, 1) for x in (i.scale, i.shift)]
+    return {
+        "eager": {"addcmul": lambda: peers.EagerGate.apply(i.z, *by_channel, EPS, relu)},
+        "separate": {"batch_norm": lambda: peers.separate_gate(i.z, i.scale, i.shift, EPS, relu)},
+    }
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
@@ -171,6 +209,21 @@ ENTRIES = (
         _attribution_peers,
         lambda s, size: Cost(2 * s.positions * s.d, 2 * s.values * size),
         agree=lambda ours, theirs: _close(ours[0], theirs[0]),
+    ),
+    *(
+        Entry(
+            gate.__name__,
+            _maps,
+            partial(_gate, gate),
+            partial(_gate_peers, gate is attrdrop.relevance_gate_relu),
+            lambda s, size: Cost(0, 2 * s.values * size),
+            stem="relevance_gate",
+            modes=tuple(ELEMENTWISE),
+            shapes=MAPS,
+            factors=ELEMENTWISE,
+            agree=_close,
+        )
+        for gate in (attrdrop.relevance_gate, attrdrop.relevance_gate_relu)
     ),
 )
 REGISTRY = {entry.name: entry for entry in ENTRIES}

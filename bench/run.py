@@ -200,7 +200,7 @@ def measure(case: Case, device: torch.device, budget: float, selection: Selectio
     found = agreeing(case, variants(case, device, selection))
     times = timing.interleave({name: variant.call for name, variant in found.items()}, device, budget=budget)
     dtype = DTYPES[device.type]
-    cost, factor = case.entry.cost(case.shape, dtype.itemsize), FACTORS[case.mode]
+    cost, factor = case.entry.cost(case.shape, dtype.itemsize), case.entry.factors[case.mode]
 
     def row(name: str, variant: Variant) -> rows.Row:
         seen = seen_on_cuda(variant, case.mode, device) if device.type == "cuda" else {"backend": variant.backend}

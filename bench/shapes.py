@@ -33,6 +33,15 @@ class Shape(NamedTuple):
         return self.batch * self.heads * self.n * self.d
 
 
+class Maps(Shape):
+    """Samples, channels, height and width of feature maps, in the order of the fields of Shape."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"N{self.batch} C{self.heads} {self.n}x{self.d}"
+
+
 class Cost(NamedTuple):
     """What one forward call must compute and move at least."""
 
@@ -58,12 +67,20 @@ def _over_n(lengths: tuple[int, ...] = LENGTHS) -> tuple[Shape, ...]:
 OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n()}
 RANKED_OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n((64, *LENGTHS))}
 
+MAPS = {
+    "cpu": (Maps(128, 64, 32, 32), Maps(64, 512, 7, 7)),
+    "cuda": (Maps(256, 64, 112, 112), Maps(256, 256, 56, 56), Maps(256, 2048, 7, 7)),
+}
+
 FACTORS = {  # of a mode's work and traffic to those of the forward
     "forward": Cost(1, 1),
     "backward": Cost(2.5, 2),
     "train": Cost(3.5, 3),
     "train with dropout": Cost(3.5, 3),
 }
+
+
+ELEMENTWISE = {"forward": Cost(1, 1), "train": Cost(2, 2.5)}  # two tensors move, and three in the backward
 
 
 def heads(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Tensor:

@@ -26,5 +26,8 @@ Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tens
                                     std::optional<Tensor> sample_ids, bool needs_grad_bias);
 std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, std::optional<Tensor> valid,
                                                      bool is_causal, int64_t k);
+Tensor relevance_gate_cpu(Tensor z, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu);
+Tensor relevance_gate_backward_cpu(Tensor grad, Tensor y, std::optional<Tensor> surrogate, std::optional<Tensor> scale,
+                                   double eps);
 
 }  // namespace attrdrop

@@ -4,6 +4,7 @@ from attrdrop.ops.attention_attribution import TopEntries, attention_attribution
 from attrdrop.ops.keep_mask import AttentionWeight, KeepMask, keep_mask, random_keep_mask
 from attrdrop.ops.masked_attention import masked_attention
 from attrdrop.ops.pack_mask import pack_mask, transpose_mask, unpack_mask
+from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
 
 __all__ = [
     "AttentionWeight",
@@ -14,6 +15,8 @@ __all__ = [
     "masked_attention",
     "pack_mask",
     "random_keep_mask",
+    "relevance_gate",
+    "relevance_gate_relu",
     "transpose_mask",
     "unpack_mask",
 ]

@@ -17,8 +17,10 @@ namespace attrdrop {
   void softmax_backward(const SoftmaxBackwardProblem&, int64_t, int64_t, uint32_t*);                             \
   int64_t attribution_scratch(const AttributionProblem&);                                                        \
   void attribution(const AttributionProblem&, void*);                                                            \
+  void gate(const GateProblem&, int64_t, int64_t);                                                               \
+  void gate_backward(const GateBackwardProblem&, int64_t, int64_t);                                              \
   static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, softmax, softmax_backward,   \
-                                attribution_scratch, attribution};                                               \
+                                attribution_scratch, attribution, gate, gate_backward};                          \
   }
 
 ATTRDROP_DECLARE(base)

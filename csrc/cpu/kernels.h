@@ -7,7 +7,7 @@
 
 namespace attrdrop {
 
-enum class Dtype : int { f32, bf16, f16 };
+enum class Dtype : int { f32, bf16, f16, f64 };  // f64: relevance_gate alone
 
 // Rows of one (sample, head): elements of `dtype`, unit stride inside a row.
 struct Matrix {
@@ -82,6 +82,31 @@ struct AttributionProblem {
   int64_t k;
 };
 
+// Scale and shift of the element at each offset: entry offset / inner % count, in the type computed in (float, or double
+// for double). inner is 1, or long enough that a run of equal entries pays.
+struct Channels {
+  const void *scale, *shift;
+  int64_t count, inner;
+};
+
+// relevance_gate over dense elements: y = max(scale z + shift, least).
+struct GateProblem {
+  const void* z;
+  void* y;
+  Dtype dtype;
+  Channels channels;
+  double least;  // 0, or -inf for none
+};
+
+// Its backward: out = scale grad y / (s + eps sign(s)), 0 where y is 0. surrogate s may be y itself.
+struct GateBackwardProblem {
+  const void *grad, *y, *surrogate;
+  void* out;
+  Dtype dtype;
+  Channels channels;  // shift is not read
+  double eps;
+};
+
 struct Kernels {
   const char* isa;
   int64_t (*keep_mask_scratch)(const KeepMaskProblem&);
@@ -93,6 +118,8 @@ struct Kernels {
   void (*softmax_backward)(const SoftmaxBackwardProblem&, int64_t begin, int64_t end, uint32_t* dropped);
   int64_t (*attribution_scratch)(const AttributionProblem&);
   void (*attribution)(const AttributionProblem&, void* scratch);
+  void (*gate)(const GateProblem&, int64_t begin, int64_t end);  // elements [begin, end)
+  void (*gate_backward)(const GateBackwardProblem&, int64_t begin, int64_t end);
 };
 
 // The best variant this processor runs, or the one named by ATTRDROP_ISA (base, avx2, avx512).

@@ -29,6 +29,7 @@ from attrdrop.triton_kernels import (
     masked_attention_backward,
     masked_attention_grad_bias,
     pack_mask,
+    relevance_gate,
 )
 
 COUNTS = Path(__file__).with_name("instruction_counts.json")
@@ -47,18 +48,18 @@ FLAGS = {
 """HAS_KEEP, HAS_BIAS, HAS_DROPOUT"""
 
 TYPES = {
-    **dict.fromkeys(("p_lse", "p_shift", "p_delta", "p_sums"), "*fp32"),
+    **dict.fromkeys(("p_lse", "p_shift", "p_scale", "p_delta", "p_sums"), "*fp32"),
     **dict.fromkeys(("p_rows", "p_cols", "p_survivors", "p_words", "p_keep", "p_bits", "p_valid"), "*i32"),
     **dict.fromkeys(("p_ids", "p_keys", "p_index", "p_counts"), "*i64"),
-    **dict.fromkeys(("scale", "kept_share", "share"), "fp32"),
+    **dict.fromkeys(("scale", "kept_share", "share", "eps"), "fp32"),
     "p_mask": "*i8", "seed": "i64",
 }  # fmt: skip
-ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "stride_bq"}
+ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "stride_bq", "size", "channels"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel with its constants; ``positions`` of the attention matrix are done in one turn of its inner loop."""
+    """A kernel with its constants; ``positions`` are done in one turn of its inner loop, or in all without one."""
 
     name: str
     kernel: Any
@@ -127,6 +128,25 @@ def keep_mask_cases(arch: int) -> Iterator[Case]:
     yield Case(f"transpose_mask-sm{arch}", keep_mask.transpose_kernel, arch, blocks)
 
 
+def gate_cases(arch: int) -> Iterator[Case]:
+    shapes = {"flat": (1, 1), "last": (64, 1), "short": (64, 49), "long": (64, 3136), "huge": (64, 2**20)}
+    for layout, (channels, inner) in shapes.items():  # inner: elements of a channel that lie together
+        known = relevance_gate.layout(64 * channels * inner, channels, inner)
+        has_channels = channels > 1
+        absent = ["p_surrogate"] if has_channels else ["p_surrogate", "p_scale", "p_shift"]
+        constants = known | dict.fromkeys(absent)
+        constants |= dict(HAS_SCALE=has_channels, HAS_SHIFT=has_channels, RELU=True, HAS_SURROGATE=False)
+        for name in ("size", "channels", "inner", "inverse"):
+            del constants[name]
+        for name in ("forward", "backward"):
+            for kind in ("bf16", "fp32"):
+                yield Case(
+                    f"gate_{name}-{kind}-{layout}-sm{arch}", getattr(relevance_gate, f"{name}_kernel"), arch, constants,
+                    f"*{kind}", {"size": "i64" if known["IS_HUGE"] else "i32"}, relevance_gate.WARPS,
+                    positions=relevance_gate.BLOCK,
+                )  # fmt: skip
+
+
 def cases() -> Iterator[Case]:
     for kind, kernel in launch.TILES:
         for width in launch.TILES[kind, kernel][80]:
@@ -152,6 +172,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"pack_mask-sm{arch}", pack_mask.pack_mask_kernel, arch, block)
         yield Case(f"unpack_mask-sm{arch}", pack_mask.unpack_mask_kernel, arch, block)
         yield from keep_mask_cases(arch)
+        yield from gate_cases(arch)
 
 
 def compile_case(case: Case) -> Report:
@@ -172,7 +193,8 @@ def describe(case: Case) -> dict[str, Any]:
     loop = row.pop("loop_counts")
     row["loop_spills"] = loop.get("LDL", 0) + loop.get("STL", 0)
     if case.positions:
-        row["per_position"] = round(report.loop_instructions * case.warps * 32 / case.positions, 2)
+        instructions = report.loop_instructions or report.instructions
+        row["per_position"] = round(instructions * case.warps * 32 / case.positions, 2)
     return row
 
 

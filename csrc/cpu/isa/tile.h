@@ -28,16 +28,6 @@ struct Carver {
 
 static inline int64_t padded(int64_t columns) { return 32 * word_count(columns); }
 
-static inline float as_float(float x) { return x; }
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-static inline float as_float(BFloat16 x) { return widen(x.bits); }
-static inline float as_float(Float16 x) { return widen_half(x.bits); }
-
 // Calls run with a typed pointer to the matrix.
 template <class Run>
 static inline void with_type(const Matrix& m, Run run) {
@@ -45,6 +35,7 @@ static inline void with_type(const Matrix& m, Run run) {
     case Dtype::f32: return run(static_cast<const float*>(m.data));
     case Dtype::bf16: return run(static_cast<const BFloat16*>(m.data));
     case Dtype::f16: return run(static_cast<const Float16*>(m.data));
+    case Dtype::f64: return;  // kernel_dtype() refuses it
   }
 }
 

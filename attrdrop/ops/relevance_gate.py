@@ -1,0 +1,162 @@
+"""relevance_gate and relevance_gate_relu: layer-wise relevance propagation as a damped gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrdrop import _backend
+from attrdrop._library import operators, register_fake, triton_library
+from attrdrop.ops import _checks as checks
+from attrdrop.reference import relevance_gate as reference
+
+
+def relevance_gate(
+    z: Tensor,
+    eps: float,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    surrogate: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Identity whose gradient is damped as the epsilon rule of LRP damps relevance.
+
+    With y = scale z + shift (the eval-mode BatchNorm after a linear layer; y = z without), the gradient g of y becomes
+    scale g y / (y + eps sign(y)) for z: written as R = a c, relevance obeys the epsilon rule when c is propagated so
+    (docs/mathematics.md). Where y is 0 it is 0, where y is NaN or infinite NaN. Gradients of gradients are not defined.
+
+    Args:
+        z: (N, C, ...) or (N, C), outputs of a linear layer; float32, bfloat16, float16, float64.
+        eps: stabiliser, 0 or more; with 0 the gradient is the plain one, except that it is 0 where y is 0.
+        scale, shift: (C,), of the affine map per channel; None: 1 and 0. They are converted to the type computed in,
+            float32 (float64 for such z), and receive no gradient.
+        surrogate: s, shape and dtype of z. The gradient g becomes g y / (s + eps sign(s)) and goes to s instead of z:
+            s is what another rule divides by, W⁺a + b⁺ for z⁺.
+        backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
+
+    Returns:
+        y, shape and dtype of z.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above; the message names it.
+        RuntimeError: the backend asked for cannot serve the call.
+    """
+    return _gate(z, eps, scale, shift, surrogate, False, backend)
+
+
+def relevance_gate_relu(
+    z: Tensor,
+    eps: float,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    surrogate: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`relevance_gate` followed by ReLU, in one pass; arguments and errors as there."""
+    return _gate(z, eps, scale, shift, surrogate, True, backend)
+
+
+def _gate(
+    z: Tensor,
+    eps: float,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    surrogate: Tensor | None,
+    relu: bool,
+    backend: str | None,
+) -> Tensor:
+    z = checks.check_tensor("z", z)
+    if z.dtype not in checks.FLOATS:
+        raise TypeError(f"z must be float32, bfloat16, float16 or float64, got {z.dtype}")
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+        raise TypeError(f"eps must be a number, got {type(eps).__name__}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be 0 or more and finite, got {eps}")
+    scale, shift = _channels("scale", scale, z), _channels("shift", shift, z)
+    if surrogate is not None:
+        surrogate = checks.check_tensor("surrogate", surrogate)
+        if surrogate.shape != z.shape or surrogate.dtype != z.dtype or surrogate.device != z.device:
+            raise ValueError(
+                f"surrogate must be as z, {z.dtype} of shape {tuple(z.shape)} on {z.device}, "
+                f"got {surrogate.dtype} of shape {tuple(surrogate.shape)} on {surrogate.device}"
+            )
+    missing = {"triton": _backend.TRITON_MISSING, "cpp": _backend.COMPILED_MISSING}
+    if z.dtype == torch.float64:
+        missing["triton"] = "float64 is served by the reference and C++ only"
+    chosen = _backend.resolve("relevance_gate_relu" if relu else "relevance_gate", z, backend, missing)
+    return _Gate.apply(z, surrogate, scale, shift, float(eps), relu, chosen)
+
+
+def _channels(name: str, values: Tensor | None, z: Tensor) -> Tensor | None:
+    """scale or shift in the type that z is computed in."""
+    if values is None:
+        return None
+    values = checks.check_tensor(name, values)
+    channels = z.shape[1] if z.dim() > 1 else None
+    if channels is None or tuple(values.shape) != (channels,):
+        wanted = "z to have a dimension of channels" if channels is None else f"shape ({channels},), the channels of z"
+        raise ValueError(f"{name} needs {wanted}, got {tuple(values.shape)} for z of shape {tuple(z.shape)}")
+    if not values.is_floating_point() or values.device != z.device:
+        raise ValueError(f"{name} must be floating point on {z.device}, got {values.dtype} on {values.device}")
+    return values.detach().to(torch.promote_types(z.dtype, torch.float32))
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        surrogate: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        eps: float,
+        relu: bool,
+        backend: str,
+    ) -> Tensor:
+        if scale is None and shift is None and not relu:
+            y = z.view_as(z)
+        else:
+            forward = reference.forward if backend == "reference" else operators(backend).relevance_gate
+            y = forward(z, scale, shift, relu)
+        ctx.save_for_backward(y, surrogate, scale)
+        ctx.eps, ctx.backend = eps, backend
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        y, surrogate, scale = ctx.saved_tensors
+        scale = scale if surrogate is None else None
+        is_reference = ctx.backend == "reference"
+        backward = reference.backward if is_reference else operators(ctx.backend).relevance_gate_backward
+        damped = backward(grad, y, surrogate, scale, ctx.eps)
+        to_z, to_surrogate = (damped, None) if surrogate is None else (None, damped)
+        return to_z, to_surrogate, None, None, None, None, None
+
+
+@torch.library.impl(triton_library, "relevance_gate", "CompositeExplicitAutograd")
+def _(z, scale, shift, relu):
+    from attrdrop.triton_kernels import relevance_gate as kernels
+
+    return kernels.forward(z, scale, shift, relu)
+
+
+@torch.library.impl(triton_library, "relevance_gate_backward", "CompositeExplicitAutograd")
+def _(grad, y, surrogate, scale, eps):
+    from attrdrop.triton_kernels import relevance_gate as kernels
+
+    return kernels.backward(grad, y, surrogate, scale, eps)
+
+
+@register_fake("relevance_gate")
+def _(z, scale, shift, relu):
+    return torch.empty_like(z)
+
+
+@register_fake("relevance_gate_backward")
+def _(grad, y, surrogate, scale, eps):
+    return torch.empty_like(y, dtype=grad.dtype)
