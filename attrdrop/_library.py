@@ -27,6 +27,12 @@ SCHEMAS = (
     " bool needs_grad_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)",
     "attention_attribution(Tensor grad_out, Tensor v, Tensor? valid, bool is_causal, int k)"
     " -> (Tensor values, Tensor indices)",
+    "occlude_blocks_(Tensor(a!) images, Tensor? relevance, Tensor? index, float p, float[] scale, float[] log_ratio,"
+    " float alpha, int k_centers, bool shift, bool per_batch, bool keep, float value, Tensor? values, bool is_random,"
+    " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> Tensor",
+    "fill_blocks_(Tensor(a!) images, Tensor boxes, bool keep, float value, Tensor? values, bool is_random,"
+    " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> ()",
+    "draw_images(Tensor sample_ids, float p, SymInt seed, bool per_batch) -> Tensor",
 )
 
 SHARED_OPS = (

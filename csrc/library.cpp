@@ -36,6 +36,9 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("softmax_dropout_", TORCH_BOX(&attrdrop::softmax_dropout_cpu));
   m.impl("softmax_dropout_backward_", TORCH_BOX(&attrdrop::softmax_dropout_backward_cpu));
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
+  m.impl("occlude_blocks_", TORCH_BOX(&attrdrop::occlude_blocks_cpu));
+  m.impl("fill_blocks_", TORCH_BOX(&attrdrop::fill_blocks_cpu));
+  m.impl("draw_images", TORCH_BOX(&attrdrop::draw_images_cpu));
 }
 
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};

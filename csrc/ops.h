@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace attrdrop {
 
@@ -26,5 +27,14 @@ Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tens
                                     std::optional<Tensor> sample_ids, bool needs_grad_bias);
 std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, std::optional<Tensor> valid,
                                                      bool is_causal, int64_t k);
+Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::optional<Tensor> index, double p,
+                          std::vector<double> scale, std::vector<double> log_ratio, double alpha, int64_t k_centers,
+                          bool shift, bool per_batch, bool keep, double value, std::optional<Tensor> values,
+                          bool is_random, std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
+                          std::optional<Tensor> sample_ids);
+void fill_blocks_cpu(Tensor images, Tensor boxes, bool keep, double value, std::optional<Tensor> values, bool is_random,
+                     std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
+                     std::optional<Tensor> sample_ids);
+Tensor draw_images_cpu(Tensor sample_ids, double p, int64_t seed, bool per_batch);
 
 }  // namespace attrdrop
