@@ -152,6 +152,10 @@ ATTRDROP_HD uint32_t score_key(float score) {
   return static_cast<uint32_t>(ordered_key(score != score ? -INFINITY : score)) ^ 0x80000000u;
 }
 
+ATTRDROP_HD bool is_channels_last(const ImageView& view, int64_t channels) {
+  return channels > 1 && view.channel == 1 && view.column == channels;
+}
+
 // Words of the random element e = (c * H + y) * W + x of an image: word e % 4 of call e / 4.
 ATTRDROP_HD Philox4 element_words(uint64_t seed, uint32_t sample, int64_t call) {
   return philox4x32_10(seed, {{static_cast<uint32_t>(call), DRAW_ELEMENT, 0, sample}});

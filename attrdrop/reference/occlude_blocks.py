@@ -131,7 +131,7 @@ def random_elements(like: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
 
     Element e = (c * H + y) * W + x takes word e % 4 of call e // 4; two words make two normal numbers (Box-Muller).
     """
-    count, size = like.shape[0], like.shape[1:].numel()
+    size = like.shape[1:].numel()
     call = torch.arange((size + 3) // 4, device=like.device)
     words = torch.stack(_words(seed, ELEMENT, sample_ids[:, None], call), -1)  # (N, calls, 4)
     if like.dtype == torch.uint8:
@@ -142,7 +142,7 @@ def random_elements(like: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
         radius = torch.sqrt(-2 * torch.log(((first >> 9).to(wide) + 0.5) * 2.0**-23))
         angle = math.pi * ((second >> 8).to(wide) * 2.0**-23)
         elements = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -1)
-    return elements.reshape(count, -1)[:, :size].reshape(like.shape).to(like.dtype)
+    return elements.flatten(1)[:, :size].reshape(like.shape).to(like.dtype)
 
 
 def fill_blocks_(

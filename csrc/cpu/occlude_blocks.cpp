@@ -204,10 +204,6 @@ static T* at(const ImageView& view, int64_t image, int64_t channel, int64_t row,
   return static_cast<T*>(view.data) + image * view.image + channel * view.channel + row * view.row + column * view.column;
 }
 
-static bool channels_inner(const ImageView& view, int64_t channels) {
-  return view.channel == 1 && view.column == channels;
-}
-
 // Elements of one run: all the same, copied, or (channels innermost) a pixel repeated.
 template <class T>
 static void fill_image(const BlockFill& fill, int64_t image, Box box) {
@@ -218,8 +214,8 @@ static void fill_image(const BlockFill& fill, int64_t image, Box box) {
     return fill.values ? static_cast<const T*>(fill.values)[c * fill.values_stride] : value;
   };
   const int64_t from = fill.source.data ? source_image(fill, image) : 0;
-  const bool is_inner = channels > 1 && channels_inner(fill.images, channels) &&
-                        (!fill.source.data || channels_inner(fill.source, channels));
+  const bool is_inner = is_channels_last(fill.images, channels) &&
+                        (!fill.source.data || is_channels_last(fill.source, channels));
   if (is_inner && !fill.is_random) {
     std::vector<T> pixels;  // a line of the image in the replacing values
     if (!fill.source.data) {
