@@ -118,6 +118,7 @@ inline RelevanceView relevance_view(const std::optional<Tensor>& relevance, cons
   if (index) {
     STD_TORCH_CHECK(index->scalar_type() == ScalarType::Long && index->numel() == view.count,
                     "index must be int64, one for each row of relevance");
+    view.has_index = true;  // no row at all may leave the pointer null
     view.index = index->const_data_ptr<int64_t>(), view.index_stride = index->stride(0);
   } else {
     STD_TORCH_CHECK(view.count == images.size(0), "relevance must have one row for each image");

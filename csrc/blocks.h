@@ -42,8 +42,9 @@ struct RelevanceView {
   int64_t count;
   int32_t channels, height, width;
   Element type;
-  bool is_flat;       // cells of a channel follow one another
-  const int64_t* index;  // (M); null: row m belongs to image m
+  bool is_flat;          // cells of a channel follow one another
+  bool has_index;        // else row m belongs to image m
+  const int64_t* index;  // (M)
   int64_t index_stride;
 };
 

@@ -82,7 +82,7 @@ def occlude_blocks(
             last); the message names it, and images are as they were. RuntimeError: the backend asked for cannot serve.
     """
     _check_images(images, inplace)
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     p, alpha = checks.check_probability("p", p), checks.check_probability("alpha", alpha)
     low, high = _check_pair("ratio", ratio, math.inf)
     if isinstance(k_centers, bool) or not isinstance(k_centers, int):
@@ -196,7 +196,8 @@ def _with_gradient(images: Tensor, out: Tensor, boxes: Tensor, policy: str) -> T
     """``out``, with the gradient M to ``images`` where they ask for one."""
     if out is images or not (images.requires_grad and torch.is_grad_enabled()):
         return out
-    return torch.where(reference.replaced_pixels(boxes, *images.shape[2:], policy == "keep"), out, images)
+    _, _, height, width = images.shape
+    return torch.where(reference.replaced_pixels(boxes, height, width, policy == "keep"), out, images)
 
 
 def _resolve(op: str, images: Tensor, double: bool, backend: str | None) -> str:
@@ -343,7 +344,7 @@ def _check_value(value: Value, images: Tensor) -> tuple[float, Tensor | None, bo
         raise TypeError(f'value must be a number, one for each channel, or "random", got {type(value).__name__}')
     if len(value) != channels:
         raise ValueError(f"value must have one number for each of the {channels} channels, got {len(value)}")
-    numbers = [_check_number(x, images.dtype) for x in value]
+    numbers = [_check_number(float(x), images.dtype) for x in value]
     if len(set(numbers)) == 1:
         return numbers[0], None, False
     if images.device.type == "cpu":

@@ -48,7 +48,7 @@ def block_sizes(
     fits = (h > 0) & (h < height) & (w > 0) & (w < width)
     first = fits.long().argmax(0, keepdim=True)  # argmax gives the first of equals
     found = fits.any(0)
-    return tuple(torch.where(found, size.gather(0, first)[0].long(), 0) for size in (h, w))
+    return torch.where(found, h.gather(0, first)[0].long(), 0), torch.where(found, w.gather(0, first)[0].long(), 0)
 
 
 def scores(relevance: Tensor) -> Tensor:
@@ -164,4 +164,5 @@ def fill_blocks_(
         s = random_elements(images, seed, sample_ids)
     else:
         s = images.new_full((1, 1, 1, 1), value) if values is None else values.view(1, -1, 1, 1)
-    images.copy_(torch.where(replaced_pixels(boxes, *images.shape[2:], keep), s, images))
+    _, _, height, width = images.shape
+    images.copy_(torch.where(replaced_pixels(boxes, height, width, keep), s, images))

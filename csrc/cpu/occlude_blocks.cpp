@@ -118,9 +118,9 @@ static int64_t ranked_cell(const Scores& scores, int64_t rank, bool& has_nan) {
 
 // Row m of the relevance of image n, or -1 where the image has none.
 static std::vector<int64_t> rows_of_images(const RelevanceView& map, int64_t count) {
-  std::vector<int64_t> row(count, map.index ? -1 : 0);
-  if (!map.index) std::iota(row.begin(), row.end(), 0);
-  for (int64_t m = 0; map.index && m < map.count; ++m) {
+  std::vector<int64_t> row(count, map.has_index ? -1 : 0);
+  if (!map.has_index) std::iota(row.begin(), row.end(), 0);
+  for (int64_t m = 0; map.has_index && m < map.count; ++m) {
     const int64_t image = map.index[m * map.index_stride];
     STD_TORCH_CHECK(image >= 0 && image < count, "index must lie in [0, ", count, "), got ", image);
     row[image] = m;

@@ -199,7 +199,7 @@ __device__ int32_t ranked_cell(const RelevanceView& map, int64_t row, uint32_t r
 
 // Row of the relevance that belongs to an image, -1 where none does.
 __device__ __forceinline__ int64_t relevance_row(const RelevanceView& map, int64_t image) {
-  if (!map.index) return image;
+  if (!map.has_index) return image;
   ATTRDROP_SHARED(int64_t, found, 1);
   if (threadIdx.x == 0) found[0] = -1;
   __syncthreads();

@@ -54,7 +54,7 @@ static RelevanceView relevance_view(const py::array& a, const Numbers& index) {
   view.channels = channels ? static_cast<int32_t>(a.shape(1)) : 1;
   view.height = static_cast<int32_t>(a.shape(last - 1)), view.width = static_cast<int32_t>(a.shape(last));
   view.is_flat = view.column == 1 && view.line == view.width;
-  if (index) view.index = index->data(), view.index_stride = 1;
+  if (index) view.has_index = true, view.index = index->data(), view.index_stride = 1;
   return view;
 }
 
