@@ -29,6 +29,12 @@ SCHEMAS = (
     " -> (Tensor values, Tensor indices)",
     "relevance_gate(Tensor z, Tensor? scale, Tensor? shift, bool relu) -> Tensor",
     "relevance_gate_backward(Tensor grad, Tensor y, Tensor? surrogate, Tensor? scale, float eps) -> Tensor",
+    "occlude_blocks_(Tensor(a!) images, Tensor? relevance, Tensor? index, float p, float[] scale, float[] log_ratio,"
+    " float alpha, int k_centers, bool shift, bool per_batch, bool keep, float value, Tensor? values, bool is_random,"
+    " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> Tensor",
+    "fill_blocks_(Tensor(a!) images, Tensor boxes, bool keep, float value, Tensor? values, bool is_random,"
+    " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> ()",
+    "draw_images(Tensor sample_ids, float p, float alpha, SymInt seed, bool per_batch) -> Tensor",
 )
 
 SHARED_OPS = (

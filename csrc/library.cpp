@@ -38,6 +38,9 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
   m.impl("relevance_gate", TORCH_BOX(&attrdrop::relevance_gate_cpu));
   m.impl("relevance_gate_backward", TORCH_BOX(&attrdrop::relevance_gate_backward_cpu));
+  m.impl("occlude_blocks_", TORCH_BOX(&attrdrop::occlude_blocks_cpu));
+  m.impl("fill_blocks_", TORCH_BOX(&attrdrop::fill_blocks_cpu));
+  m.impl("draw_images", TORCH_BOX(&attrdrop::draw_images_cpu));
 }
 
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};

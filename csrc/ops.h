@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace attrdrop {
 
@@ -29,5 +30,14 @@ std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, 
 Tensor relevance_gate_cpu(Tensor z, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu);
 Tensor relevance_gate_backward_cpu(Tensor grad, Tensor y, std::optional<Tensor> surrogate, std::optional<Tensor> scale,
                                    double eps);
+Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::optional<Tensor> index, double p,
+                          std::vector<double> scale, std::vector<double> log_ratio, double alpha, int64_t k_centers,
+                          bool shift, bool per_batch, bool keep, double value, std::optional<Tensor> values,
+                          bool is_random, std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
+                          std::optional<Tensor> sample_ids);
+void fill_blocks_cpu(Tensor images, Tensor boxes, bool keep, double value, std::optional<Tensor> values, bool is_random,
+                     std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
+                     std::optional<Tensor> sample_ids);
+Tensor draw_images_cpu(Tensor sample_ids, double p, double alpha, int64_t seed, bool per_batch);
 
 }  // namespace attrdrop

@@ -1,9 +1,13 @@
-"""The CUDA kernel of keep_mask, run by the emulator of attrdrop._host, with the arguments of attrdrop.keep_mask."""
+"""CUDA kernels run by the emulator of attrdrop._host, with the arguments of the public functions."""
+
+from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import attrdrop
 from attrdrop import KeepMask
 
 
@@ -49,3 +53,44 @@ def emulated_keep_mask(
     )
     bits = (torch.from_numpy(a.view(np.int32)) for a in (rows, cols))
     return KeepMask(*bits, torch.from_numpy(counts.view(np.int64)))
+
+
+def _optional(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else as_numpy(tensor)
+
+
+def _fill(images: Tensor, keep, value, values, is_random, source, source_index, seed, sample_ids) -> tuple:
+    """The last arguments of occlude_blocks_ and fill_blocks_; a number as its bits in the type of the images."""
+    integer = {1: np.uint8, 2: np.uint16, 4: np.uint32}[images.itemsize]
+    bits = int(as_numpy(torch.tensor([value], dtype=images.dtype)).view(integer)[0])
+    rest = _optional(source), _optional(source_index), seed % 2**64, _optional(sample_ids)
+    return keep, bits, _optional(values), is_random, *rest
+
+
+def _occlude_blocks_(scheduler_seed: int, images: Tensor, relevance, index, *arguments) -> Tensor:
+    from attrdrop import _host
+
+    rule, fill = arguments[:7], _fill(images, *arguments[7:])
+    return torch.from_numpy(
+        _host.occlude_blocks_cuda(
+            as_numpy(images), _optional(relevance), _optional(index), *rule, *fill, scheduler_seed
+        )
+    )
+
+
+def _fill_blocks_(scheduler_seed: int, images: Tensor, boxes: Tensor, *fill) -> None:
+    from attrdrop import _host
+
+    _host.fill_blocks_cuda(as_numpy(images), boxes.numpy(), *_fill(images, *fill), scheduler_seed)
+
+
+def emulated_occlude_blocks(images: Tensor, relevance: Tensor | None = None, *, scheduler_seed: int = 0, **arguments):
+    """attrdrop.occlude_blocks with the CUDA kernel behind it."""
+    with patch.object(torch.ops.attrdrop, "occlude_blocks_", partial(_occlude_blocks_, scheduler_seed)):
+        return attrdrop.occlude_blocks(images, relevance, **arguments, backend="cpp")
+
+
+def emulated_fill_blocks(images: Tensor, boxes: Tensor, *, scheduler_seed: int = 0, **arguments) -> Tensor:
+    """attrdrop.fill_blocks with the CUDA kernel behind it."""
+    with patch.object(torch.ops.attrdrop, "fill_blocks_", partial(_fill_blocks_, scheduler_seed)):
+        return attrdrop.fill_blocks(images, boxes, **arguments, backend="cpp")

@@ -3,6 +3,7 @@
 from attrdrop.ops.attention_attribution import TopEntries, attention_attribution
 from attrdrop.ops.keep_mask import AttentionWeight, KeepMask, keep_mask, random_keep_mask
 from attrdrop.ops.masked_attention import masked_attention
+from attrdrop.ops.occlude_blocks import draw_images, fill_blocks, occlude_blocks
 from attrdrop.ops.pack_mask import pack_mask, transpose_mask, unpack_mask
 from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
 
@@ -11,8 +12,11 @@ __all__ = [
     "KeepMask",
     "TopEntries",
     "attention_attribution",
+    "draw_images",
+    "fill_blocks",
     "keep_mask",
     "masked_attention",
+    "occlude_blocks",
     "pack_mask",
     "random_keep_mask",
     "relevance_gate",

@@ -1,0 +1,357 @@
+// occlude_blocks_ and fill_blocks_ on CUDA: one block of threads per image finds its most relevant cell and fills a box.
+#pragma once
+#include <climits>
+
+#include "blocks.h"
+#include "cuda/types.cuh"
+#include "cuda/warp.cuh"
+
+namespace attrdrop {
+
+struct OccludeArgs {
+  BlockFill fill;
+  BlockRule rule;
+  RelevanceView relevance;
+  bool is_aligned;  // flat relevance that can be read 16 bytes at a time
+  int32_t* boxes;   // (N, 4)
+};
+
+constexpr int OCCLUDE_THREADS = 512;  // at most; at least 256, one for each bin of ranked_cell
+
+template <Element ELEMENT>
+struct ElementBits {
+  using Type = uint16_t;
+};
+template <>
+struct ElementBits<Element::u8> {
+  using Type = uint8_t;
+};
+template <>
+struct ElementBits<Element::f32> {
+  using Type = uint32_t;
+};
+template <Element ELEMENT>
+using Bits = typename ElementBits<ELEMENT>::Type;
+
+template <Element ELEMENT>
+__device__ __forceinline__ float widen(uint32_t bits) {
+  if constexpr (ELEMENT == Element::f32) return __uint_as_float(bits);
+  else if constexpr (ELEMENT == Element::bf16) return Bf16::widen(static_cast<uint16_t>(bits));
+  else return F16::widen(static_cast<uint16_t>(bits));
+}
+
+// The bits of a finite number below 65504, rounded to the type.
+template <Element ELEMENT>
+__device__ __forceinline__ Bits<ELEMENT> narrow(float x) {
+  if constexpr (ELEMENT == Element::f32) {
+    return __float_as_uint(x);
+  } else if constexpr (ELEMENT == Element::bf16) {
+    return static_cast<uint16_t>(pack_bf16(x, 0.0f));
+  } else {
+#if defined(__CUDACC__)
+    return __half_as_ushort(__float2half_rn(x));
+#else
+    const float size = std::fabs(x);
+    const int exponent = size < 0x1p-14f ? -14 : std::ilogb(size);
+    const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 2048: the next exponent
+    return static_cast<uint16_t>((x < 0 ? 0x8000u : 0u) + (static_cast<uint32_t>(exponent + 14) << 10) + steps);
+#endif
+  }
+}
+
+// Sum over the channels of cell `cell` of row `row`.
+template <Element RELEVANCE>
+__device__ __forceinline__ float score_of(const RelevanceView& map, int64_t row, uint32_t cell) {
+  const auto* data = static_cast<const Bits<RELEVANCE>*>(map.data) + row * map.row;
+  const int64_t at = map.is_flat ? cell : cell / map.width * map.line + cell % map.width * map.column;
+  float score = widen<RELEVANCE>(data[at]);
+  for (int32_t c = 1; c < map.channels; ++c) score += widen<RELEVANCE>(data[c * map.channel + at]);
+  return score;
+}
+
+// Scores of the cells in one 16-byte unit, added to what is there where `adds`.
+template <Element RELEVANCE, int CELLS>
+__device__ __forceinline__ void unpack_scores(uint4 unit, bool adds, float (&score)[CELLS]) {
+  const uint32_t words[4] = {unit.x, unit.y, unit.z, unit.w};
+#pragma unroll
+  for (int j = 0; j < CELLS; ++j) {
+    const uint32_t bits = CELLS == 4 ? words[j % 4] : words[j / 2] >> (j % 2 ? 16 : 0) & 0xFFFFu;
+    score[j] = adds ? score[j] + widen<RELEVANCE>(bits) : widen<RELEVANCE>(bits);
+  }
+}
+
+// The largest score that a thread has seen, and its first cell.
+struct Best {
+  float score = -INFINITY;
+  uint32_t cell = INT_MAX;
+  __device__ __forceinline__ void see(float other, uint32_t at) {
+    if (other > score) score = other, cell = at;  // never for NaN and -inf, which rank last
+  }
+};
+
+// UNITS units of 16 bytes, a block of threads apart; all loads stand before the first comparison.
+template <Element RELEVANCE, int UNITS>
+__device__ __forceinline__ void see_units(const uint4* units, uint32_t first, Best& best) {
+  constexpr int CELLS = RELEVANCE == Element::f32 ? 4 : 8;
+  uint4 loaded[UNITS];
+#pragma unroll
+  for (int i = 0; i < UNITS; ++i) loaded[i] = units[first + i * blockDim.x];
+#pragma unroll
+  for (int i = 0; i < UNITS; ++i) {
+    float scores[CELLS];
+    unpack_scores<RELEVANCE>(loaded[i], false, scores);
+#pragma unroll
+    for (int j = 0; j < CELLS; ++j) best.see(scores[j], (first + i * blockDim.x) * CELLS + j);
+  }
+}
+
+// One unit of each channel, summed.
+template <Element RELEVANCE>
+__device__ __forceinline__ void see_sum(const uint4* units, int64_t channel, int32_t channels, uint32_t unit, Best& best) {
+  constexpr int CELLS = RELEVANCE == Element::f32 ? 4 : 8;
+  float scores[CELLS];
+  unpack_scores<RELEVANCE>(units[unit], false, scores);
+  for (int32_t c = 1; c < channels; ++c) unpack_scores<RELEVANCE>(units[c * channel + unit], true, scores);
+#pragma unroll
+  for (int j = 0; j < CELLS; ++j) best.see(scores[j], unit * CELLS + j);
+}
+
+// First cell of the largest score of a row, for all threads of the block.
+template <Element RELEVANCE>
+__device__ int32_t first_peak(const RelevanceView& map, int64_t row, bool is_aligned) {
+  constexpr uint32_t CELLS = RELEVANCE == Element::f32 ? 4 : 8, UNITS = 4;
+  const uint32_t cells = static_cast<uint32_t>(map.height) * map.width, threads = blockDim.x;
+  const uint32_t units = is_aligned ? cells / CELLS : 0;
+  const auto* data = reinterpret_cast<const uint4*>(static_cast<const Bits<RELEVANCE>*>(map.data) + row * map.row);
+  Best best;
+  uint32_t unit = threadIdx.x;
+  if (map.channels == 1)
+    for (; unit + (UNITS - 1) * threads < units; unit += UNITS * threads) see_units<RELEVANCE, UNITS>(data, unit, best);
+  for (; unit < units; unit += threads) see_sum<RELEVANCE>(data, map.channel / CELLS, map.channels, unit, best);
+  for (uint32_t cell = units * CELLS + threadIdx.x; cell < cells; cell += threads)
+    best.see(score_of<RELEVANCE>(map, row, cell), cell);
+
+  // larger for a larger score, then for a lower cell
+  unsigned long long key = static_cast<unsigned long long>(score_key(best.score)) << 32 | (UINT32_MAX - best.cell);
+#pragma unroll
+  for (int step = 16; step; step >>= 1) {
+    const unsigned long long other = __shfl_xor_sync(ALL_LANES, key, step);
+    key = other > key ? other : key;
+  }
+  ATTRDROP_SHARED(unsigned long long, keys, OCCLUDE_THREADS / 32);
+  if (threadIdx.x % 32 == 0) keys[threadIdx.x / 32] = key;
+  __syncthreads();
+  for (uint32_t warp = 0; warp < threads / 32; ++warp) key = keys[warp] > key ? keys[warp] : key;
+  const uint32_t cell = UINT32_MAX - static_cast<uint32_t>(key);
+  return cell == INT_MAX ? 0 : static_cast<int32_t>(cell);  // nothing is above -inf: all cells tie
+}
+
+// The bin of 256 in which `rank` falls, counted from the last; rank becomes that in the bin. One warp.
+__device__ __forceinline__ uint32_t bin_of_rank(const uint32_t* counts, uint32_t& rank, int lane) {
+  uint32_t sum = 0;
+  for (int i = 0; i < 8; ++i) sum += counts[255 - 8 * lane - i];
+  uint32_t before = sum;  // becomes that of this lane and those below it
+#pragma unroll
+  for (int step = 1; step < 32; step <<= 1) {
+    const uint32_t other = __shfl_sync(ALL_LANES, before, lane - step);
+    if (lane >= step) before += other;
+  }
+  before -= sum;
+  uint32_t bin = 0, left = rank - before;
+  const uint32_t here = __ballot_sync(ALL_LANES, rank >= before && left < sum);
+  for (int i = 0; i < 8; ++i) {
+    bin = 255 - 8 * lane - i;
+    if (left < counts[bin]) break;
+    left -= counts[bin];
+  }
+  const int owner = __popc((here & (0u - here)) - 1);
+  rank = __shfl_sync(ALL_LANES, left, owner);
+  return __shfl_sync(ALL_LANES, bin, owner);
+}
+
+// The cell with `rank` cells before it in the order of (score descending, index ascending): the bytes of its key, from
+// the first, each by counting.
+template <Element RELEVANCE>
+__device__ int32_t ranked_cell(const RelevanceView& map, int64_t row, uint32_t rank) {
+  ATTRDROP_SHARED(uint32_t, counts, 256);
+  ATTRDROP_SHARED(uint32_t, chosen, 2);
+  const uint32_t cells = static_cast<uint32_t>(map.height) * map.width, last = cells - 1;
+  const int index_bits = last > 0xFFFFFFu ? 32 : last > 0xFFFFu ? 24 : last > 0xFFu ? 16 : 8;
+  uint64_t prefix = 0;
+  for (int shift = 24 + index_bits; shift >= 0; shift -= 8) {
+    if (threadIdx.x < 256) counts[threadIdx.x] = 0;
+    __syncthreads();
+    for (uint32_t cell = threadIdx.x; cell < cells; cell += blockDim.x) {
+      const uint64_t key = static_cast<uint64_t>(score_key(score_of<RELEVANCE>(map, row, cell))) << index_bits | (last - cell);
+      if (key >> shift >> 8 == prefix) atomicAdd(&counts[key >> shift & 255], 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      const uint32_t bin = bin_of_rank(counts, rank, threadIdx.x);
+      if (threadIdx.x == 0) chosen[0] = bin, chosen[1] = rank;
+    }
+    __syncthreads();
+    prefix = prefix << 8 | chosen[0];
+    rank = chosen[1];
+  }
+  return static_cast<int32_t>(last - static_cast<uint32_t>(prefix & ((uint64_t{1} << index_bits) - 1)));
+}
+
+// Row of the relevance that belongs to an image, -1 where none does.
+__device__ __forceinline__ int64_t relevance_row(const RelevanceView& map, int64_t image) {
+  if (!map.has_index) return image;
+  ATTRDROP_SHARED(int64_t, found, 1);
+  if (threadIdx.x == 0) found[0] = -1;
+  __syncthreads();
+  for (int64_t m = threadIdx.x; m < map.count; m += blockDim.x)
+    if (map.index[m * map.index_stride] == image) found[0] = m;
+  __syncthreads();
+  return found[0];
+}
+
+template <Element RELEVANCE>
+__device__ __forceinline__ Box choose_box(const OccludeArgs& a, int64_t image) {
+  const int32_t height = a.fill.height, width = a.fill.width;
+  const uint32_t sample = fill_sample(a.fill, image);
+  const int64_t row = relevance_row(a.relevance, image);
+  if (!is_drawn(a.rule.p, a.rule.seed, a.rule.per_batch, sample)) return {0, 0, 0, 0};
+  ATTRDROP_SHARED(int32_t, size, 2);
+  if (threadIdx.x < 32) {  // a lane for each attempt, while the other warps read
+    const int lane = threadIdx.x;
+    const Box mine = attempt_block(a.rule, sample, lane, height, width);
+    const uint32_t fits = __ballot_sync(ALL_LANES, lane < BLOCK_ATTEMPTS && mine.height > 0);
+    const int first = fits ? __popc((fits & (0u - fits)) - 1) : 0;
+    const int32_t h = __shfl_sync(ALL_LANES, mine.height, first), w = __shfl_sync(ALL_LANES, mine.width, first);
+    if (lane == 0) size[0] = fits ? h : 0, size[1] = w;
+  }
+  const Philox4 words = block_words(a.rule.seed, sample);
+  int32_t y = 0, x = 0;
+  if (a.relevance.data && row >= 0 && is_guided(a.rule.alpha, words)) {
+    const RelevanceView& map = a.relevance;
+    const int64_t cells = static_cast<int64_t>(map.height) * map.width;
+    const int32_t rank = below(words.word[2], a.rule.k_centers < cells ? a.rule.k_centers : cells);
+    const int32_t cell = rank == 0 ? first_peak<RELEVANCE>(map, row, a.is_aligned) : ranked_cell<RELEVANCE>(map, row, rank);
+    y = cell_centre(cell / map.width, map.height, height);
+    x = cell_centre(cell % map.width, map.width, width);
+  } else {
+    const int32_t pixel = below(words.word[3], static_cast<int64_t>(height) * width);
+    y = pixel / width, x = pixel % width;
+  }
+  __syncthreads();
+  if (size[0] == 0) return {0, 0, 0, 0};
+  return place_block(a.rule, {0, 0, size[0], size[1]}, y, x, height, width);
+}
+
+// Element e of the random values of an image.
+template <Element ELEMENT>
+__device__ __forceinline__ Bits<ELEMENT> random_element(uint64_t seed, uint32_t sample, int64_t e) {
+  const Philox4 r = element_words(seed, sample, e / 4);
+  const uint32_t first = e & 2 ? r.word[2] : r.word[0], second = e & 2 ? r.word[3] : r.word[1];
+  if constexpr (ELEMENT == Element::u8) {
+    return static_cast<uint8_t>((e & 1 ? second : first) >> 24);
+  } else {
+    const float turn = normal_turn(second);
+#if defined(__CUDACC__)
+    const float wave = e & 1 ? sinpif(turn) : cospif(turn);
+#else
+    const float wave = e & 1 ? std::sin(3.14159265f * turn) : std::cos(3.14159265f * turn);
+#endif
+    return narrow<ELEMENT>(normal_radius(first) * wave);
+  }
+}
+
+// A warp for each line of the replaced region: of one channel, or of all where they stand innermost.
+template <Element ELEMENT>
+__device__ __forceinline__ void fill_image(const BlockFill& fill, int64_t image, Box box) {
+  using T = Bits<ELEMENT>;
+  const int32_t channels = fill.channels, bottom = box.top + box.height, right = box.left + box.width;
+  const bool is_inner = is_channels_last(fill.images, channels);
+  const int32_t top = fill.keep ? 0 : box.top, left = fill.keep ? 0 : box.left;
+  const int32_t lines = fill.keep ? fill.height : box.height;
+  const int64_t run = (fill.keep ? fill.width : box.width) * (is_inner ? int64_t{channels} : 1);
+  const uint32_t sample = fill_sample(fill, image);
+  T* out = static_cast<T*>(fill.images.data) + image * fill.images.image;
+  const T* in = static_cast<const T*>(fill.source.data);
+  if (in) in += source_image(fill, image) * fill.source.image;
+
+  const int64_t tasks = is_inner ? lines : int64_t{lines} * channels;
+  for (int64_t task = threadIdx.x / 32; task < tasks; task += blockDim.x / 32) {
+    const int32_t y = top + static_cast<int32_t>(task % lines), channel = static_cast<int32_t>(task / lines);
+    const bool line_keeps = fill.keep && y >= box.top && y < bottom;
+    for (int64_t i = threadIdx.x % 32; i < run; i += 32) {
+      const int32_t x = left + static_cast<int32_t>(is_inner ? i / channels : i);
+      const int32_t c = is_inner ? static_cast<int32_t>(i % channels) : channel;
+      if (line_keeps && x >= box.left && x < right) continue;
+      T value = static_cast<T>(fill.value);
+      if (in) value = in[c * fill.source.channel + y * fill.source.row + x * fill.source.column];
+      else if (fill.is_random)
+        value = random_element<ELEMENT>(fill.seed, sample, (int64_t{c} * fill.height + y) * fill.width + x);
+      else if (fill.values) value = static_cast<const T*>(fill.values)[c * fill.values_stride];
+      out[c * fill.images.channel + y * fill.images.row + x * fill.images.column] = value;
+    }
+  }
+}
+
+// Grid: one block of threads per image; two on a processor keep its memory busy.
+template <Element RELEVANCE, Element ELEMENT>
+__global__ void __launch_bounds__(OCCLUDE_THREADS, 2) occlude_blocks_kernel(OccludeArgs a) {
+  const int64_t image = blockIdx.x;
+  const Box box = choose_box<RELEVANCE>(a, image);
+  if (threadIdx.x == 0) {
+    int32_t* out = a.boxes + 4 * image;
+    out[0] = box.top, out[1] = box.left, out[2] = box.height, out[3] = box.width;
+  }
+  if (box.height > 0) fill_image<ELEMENT>(a.fill, image, box);
+}
+
+template <Element ELEMENT>
+__global__ void __launch_bounds__(OCCLUDE_THREADS) fill_blocks_kernel(BlockFill fill, const int32_t* boxes) {
+  const int64_t image = blockIdx.x;
+  const Box box = clip_box(boxes + 4 * image, fill.height, fill.width);
+  if (box.height > 0) fill_image<ELEMENT>(fill, image, box);
+}
+
+inline bool is_aligned(const RelevanceView& map) {
+  const int64_t item = map.type == Element::f32 ? 4 : 2;
+  const int64_t offsets = static_cast<int64_t>(reinterpret_cast<uintptr_t>(map.data)) |
+                          (map.count > 1 ? item * map.row : 0) | (map.channels > 1 ? item * map.channel : 0);
+  return map.is_flat && offsets % 16 == 0;
+}
+
+template <Element RELEVANCE>
+void launch_occlude_blocks(const OccludeArgs& a, Element element, unsigned threads, Stream stream) {
+  const auto count = static_cast<unsigned>(a.fill.count);
+  if (element == Element::u8)
+    ATTRDROP_LAUNCH((occlude_blocks_kernel<RELEVANCE, Element::u8>), count, threads, 0, stream, a);
+  else if (element == Element::f16)
+    ATTRDROP_LAUNCH((occlude_blocks_kernel<RELEVANCE, Element::f16>), count, threads, 0, stream, a);
+  else if (element == Element::bf16)
+    ATTRDROP_LAUNCH((occlude_blocks_kernel<RELEVANCE, Element::bf16>), count, threads, 0, stream, a);
+  else
+    ATTRDROP_LAUNCH((occlude_blocks_kernel<RELEVANCE, Element::f32>), count, threads, 0, stream, a);
+}
+
+inline void launch_occlude_blocks(OccludeArgs a, Element element, Stream stream) {
+  if (a.fill.count == 0) return;
+  a.is_aligned = is_aligned(a.relevance);
+  if (a.fill.height == 0 || a.fill.width == 0) a.rule.p = 0;  // there is no pixel to centre on
+  const int64_t cells = static_cast<int64_t>(a.relevance.height) * a.relevance.width;
+  const unsigned threads = cells * a.relevance.channels >= 8192 ? OCCLUDE_THREADS : 256;
+  if (!a.relevance.data || a.relevance.type == Element::f32)
+    launch_occlude_blocks<Element::f32>(a, element, threads, stream);
+  else if (a.relevance.type == Element::bf16)
+    launch_occlude_blocks<Element::bf16>(a, element, threads, stream);
+  else
+    launch_occlude_blocks<Element::f16>(a, element, threads, stream);
+}
+
+inline void launch_fill_blocks(const BlockFill& fill, const int32_t* boxes, Element element, Stream stream) {
+  const auto count = static_cast<unsigned>(fill.count);
+  if (count == 0) return;
+  if (element == Element::u8) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::u8>, count, 256, 0, stream, fill, boxes);
+  else if (element == Element::f16) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::f16>, count, 256, 0, stream, fill, boxes);
+  else if (element == Element::bf16) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::bf16>, count, 256, 0, stream, fill, boxes);
+  else ATTRDROP_LAUNCH(fill_blocks_kernel<Element::f32>, count, 256, 0, stream, fill, boxes);
+}
+
+}  // namespace attrdrop
