@@ -20,8 +20,8 @@ static inline void put(double* at, double value) { *at = value; }
 static inline void put(BFloat16* at, float value) { at->bits = narrow(value); }
 static inline void put(Float16* at, float value) { at->bits = narrow_half(value); }
 
-// Calls run(offset, count, entry) for the stretches of [begin, end) in which the entry of the channels stays the same or,
-// where inner is 1, grows by one from element to element.
+// Calls run(offset, count, entry) for the stretches of [begin, end) in which the entry of the channels stays the same
+// or, where inner is 1, grows by one from element to element.
 template <class Run>
 static inline void for_channels(const Channels& channels, int64_t begin, int64_t end, Run run) {
   const int64_t length = channels.inner == 1 ? channels.count : channels.inner;
