@@ -6,8 +6,8 @@
 
 namespace attrdrop {
 
-constexpr int64_t GRAIN = 16384;      // elements
-constexpr int64_t SHORT_RUN = 16;     // elements of a channel that lie together; below it scale and shift are spread out
+constexpr int64_t GRAIN = 16384;  // elements
+constexpr int64_t SHORT_RUN = 16;  // where fewer elements of a channel lie together, scale and shift are spread out
 constexpr int64_t LEAST_ENTRIES = 512;
 
 static Dtype gate_dtype(const Tensor& t, const char* name) {
@@ -30,8 +30,8 @@ static void check_like(const Tensor& t, const Tensor& like, const char* name, co
   STD_TORCH_CHECK(is_alike, name, " must have the shape and dtype of ", like_name);
 }
 
-// Scale and shift spread over the memory order of a dense tensor: its channels have stride `inner`, whatever the order of
-// the other dimensions. One that is absent is 1 or -0, which change nothing.
+// Scale and shift spread over the memory order of a dense tensor: its channels have stride `inner`, whatever the order
+// of the other dimensions. One that is absent is 1 or -0, which change nothing.
 template <class Real>
 struct Spread {
   Spread(const Tensor& dense, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift) {

@@ -20,8 +20,8 @@ static inline void put(double* at, double value) { *at = value; }
 static inline void put(BFloat16* at, float value) { at->bits = narrow(value); }
 static inline void put(Float16* at, float value) { at->bits = narrow_half(value); }
 
-// Calls run(offset, count, entry) for the stretches of [begin, end) in which the entry of the channels stays the same or,
-// where inner is 1, grows by one from element to element.
+// Calls run(offset, count, entry) for the stretches of [begin, end) in which the entry of the channels stays the same
+// or, where inner is 1, grows by one from element to element.
 template <class Run>
 static inline void for_channels(const Channels& channels, int64_t begin, int64_t end, Run run) {
   const int64_t length = channels.inner == 1 ? channels.count : channels.inner;
@@ -56,13 +56,74 @@ static void backward_run(const Element* __restrict__ grad, const Element* __rest
   }
 }
 
+template <class Element, int STEP>
+constexpr auto forward_loop = forward_run<STEP, Element, typename Computed<Element>::Type>;
+template <class Element, int STEP>
+constexpr auto backward_loop = backward_run<STEP, Element, typename Computed<Element>::Type>;
+
+#if defined(__AVX2__)
+// Halves go through float32 a block at a time: the processor converts whole vectors only.
+constexpr int64_t HALVES = 256;
+struct alignas(64) WideBlock {
+  WideBlock() {}
+  WideBlock(const Float16* in, int64_t count) {
+    const auto* bits = reinterpret_cast<const uint16_t*>(in);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store(values + i, widen_halves(bits + i));
+    if (i == count) return;
+    uint16_t rest[LANES] = {};
+    memcpy(rest, bits + i, sizeof(uint16_t) * (count - i));
+    store(values + i, widen_halves(rest));
+  }
+  void narrow_to(Float16* out, int64_t count) const {
+    auto* bits = reinterpret_cast<uint16_t*>(out);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) narrow_halves(load<vfloat>(values + i), bits + i);
+    if (i == count) return;
+    uint16_t rest[LANES];
+    narrow_halves(load<vfloat>(values + i), rest);
+    memcpy(bits + i, rest, sizeof(uint16_t) * (count - i));
+  }
+  float values[HALVES];
+};
+
+template <int STEP>
+static void forward_halves(const Float16* z, const float* scale, const float* shift, float least, int64_t count,
+                           Float16* y) {
+  for (int64_t i = 0; i < count; i += HALVES) {
+    const int64_t part = count - i < HALVES ? count - i : HALVES;
+    const WideBlock wide_z(z + i, part);
+    WideBlock wide_y;
+    forward_run<STEP>(wide_z.values, scale + STEP * i, shift + STEP * i, least, part, wide_y.values);
+    wide_y.narrow_to(y + i, part);
+  }
+}
+
+template <int STEP>
+static void backward_halves(const Float16* grad, const Float16* y, const Float16* surrogate, const float* scale,
+                            float eps, int64_t count, Float16* out) {
+  for (int64_t i = 0; i < count; i += HALVES) {
+    const int64_t part = count - i < HALVES ? count - i : HALVES;
+    const WideBlock wide_grad(grad + i, part), wide_y(y + i, part), wide_s(surrogate + i, part);
+    WideBlock wide_out;
+    backward_run<STEP>(wide_grad.values, wide_y.values, wide_s.values, scale + STEP * i, eps, part, wide_out.values);
+    wide_out.narrow_to(out + i, part);
+  }
+}
+
+template <int STEP>
+constexpr auto forward_loop<Float16, STEP> = forward_halves<STEP>;
+template <int STEP>
+constexpr auto backward_loop<Float16, STEP> = backward_halves<STEP>;
+#endif
+
 template <class Element>
 static void forward_elements(const GateProblem& p, int64_t begin, int64_t end) {
   using Real = typename Computed<Element>::Type;
   const auto* z = static_cast<const Element*>(p.z);
   auto* y = static_cast<Element*>(p.y);
   const auto *scale = static_cast<const Real*>(p.channels.scale), *shift = static_cast<const Real*>(p.channels.shift);
-  const auto run = p.channels.inner == 1 ? forward_run<1, Element, Real> : forward_run<0, Element, Real>;
+  const auto run = p.channels.inner == 1 ? forward_loop<Element, 1> : forward_loop<Element, 0>;
   for_channels(p.channels, begin, end, [=, &p](int64_t at, int64_t count, int64_t entry) {
     run(z + at, scale + entry, shift + entry, static_cast<Real>(p.least), count, y + at);
   });
@@ -75,7 +136,7 @@ static void backward_elements(const GateBackwardProblem& p, int64_t begin, int64
   const auto* surrogate = static_cast<const Element*>(p.surrogate);
   const auto* scale = static_cast<const Real*>(p.channels.scale);
   auto* out = static_cast<Element*>(p.out);
-  const auto run = p.channels.inner == 1 ? backward_run<1, Element, Real> : backward_run<0, Element, Real>;
+  const auto run = p.channels.inner == 1 ? backward_loop<Element, 1> : backward_loop<Element, 0>;
   for_channels(p.channels, begin, end, [=, &p](int64_t at, int64_t count, int64_t entry) {
     run(grad + at, y + at, surrogate + at, scale + entry, static_cast<Real>(p.eps), count, out + at);
   });

@@ -197,6 +197,24 @@ static inline uint16_t narrow_half(float value) {  // to nearest, ties to even
   return static_cast<uint16_t>(sign >> 16 | half);
 }
 
+#if defined(__AVX2__)
+// LANES halves to and from float32, by the processor.
+static inline vfloat widen_halves(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(load<__m256i>(p));
+#else
+  return _mm256_cvtph_ps(load<__m128i>(p));
+#endif
+}
+static inline void narrow_halves(vfloat v, uint16_t* p) {
+#if defined(__AVX512F__)
+  store(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  store(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#endif
+}
+#endif
+
 struct BFloat16 {
   uint16_t bits;
 };
