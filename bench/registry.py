@@ -8,8 +8,23 @@ import torch
 from torch import Tensor
 
 import attrdrop
-from bench import attention, peers
-from bench.shapes import FACTORS, OVER_N, RANKED_OVER_N, SEED, SHAPES, Cost, Forms, Inputs, P, Q, Shape, heads
+from bench import attention, images, peers
+from bench.shapes import (
+    FACTORS,
+    IMAGE_SHAPES,
+    OVER_N,
+    RANKED_OVER_N,
+    SEED,
+    SHAPES,
+    AnyShape,
+    Cost,
+    Forms,
+    Inputs,
+    P,
+    Q,
+    Shape,
+    heads,
+)
 
 TOP = 16
 
@@ -24,13 +39,13 @@ class Entry:
     """
 
     name: str
-    make: Callable[[Shape, torch.device, torch.dtype], Inputs]
+    make: Callable[..., Inputs]  # of (shape, device, type)
     call: Callable[[Inputs, str | None], object]
     peers: Callable[[Inputs], Mapping[str, Forms]]
-    cost: Callable[[Shape, int], Cost]
+    cost: Callable[..., Cost]  # of (shape, bytes of an element)
     stem: str = ""  # of tests/test_<stem>.py where it is not the name
     modes: tuple[str, ...] = ("forward",)  # of FACTORS; train: forward and backward; dropout: inputs.dropout is DROPOUT
-    shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
+    shapes: Mapping[str, tuple[AnyShape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
     agree: Callable[[object, object], bool] | None = None
     unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
 
@@ -171,6 +186,35 @@ ENTRIES = (
         _attribution_peers,
         lambda s, size: Cost(2 * s.positions * s.d, 2 * s.values * size),
         agree=lambda ours, theirs: _close(ours[0], theirs[0]),
+    ),
+    Entry(
+        "occlude_blocks",
+        images.BlockInputs,
+        lambda i, backend: attrdrop.occlude_blocks(i.images, i.relevance, seed=SEED, backend=backend),
+        images.occlusion_peers,
+        lambda s, size: Cost(0, s[0] * s[2] * s[3] * (2 * s[1] * size + 4)),
+        shapes=IMAGE_SHAPES,
+        agree=images.same_images,
+    ),
+    Entry(
+        "fill_blocks",
+        images.BlockInputs,
+        lambda i, backend: attrdrop.fill_blocks(i.images, i.boxes, backend=backend),
+        images.fill_peers,
+        lambda s, size: Cost(0, 2 * s[0] * s[1] * s[2] * s[3] * size),
+        stem="occlude_blocks",
+        shapes=IMAGE_SHAPES,
+        agree=_same,
+    ),
+    Entry(
+        "draw_images",
+        lambda shape, device, dtype: Inputs(n=shape[0]),
+        lambda i, backend: attrdrop.draw_images(i.n, P, seed=SEED, backend=backend),
+        lambda i: {"torch": {"rand": lambda: torch.rand(i.n) < P}},
+        lambda s, size: Cost(0, 9 * s[0]),
+        stem="occlude_blocks",
+        shapes=IMAGE_SHAPES,
+        unlike=("torch",),
     ),
 )
 REGISTRY = {entry.name: entry for entry in ENTRIES}

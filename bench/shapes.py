@@ -33,6 +33,26 @@ class Shape(NamedTuple):
         return self.batch * self.heads * self.n * self.d
 
 
+class ImageShape(NamedTuple):
+    """Images, channels, height, width."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"N{self.batch} {self.channels}x{self.height}x{self.width}"
+
+    @property
+    def n(self) -> int:
+        """Pixels of a channel, as --n selects by it."""
+        return self.height * self.width
+
+
+AnyShape = Shape | ImageShape
+
+
 class Cost(NamedTuple):
     """What one forward call must compute and move at least."""
 
@@ -40,6 +60,8 @@ class Cost(NamedTuple):
     bytes: float
 
 
+IMAGES = {"I1": ImageShape(128, 3, 32, 32), "I2": ImageShape(256, 3, 224, 224)}
+IMAGE_SHAPES = {"cpu": tuple(IMAGES.values()), "cuda": tuple(IMAGES.values())}
 NAMED = {"S1": Shape(32, 12, 512, 64), "S2": Shape(4, 32, 4096, 128)}
 SHAPES = {"cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)), "cuda": tuple(NAMED.values())}
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
