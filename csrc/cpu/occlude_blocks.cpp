@@ -66,23 +66,33 @@ struct Peak {
   bool has_nan;
 };
 
+typedef float FourFloats __attribute__((vector_size(16)));  // every processor of 64 bits has such registers
+typedef int32_t FourBools __attribute__((vector_size(16)));
+
 // The largest of some scores, in lanes that do not wait for each other.
 static Peak peak_of(const float* score, int64_t count) {
-  float lanes[LANES];
-  int32_t nan[LANES] = {};
-  std::fill_n(lanes, LANES, -INFINITY);
+  constexpr int vectors = LANES / 4;
+  FourFloats best[vectors];
+  FourBools nan[vectors] = {};
+  for (FourFloats& lanes : best) lanes = FourFloats{} - INFINITY;
   int64_t i = 0;
   for (; i + LANES <= count; i += LANES)
-    for (int j = 0; j < LANES; ++j) {
-      const float v = score[i + j];
-      lanes[j] = v > lanes[j] ? v : lanes[j];
+    for (int j = 0; j < vectors; ++j) {
+      FourFloats v;
+      std::memcpy(&v, score + i + 4 * j, sizeof v);
+      const FourBools larger = v > best[j];
+      best[j] = (FourFloats)(((FourBools)v & larger) | ((FourBools)best[j] & ~larger));
       nan[j] |= v != v;
     }
+  float lanes[LANES];
+  int32_t nans[LANES];
+  std::memcpy(lanes, best, sizeof lanes);
+  std::memcpy(nans, nan, sizeof nans);
   for (; i < count; ++i) {
     lanes[0] = score[i] > lanes[0] ? score[i] : lanes[0];
-    nan[0] |= score[i] != score[i];
+    nans[0] |= score[i] != score[i];
   }
-  return {*std::max_element(lanes, lanes + LANES), std::accumulate(nan, nan + LANES, 0) != 0};
+  return {*std::max_element(lanes, lanes + LANES), std::any_of(nans, nans + LANES, [](int32_t x) { return x != 0; })};
 }
 
 // First cell of the largest score.
