@@ -39,8 +39,8 @@ stage attention 100 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 84
 stage sweep 60 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 50
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
 stage ranking 50 "${bench[@]}" keep_mask --seconds 0.5 --limit 42
-stage ops 20 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
-  relevance_gate_relu relevance_gate --quick --seconds 0.5 --limit 14
+stage ops 29 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
+  occlude_blocks fill_blocks relevance_gate_relu --shapes S1,I1,I2,F1 --seconds 0.5 --limit 22
 step=("$PYTHON" bench/step.py --no-memory --output "$csv")
 stage steps 25 "${step[@]}" --seconds 5
 stage bert 30 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 8

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 import attrdrop
-from bench import attention, peers
+from bench import attention, images, peers
 from bench.shapes import (
     ELEMENTWISE,
     FACTORS,
-    MAPS,
+    FEATURE_SHAPES,
+    IMAGE_SHAPES,
     OVER_N,
     RANKED_OVER_N,
     SEED,
     SHAPES,
+    AnyShape,
     Cost,
     Forms,
+    ImageShape,
     Inputs,
     P,
     Q,
@@ -40,13 +43,13 @@ class Entry:
     """
 
     name: str
-    make: Callable[[Shape, torch.device, torch.dtype], Inputs]
+    make: Callable[..., Inputs]  # of (shape, device, type)
     call: Callable[[Inputs, str | None], object]
     peers: Callable[[Inputs], Mapping[str, Forms]]
-    cost: Callable[[Shape, int], Cost]
+    cost: Callable[..., Cost]  # of (shape, bytes of an element)
     stem: str = ""  # of tests/test_<stem>.py where it is not the name
     modes: tuple[str, ...] = ("forward",)  # of FACTORS; train: forward and backward; dropout: inputs.dropout is DROPOUT
-    shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
+    shapes: Mapping[str, tuple[AnyShape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
     factors: Mapping[str, Cost] = field(default_factory=lambda: FACTORS, hash=False)  # by mode
     agree: Callable[[object, object], bool] | None = None
     unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
@@ -116,11 +119,11 @@ def _attribution_peers(i: Inputs) -> Mapping[str, Forms]:
     return {"eager": {"bmm+topk": lambda: (i.x @ i.y.mT).flatten(2).topk(TOP, sorted=True)}}
 
 
-def _maps(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
+def _maps(shape: ImageShape, device: torch.device, dtype: torch.dtype) -> Inputs:
     """Feature maps (N, C, height, width) and the affine map of a BatchNorm."""
     generator = torch.Generator(device).manual_seed(SEED)
     z, grad = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(2))
-    scale, shift = torch.randn(2, shape.heads, generator=generator, device=device)
+    scale, shift = torch.randn(2, shape.channels, generator=generator, device=device)
     z.requires_grad_()
     return Inputs(z=z, leaves=(z,), grad=grad, scale=scale.abs() + 0.5, shift=shift)
 
@@ -219,11 +222,40 @@ ENTRIES = (
             lambda s, size: Cost(0, 2 * s.values * size),
             stem="relevance_gate",
             modes=tuple(ELEMENTWISE),
-            shapes=MAPS,
+            shapes=FEATURE_SHAPES,
             factors=ELEMENTWISE,
             agree=_close,
         )
         for gate in (attrdrop.relevance_gate, attrdrop.relevance_gate_relu)
+    ),
+    Entry(
+        "occlude_blocks",
+        images.BlockInputs,
+        lambda i, backend: attrdrop.occlude_blocks(i.images, i.relevance, seed=SEED, backend=backend),
+        images.occlusion_peers,
+        lambda s, size: Cost(0, 2 * s.values * size + 4 * s.batch * s.n),
+        shapes=IMAGE_SHAPES,
+        agree=images.same_images,
+    ),
+    Entry(
+        "fill_blocks",
+        images.BlockInputs,
+        lambda i, backend: attrdrop.fill_blocks(i.images, i.boxes, backend=backend),
+        images.fill_peers,
+        lambda s, size: Cost(0, 2 * s.values * size),
+        stem="occlude_blocks",
+        shapes=IMAGE_SHAPES,
+        agree=_same,
+    ),
+    Entry(
+        "draw_images",
+        lambda shape, device, dtype: Inputs(n=shape.batch),
+        lambda i, backend: attrdrop.draw_images(i.n, P, seed=SEED, backend=backend),
+        lambda i: {"torch": {"rand": lambda: torch.rand(i.n) < P}},
+        lambda s, size: Cost(0, 9 * s.batch),
+        stem="occlude_blocks",
+        shapes=IMAGE_SHAPES,
+        unlike=("torch",),
     ),
 )
 REGISTRY = {entry.name: entry for entry in ENTRIES}

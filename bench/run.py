@@ -23,9 +23,10 @@ import attrdrop
 from attrdrop import _backend
 from bench import kernels, rows, timing
 from bench.registry import REGISTRY, Entry
-from bench.shapes import DROPOUT, DTYPES, FACTORS, NAMED, Inputs, Shape
+from bench.shapes import DROPOUT, DTYPES, FACTORS, FEATURES, IMAGES, NAMED, AnyShape, Inputs
 
 OURS = "attrdrop"
+KNOWN = NAMED | IMAGES | FEATURES
 console = Console()
 
 
@@ -33,7 +34,7 @@ class Case(NamedTuple):
     """One group of variants that compete."""
 
     entry: Entry
-    shape: Shape
+    shape: AnyShape
     mode: str
 
 
@@ -49,14 +50,14 @@ class Variant(NamedTuple):
 class Selection:
     """Which groups are measured, and which peers in them; what is empty excludes nothing."""
 
-    shapes: tuple[str, ...] = ()  # names of shapes.NAMED
+    shapes: tuple[str, ...] = ()  # names of shapes.NAMED and shapes.IMAGES
     n: tuple[int, ...] = ()
     modes: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()  # how their names begin
 
-    def takes(self, shape: Shape) -> bool:
+    def takes(self, shape: AnyShape) -> bool:
         """Whether a shape is measured."""
-        named = not self.shapes or shape in {NAMED[name] for name in self.shapes}
+        named = not self.shapes or shape in {KNOWN[name] for name in self.shapes}
         return named and (not self.n or shape.n in self.n)
 
     def wants(self, peer: str) -> bool:
@@ -298,7 +299,7 @@ def listed(kind: Callable[[str], object], known: tuple = ()) -> Callable[[str], 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
-    shapes, modes = tuple(NAMED), tuple(FACTORS)
+    shapes, modes = tuple(KNOWN), tuple(FACTORS)
     parser.add_argument("ops", nargs="*", help=f"default: all of {', '.join(REGISTRY)}")
     parser.add_argument("--quick", action="store_true", help="the first shape alone, two seconds a group")
     parser.add_argument("--seconds", type=float, help="budget of one group of variants")

@@ -33,13 +33,28 @@ class Shape(NamedTuple):
         return self.batch * self.heads * self.n * self.d
 
 
-class Maps(Shape):
-    """Samples, channels, height and width of feature maps, in the order of the fields of Shape."""
+class ImageShape(NamedTuple):
+    """Images, channels, height, width."""
 
-    __slots__ = ()
+    batch: int
+    channels: int
+    height: int
+    width: int
 
     def __str__(self) -> str:
-        return f"N{self.batch} C{self.heads} {self.n}x{self.d}"
+        return f"N{self.batch} {self.channels}x{self.height}x{self.width}"
+
+    @property
+    def values(self) -> int:
+        return self.batch * self.channels * self.height * self.width
+
+    @property
+    def n(self) -> int:
+        """Pixels of a channel, as --n selects by it."""
+        return self.height * self.width
+
+
+AnyShape = Shape | ImageShape
 
 
 class Cost(NamedTuple):
@@ -49,6 +64,14 @@ class Cost(NamedTuple):
     bytes: float
 
 
+IMAGES = {"I1": ImageShape(128, 3, 32, 32), "I2": ImageShape(256, 3, 224, 224)}
+FEATURES = {  # of convolutions
+    "F1": ImageShape(256, 64, 112, 112),
+    "F2": ImageShape(256, 256, 56, 56),
+    "F3": ImageShape(256, 2048, 7, 7),
+}
+FEATURE_SHAPES = {"cpu": (ImageShape(128, 64, 32, 32), ImageShape(64, 512, 7, 7)), "cuda": tuple(FEATURES.values())}
+IMAGE_SHAPES = {"cpu": tuple(IMAGES.values()), "cuda": tuple(IMAGES.values())}
 NAMED = {"S1": Shape(32, 12, 512, 64), "S2": Shape(4, 32, 4096, 128)}
 SHAPES = {"cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)), "cuda": tuple(NAMED.values())}
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -67,19 +90,12 @@ def _over_n(lengths: tuple[int, ...] = LENGTHS) -> tuple[Shape, ...]:
 OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n()}
 RANKED_OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n((64, *LENGTHS))}
 
-MAPS = {
-    "cpu": (Maps(128, 64, 32, 32), Maps(64, 512, 7, 7)),
-    "cuda": (Maps(256, 64, 112, 112), Maps(256, 256, 56, 56), Maps(256, 2048, 7, 7)),
-}
-
 FACTORS = {  # of a mode's work and traffic to those of the forward
     "forward": Cost(1, 1),
     "backward": Cost(2.5, 2),
     "train": Cost(3.5, 3),
     "train with dropout": Cost(3.5, 3),
 }
-
-
 ELEMENTWISE = {"forward": Cost(1, 1), "train": Cost(2, 2.5)}  # two tensors move, and three in the backward
 
 

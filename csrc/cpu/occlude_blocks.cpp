@@ -16,6 +16,9 @@ using torch::headeronly::Half;
 constexpr int64_t CHUNK = 1024;  // cells that are summed and searched while they are in the nearest cache
 constexpr int LANES = 16;
 
+// Images that make a task, of `elements` each: waking a thread for less costs more than it saves.
+static int64_t grain(int64_t elements) { return std::max<int64_t>(1, 65536 / std::max<int64_t>(1, elements)); }
+
 // Scores of one row of relevance, CHUNK cells at a time.
 class Scores {
  public:
@@ -63,23 +66,33 @@ struct Peak {
   bool has_nan;
 };
 
+typedef float FourFloats __attribute__((vector_size(16)));  // every processor of 64 bits has such registers
+typedef int32_t FourBools __attribute__((vector_size(16)));
+
 // The largest of some scores, in lanes that do not wait for each other.
 static Peak peak_of(const float* score, int64_t count) {
-  float lanes[LANES];
-  int32_t nan[LANES] = {};
-  std::fill_n(lanes, LANES, -INFINITY);
+  constexpr int vectors = LANES / 4;
+  FourFloats best[vectors];
+  FourBools nan[vectors] = {};
+  for (FourFloats& lanes : best) lanes = FourFloats{} - INFINITY;
   int64_t i = 0;
   for (; i + LANES <= count; i += LANES)
-    for (int j = 0; j < LANES; ++j) {
-      const float v = score[i + j];
-      lanes[j] = v > lanes[j] ? v : lanes[j];
+    for (int j = 0; j < vectors; ++j) {
+      FourFloats v;
+      std::memcpy(&v, score + i + 4 * j, sizeof v);
+      const FourBools larger = v > best[j];
+      best[j] = (FourFloats)(((FourBools)v & larger) | ((FourBools)best[j] & ~larger));
       nan[j] |= v != v;
     }
+  float lanes[LANES];
+  int32_t nans[LANES];
+  std::memcpy(lanes, best, sizeof lanes);
+  std::memcpy(nans, nan, sizeof nans);
   for (; i < count; ++i) {
     lanes[0] = score[i] > lanes[0] ? score[i] : lanes[0];
-    nan[0] |= score[i] != score[i];
+    nans[0] |= score[i] != score[i];
   }
-  return {*std::max_element(lanes, lanes + LANES), std::accumulate(nan, nan + LANES, 0) != 0};
+  return {*std::max_element(lanes, lanes + LANES), std::any_of(nans, nans + LANES, [](int32_t x) { return x != 0; })};
 }
 
 // First cell of the largest score.
@@ -260,6 +273,9 @@ static void fill_image(Element type, const BlockFill& fill, int64_t image, Box b
   }
 }
 
+// Elements of an image, of which a good part is written.
+static int64_t fill_elements(const BlockFill& fill) { return int64_t{fill.channels} * fill.height * fill.width; }
+
 static void check_source_index(const BlockFill& fill) {
   for (int64_t n = 0; fill.source_index && n < fill.count; ++n) {
     const int64_t from = fill.source_index[n * fill.source_index_stride];
@@ -282,7 +298,8 @@ Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::o
   auto* box = static_cast<int32_t*>(boxes.mutable_data_ptr());
   const Element type = element_type(images, "images");
   std::atomic<bool> any_nan{false};
-  torch::stable::parallel_for(0, fill.count, 1, [&](int64_t begin, int64_t end) {
+  const int64_t cells = int64_t{map.channels} * map.height * map.width, elements = fill_elements(fill);
+  torch::stable::parallel_for(0, fill.count, grain(64 + cells), [&](int64_t begin, int64_t end) {
     bool has_nan = false;
     for (int64_t n = begin; n < end; ++n) {
       const Box found = choose_box(rule, map, rows[n], fill_sample(fill, n), fill.height, fill.width, has_nan);
@@ -291,7 +308,7 @@ Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::o
     if (has_nan) any_nan = true;
   });
   STD_TORCH_CHECK(!any_nan, "relevance must not have NaN in it");  // before a pixel is written
-  torch::stable::parallel_for(0, fill.count, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, fill.count, grain(elements), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const int32_t* b = box + 4 * n;
       fill_image(type, fill, n, {b[0], b[1], b[2], b[3]});
@@ -307,8 +324,9 @@ void fill_blocks_cpu(Tensor images, Tensor boxes, bool keep, double value, std::
   check_source_index(fill);
   check_boxes(boxes, fill.count);
   const auto* box = static_cast<const int32_t*>(boxes.const_data_ptr());
+  const int64_t elements = fill_elements(fill);
   const Element type = element_type(images, "images");
-  torch::stable::parallel_for(0, fill.count, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, fill.count, grain(elements), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) fill_image(type, fill, n, clip_box(box + 4 * n, fill.height, fill.width));
   });
 }
