@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/keep_mask_launch.cuh"
+#include "cuda/occlude_blocks.cuh"
 #include "emulator/samples.cuh"
 
 using namespace attrdrop;
@@ -47,6 +48,45 @@ static void overrun() {
   int* target = out.data();
   ATTRDROP_LAUNCH(sample_kernel, 1, SAMPLE_THREADS, SAMPLE_THREADS * sizeof(int), Stream{1}, source, target,
                   Mistake::write_past_dynamic_shared);
+}
+
+// Blocks around cells of a relevance map that begins at any address and has rows of any length.
+static void occlude(uint64_t round) {
+  const Element type = static_cast<Element>(below(4)), score = static_cast<Element>(1 + below(3));
+  const Input input = score == Element::f32 ? Input::f32 : score == Element::f16 ? Input::f16 : Input::bf16;
+  const int64_t item = type == Element::u8 ? 1 : type == Element::f32 ? 4 : 2, n = 1 + below(3), c = 1 + below(4);
+  const int32_t height = static_cast<int32_t>(1 + below(40)), width = static_cast<int32_t>(1 + below(40));
+  const int32_t h = static_cast<int32_t>(1 + below(70)), w = static_cast<int32_t>(1 + below(70));
+  const int64_t plane = int64_t{height} * width, channels = 1 + below(3);
+  std::vector<unsigned char> images(n * c * plane * item), source(images.size()), values(c * item);
+  const Elements cells(input, n * channels * h * w, coin());
+  const std::vector<int64_t> index{n - 1}, from(n, n + 5), ids(n, 9);
+  std::vector<int32_t> boxes(4 * n, -7);
+
+  OccludeArgs args{};
+  const auto view = [&](std::vector<unsigned char>& data, bool is_last) {
+    return is_last ? ImageView{data.data(), c * plane, 1, width * c, c} : ImageView{data.data(), c * plane, plane, width, 1};
+  };
+  args.fill.images = view(images, coin());
+  if (coin()) {
+    args.fill.source = view(source, coin()), args.fill.sources = n;
+    if (coin()) args.fill.source_index = from.data(), args.fill.source_index_stride = 1;
+  } else if (coin()) {
+    args.fill.values = values.data(), args.fill.values_stride = 1;
+  }
+  if (coin()) args.fill.sample_ids = ids.data(), args.fill.sample_stride = 1;
+  args.fill.is_random = coin(), args.fill.keep = coin(), args.fill.seed = round;
+  args.fill.count = n, args.fill.channels = static_cast<int32_t>(c), args.fill.height = height, args.fill.width = width;
+  args.rule = {1.0, 0.2, {0.02, 0.6}, {-1.0, 1.0}, coin() ? 1 : 1 + below(9000), coin(), coin(), round};
+  RelevanceView& map = args.relevance;
+  map.data = cells.data, map.type = score, map.count = n, map.channels = static_cast<int32_t>(channels);
+  map.height = h, map.width = w, map.is_flat = coin();
+  map.row = channels * h * w, map.channel = h * w, map.line = w, map.column = 1;
+  if (coin()) map.has_index = true, map.index = index.data(), map.index_stride = 1, map.count = 1;
+  args.boxes = boxes.data();
+  launch_occlude_blocks(args, type, Stream{round});
+  for (int32_t& side : boxes) side += static_cast<int32_t>(below(30)) - 15;
+  launch_fill_blocks(args.fill, boxes.data(), type, Stream{round});
 }
 
 int main(int count, char** arguments) {
@@ -101,6 +141,7 @@ int main(int count, char** arguments) {
     launch_unpack_mask(rows.data(), mask.data(), n_q, n_k, words, Stream{1});
     launch_pack_mask(mask.data(), valid.data(), n_q, n_k, n_k, 1, Stream{1});
     launch_transpose_mask(rows.data(), cols.data(), batch * heads, n_q, n_k, n_q * words, words, Stream{1});
+    occlude(static_cast<uint64_t>(round));
   }
   std::printf("emulated: %d problems\n", problems);
 }
