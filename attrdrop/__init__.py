@@ -26,19 +26,27 @@ from attrdrop.ops import (
 )
 
 if TYPE_CHECKING:
+    from attrdrop import lrp, metrics, schedules
     from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
     from attrdrop.integrations.transformers import ADDropTrainer
+    from attrdrop.reldrop import BlockStatistics, RelCutMix, RelDrop
 
-# Needs transformers, so it is imported when first asked for.
+# Imported when first asked for: the Trainer needs transformers, and the ops need none of these.
 _LAZY = {
     "ADDrop": "attrdrop.addrop",
     "ADDropConfig": "attrdrop.addrop",
     "DropStatistics": "attrdrop.addrop",
     "ADDropTrainer": "attrdrop.integrations.transformers",
+    "BlockStatistics": "attrdrop.reldrop",
+    "RelCutMix": "attrdrop.reldrop",
+    "RelDrop": "attrdrop.reldrop",
 }
+_SUBMODULES = ("lrp", "metrics", "schedules")
 
 
 def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"attrdrop.{name}")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'attrdrop' has no attribute {name!r}")
@@ -50,8 +58,11 @@ __all__ = [
     "ADDropConfig",
     "ADDropTrainer",
     "AttentionWeight",
+    "BlockStatistics",
     "DropStatistics",
     "KeepMask",
+    "RelCutMix",
+    "RelDrop",
     "TopEntries",
     "__version__",
     "attention_attribution",
@@ -59,12 +70,15 @@ __all__ = [
     "fill_blocks",
     "get_backend",
     "keep_mask",
+    "lrp",
     "masked_attention",
+    "metrics",
     "occlude_blocks",
     "pack_mask",
     "random_keep_mask",
     "relevance_gate",
     "relevance_gate_relu",
+    "schedules",
     "set_backend",
     "transpose_mask",
     "unpack_mask",

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attrdrop._distributed import process_count, process_rank
 from attrdrop._modules import evaluation_mode, uncompiled, unwrap
 from attrdrop._passes import AttributionPass, Draws, MaskedPass, Site, derive_seed
 from attrdrop.ops.keep_mask import KEYS, REGIONS
+from attrdrop.schedules import Schedule, check_schedule, scheduled
 
-Schedule = float | Callable[[int], float]
 Target = str | Callable[[Any, Mapping[str, Any]], Tensor]
 
 ATTRIBUTIONS = ("GA",)
@@ -58,9 +59,7 @@ class ADDropConfig:
 
     def __post_init__(self) -> None:
         for name in ("p", "q"):
-            value = getattr(self, name)
-            if not callable(value):
-                _check_share(name, value)
+            check_schedule(name, getattr(self, name))
         _check_choice("attribution", self.attribution, ATTRIBUTIONS)
         _check_choice("pass1", self.pass1, PASS1_MODES)
         _check_choice("keys", self.keys, KEYS)
@@ -183,14 +182,14 @@ class ADDrop:
         It is plain outside AD-DROP epochs, in evaluation mode, and where p or q is 0.
         """
         size, device = _batch_size(batch)
-        first = self._samples + _process_rank() * size
-        self._samples += _process_count() * size
+        first = self._samples + process_rank() * size
+        self._samples += process_count() * size
         if not self.model.training:
             self._warn_about_evaluation_mode()
             return None
         if not self.is_active:
             return None
-        p, q = (_scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
+        p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
         if p == 0 or q == 0:
             return None
         sample_ids = torch.arange(first, first + size, device=device)
@@ -292,18 +291,6 @@ def _check_choice(name: str, value: object, choices: Sequence[str], more: str = 
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}{more}, got {value!r}")
 
 
-def _check_share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number in [0, 1] or a callable, got {type(value).__name__}")
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
-    return float(value)
-
-
-def _scheduled(name: str, value: Schedule, step: int) -> float:
-    return _check_share(name, value(step) if callable(value) else value)
-
-
 def _resolve_layers(layers: str | Sequence[int], count: int) -> list[int]:
     if isinstance(layers, str):
         return list(range(count)) if layers == "all" else [0]
@@ -350,15 +337,3 @@ def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:
         if isinstance(value, Tensor) and value.dim() > 0:
             return value.shape[0], value.device
     raise ValueError(f"the batch needs at least one tensor with a batch dimension, got {', '.join(batch) or 'nothing'}")
-
-
-def _process_rank() -> int:
-    return torch.distributed.get_rank() if _is_distributed() else 0
-
-
-def _process_count() -> int:
-    return torch.distributed.get_world_size() if _is_distributed() else 1
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

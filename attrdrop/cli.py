@@ -1,11 +1,8 @@
 """The command `attrdrop`. Heavy imports wait inside the commands, so that help is instant."""
 
-import contextlib
 import dataclasses
 import importlib
-import itertools
 import sys
-from collections.abc import Iterator
 from enum import Enum
 from json import dumps
 from pathlib import Path
@@ -14,36 +11,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
-    from rich.console import Console
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Table
 except ImportError as error:
     sys.exit(f"The attrdrop command needs {error.name}: pip install 'attrdrop[lab]' (ops and ADDrop work without it).")
 
-from attrdrop.lab.errors import InputError, RunError
+from attrdrop._terminal import (
+    DATA,
+    FAILED,
+    MODEL,
+    OK,
+    OUTPUT,
+    TRAINING,
+    console,
+    given_options,
+    one_sentence,
+    option,
+    run_experiment,
+    values_under,
+)
+from attrdrop.cli_images import train_images
+from attrdrop.lab.errors import InputError
 from attrdrop.lab.settings import PRESETS, Settings
 
 if TYPE_CHECKING:
     from attrdrop.lab.experiment import Experiment
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
 app = typer.Typer(
-    help="Attribution-driven dropout (AD-DROP) for transformers: try it, check the installation, measure the kernels.",
+    help="Attribution-driven dropout (AD-DROP, RelDrop): try it, check the installation, measure the kernels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 class Preset(str, Enum):
@@ -52,12 +52,7 @@ class Preset(str, Enum):
     demo = "demo"
 
 
-DATA, MODEL, ADDROP, TRAINING, OUTPUT = "Data", "Model", "AD-DROP", "Training", "Results"
-
-
-def option(panel: str, help: str, **limits: Any) -> Any:
-    """A command-line option in a panel of the help; a number's type and bounds would crowd out its name."""
-    return typer.Option(help=help, rich_help_panel=panel, metavar="N" if limits else None, **limits)
+ADDROP = "AD-DROP"
 
 
 @app.command()
@@ -130,10 +125,9 @@ def finetune(
     Both arms see the same data in the same order from the same initial weights, at each of several seeds. The table at
     the end shows accuracy, step time and memory. Ctrl-C keeps every finished run.
     """
-    given = {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
-    preset_values = PRESETS[preset.value] if preset else {}
-    values = context.params | {name: value for name, value in preset_values.items() if name not in given}
-    with _one_sentence():
+    given = given_options(context)
+    values = values_under(context, PRESETS[preset.value] if preset else {})
+    with one_sentence():
         settings = Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)})
         if train is None and (stray := given & {"dev", "test", "text_column", "text_pair_column", "label_column"}):
             raise InputError(f"--{min(stray).replace('_', '-')} goes with your own data: name the file with --train.")
@@ -142,15 +136,21 @@ def finetune(
         _finetune(settings, values)
 
 
+app.command("train-images")(train_images)
+
+
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Output folder of 'attrdrop finetune'.")] = Path("runs/finetune"),
+    folder: Annotated[Path, typer.Argument(help="Output folder of an experiment.")] = Path("runs/finetune"),
 ) -> None:
-    """Show the table of an earlier or interrupted 'attrdrop finetune'."""
-    with _one_sentence():
+    """Show the table of an earlier or interrupted 'attrdrop finetune' or 'train-images'."""
+    with one_sentence():
+        from attrdrop.lab.images.report import KIND, ImageReport
         from attrdrop.lab.report import Report
+        from attrdrop.lab.results import kind_of
 
-        console.print(Report.load(folder).table())
+        kind = ImageReport if kind_of(folder) == KIND else Report
+        console.print(kind.load(folder).table())
 
 
 @app.command()
@@ -180,14 +180,14 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Few sizes and repetitions.")] = False,
 ) -> None:
     """Measure the kernels against plain PyTorch (in a source checkout)."""
-    with _one_sentence():
+    with one_sentence():
         raise typer.Exit(_bench_module().bench(ops, output, quick))
 
 
 @app.command()
 def verify(op: Annotated[str, typer.Argument(help="The op, keep_mask for instance.")]) -> None:
     """Run one op's tests, then its timing (in a source checkout)."""
-    with _one_sentence():
+    with one_sentence():
         raise typer.Exit(_bench_module().verify(op))
 
 
@@ -197,42 +197,17 @@ def main() -> None:
 
 
 def _finetune(settings: Settings, values: dict[str, Any]) -> None:
+    from attrdrop.lab import report
+
     with console.status("Reading the data and checking the model"):
         experiment = _prepare(settings, values)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    planned = experiment.planned
-    with Progress(*columns, console=console, speed_estimate_period=300) as progress:
-        bar = progress.add_task("", total=sum(experiment.work(arm) for _, arm in planned))
-        numbers = itertools.count(1)
-
-        def starting(arm: str, seed: int) -> None:
-            description = f"run {next(numbers)} of {len(planned)}: {arm}, seed {seed}"
-            progress.update(bar, description=description)
-            if not console.is_terminal:
-                console.print(description)
-
-        try:
-            experiment.run(starting, advance=lambda work: progress.advance(bar, work))
-        except (KeyboardInterrupt, RunError):
-            progress.stop()
-            _show(
-                experiment,
-                f"Stopped early: {len(experiment.report.runs)} of {len(planned)} runs are finished and kept in",
-            )
-            raise
-    _show(experiment, "Results are in")
+    run_experiment(experiment, report.FILES)
 
 
 def _prepare(settings: Settings, values: dict[str, Any]) -> "Experiment":
     from attrdrop.lab import tasks
-    from attrdrop.lab.experiment import Experiment, check_output
+    from attrdrop.lab.experiment import Experiment
+    from attrdrop.lab.results import check_output
 
     check_output(values["output"], values["overwrite"])
     if values["train"] is None:
@@ -248,37 +223,12 @@ def _prepare(settings: Settings, values: dict[str, Any]) -> "Experiment":
     return Experiment(settings, task, values["output"], values["overwrite"])
 
 
-def _show(experiment: "Experiment", closing: str) -> None:
-    from attrdrop.lab import report
-
-    if experiment.report.runs:
-        console.print(experiment.report.table())
-    files = ", ".join(name for name in report.FILES if (experiment.output / name).exists())
-    console.print(f"{closing} [bold]{escape(str(experiment.output))}[/]: {files}")
-
-
 def _bench_module() -> ModuleType:
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / "bench" / "run.py").is_file():
         raise InputError("bench and verify need a source checkout of attrdrop, installed with 'pip install -e .'.")
     sys.path.insert(0, str(checkout))
     return importlib.import_module("bench.run")
-
-
-@contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turn what the user can act on into a sentence and an exit code."""
-    try:
-        yield
-    except InputError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except RunError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        errors.print("Interrupted.")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

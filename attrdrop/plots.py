@@ -38,9 +38,30 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
     figure.savefig(target, format="png", dpi=150)
 
 
+def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Training loss and test accuracy by epoch, one colour per arm; bands show the standard deviation over seeds.
+
+    `frame` has the columns arm, epoch, train_loss and test_accuracy; `target` receives a PNG.
+    """
+    with sns.axes_style("whitegrid"):
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        panels = figure.subplots(ncols=2)
+    shown = frame.assign(test_accuracy=100 * frame["test_accuracy"])
+    for axes, column, label in zip(
+        panels, ("train_loss", "test_accuracy"), ("training loss", "test accuracy (%)"), strict=True
+    ):
+        sns.lineplot(
+            shown, x="epoch", y=column, hue="arm", style="arm", markers=True, errorbar="sd",
+            legend=column == "train_loss", ax=axes,
+        )  # fmt: skip
+        axes.set(ylabel=label, xlim=(0.5, frame["epoch"].max() + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    figure.savefig(target, format="png", dpi=150)
+
+
 def flipping_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
-    """Mean score by the fraction of features flipped, one colour per arm, one dash per order; bands show the standard
-    deviation over rows.
+    """Mean score by the fraction of features flipped, one colour per arm, one dash per order, bands of one deviation.
 
     `frame` has the columns arm, order, fraction (0 to 1) and score, such as one row per sample and step of
     :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG.

@@ -1,8 +1,6 @@
 """Both arms at every seed, with results on disk after each run."""
 
 import dataclasses
-import datetime
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,27 +8,13 @@ from typing import Any
 import torch
 import transformers
 
-from attrdrop._version import __version__
-from attrdrop.lab.errors import InputError, RunError
+from attrdrop.lab.errors import RunError
 from attrdrop.lab.models import quiet
 from attrdrop.lab.report import Report
+from attrdrop.lab.results import check_output, described, unwritable
 from attrdrop.lab.settings import ARMS, Settings
 from attrdrop.lab.tasks import Task
 from attrdrop.lab.training import Trainer
-
-
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, before any work is done."""
-    try:
-        used = folder.is_dir() and any(folder.iterdir())
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output: {folder} is a file; give a folder.")
-    if used and not overwrite:
-        raise InputError(
-            f"--output: {folder} is not empty; give another folder, or --overwrite to replace its results."
-        )
 
 
 class Experiment:
@@ -80,27 +64,14 @@ class Experiment:
         try:
             self.report.save(self.output)
         except OSError as error:
-            raise _unwritable(self.output, error) from error
-
-
-def _unwritable(folder: Path, error: OSError) -> InputError:
-    return InputError(f"--output: {folder} cannot be written: {error.strerror or error}.")
+            raise unwritable(self.output, error) from error
 
 
 def _header(settings: Settings, task: Task, device: torch.device) -> dict[str, Any]:
     sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
-    return {
-        "complete": False,
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    header = described(device) | {
         "task": {"name": task.name, "labels": task.label_names, "sizes": sizes},
         "settings": dataclasses.asdict(settings),
-        "environment": {
-            "attrdrop": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-        },
     }
+    header["environment"]["transformers"] = transformers.__version__
+    return header

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 import attrdrop
 import attrdrop.integrations.transformers
+from attrdrop.lab.device import resolve_device
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.settings import ADDROP, Settings
 from attrdrop.lab.tasks import Examples, Task
@@ -94,15 +95,6 @@ def tokenize(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length:
     encoded = tokenizer(examples.texts, examples.pairs, truncation=True, max_length=max_length)
     rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
     return [row | {"labels": label} for row, label in zip(rows, examples.labels, strict=True)]
-
-
-def resolve_device(name: str) -> torch.device:
-    """'auto' takes the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device: {name} is not available; PyTorch {torch.__version__} sees no GPU here.")
-    return torch.device(name)
 
 
 def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:

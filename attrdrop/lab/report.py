@@ -2,18 +2,17 @@
 
 import io
 import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from attrdrop import plots
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.results import cell, paired, replace_file, spread
 from attrdrop.lab.settings import ADDROP, ARMS, PLAIN
 
 if TYPE_CHECKING:
@@ -45,14 +44,14 @@ class Report:
         """Write all files; each one is replaced whole, so a reader never finds half a file."""
         folder.mkdir(parents=True, exist_ok=True)
         content = self.header | {"summary": self.summary(), "runs": self.runs}
-        _replace(folder / RESULTS, json.dumps(content, indent=1).encode())
-        _replace(folder / RUNS, self.runs_frame().to_csv(index=False).encode())
+        replace_file(folder / RESULTS, json.dumps(content, indent=1).encode())
+        replace_file(folder / RUNS, self.runs_frame().to_csv(index=False).encode())
         curves = self.curves_frame()
-        _replace(folder / CURVES, curves.to_csv(index=False).encode())
+        replace_file(folder / CURVES, curves.to_csv(index=False).encode())
         if self.runs:
             figure = io.BytesIO()
             plots.loss_curves(curves, figure, title=self.title)
-            _replace(folder / FIGURE, figure.getvalue())
+            replace_file(folder / FIGURE, figure.getvalue())
         else:
             (folder / FIGURE).unlink(missing_ok=True)
 
@@ -138,15 +137,15 @@ class Report:
         table.add_column("ad-drop vs plain", justify="right")
 
         def row(label: str, measure: str, show: Callable[[float], str], comparison: str = "") -> None:
-            cells = [_cell(arms[arm][measure], show) if arm in arms else "-" for arm in ARMS]
+            cells = [cell(arms[arm][measure], show) if arm in arms else "-" for arm in ARMS]
             table.add_row(label, *cells, comparison)
 
-        difference = _cell(summary["paired_difference"], lambda value: f"{100 * value:+.1f}")
+        difference = cell(summary["paired_difference"], lambda value: f"{100 * value:+.1f}")
         row(f"{split} accuracy, %", self.accuracy, lambda value: f"{100 * value:.1f}", difference)
         if split == "test":
             row("dev accuracy, %", "dev_accuracy", lambda value: f"{100 * value:.1f}")
         row("best epoch", "best_epoch", lambda value: f"{value:.1f}")
-        ratio = _cell(summary["step_time_ratio"], lambda value: f"{value:.2f}")
+        ratio = cell(summary["step_time_ratio"], lambda value: f"{value:.2f}")
         row("plain step, ms", "plain_step_ms", lambda value: f"{value:.0f}")
         row("AD-DROP step, ms", "addrop_step_ms", lambda value: f"{value:.0f}", f"x {ratio}")
         row("peak memory, MiB", "peak_memory_bytes", lambda value: f"{value / 2**20:.0f}")
@@ -164,23 +163,6 @@ class Report:
             "AD-DROP steps against the plain arm's steps on the same batches. Peak memory: "
             f"{memory}, above what was in use when the run began. {verdict(self.summary())}"
         )
-
-
-def spread(values: Iterable[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation; None where there is too little to compute them from."""
-    values = np.asarray(list(values), dtype=float)
-    mean = float(values.mean()) if len(values) else None
-    return {"mean": mean, "std": float(values.std(ddof=1)) if len(values) > 1 else None, "n": len(values)}
-
-
-def paired(differences: Iterable[float]) -> dict[str, Any]:
-    """Spread of per-seed differences with Student's 95 % interval of their mean."""
-    differences = np.asarray(list(differences), dtype=float)
-    result = spread(differences) | {"interval_95": None}
-    if result["std"] is not None:
-        half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-        result["interval_95"] = [result["mean"] - half, result["mean"] + half]
-    return result
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -206,18 +188,3 @@ def _dropped(run: dict[str, Any]) -> dict[str, float | None]:
     counts = [epoch["statistics"] for epoch in run["epochs"] if epoch["statistics"]]
     valid = sum(count["valid"] for count in counts)
     return {"fraction_dropped": sum(count["dropped"] for count in counts) / valid if valid else None}
-
-
-def _cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:
-    if measure["mean"] is None:
-        return "-"
-    return show(measure["mean"]) + (f" ± {show(measure['std']).lstrip('+')}" if measure["std"] is not None else "")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 import attrdrop
+from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.memory import PeakMemory
-from attrdrop.lab.models import Row, load_model, load_tokenizer, resolve_device, tokenize
+from attrdrop.lab.models import Row, load_model, load_tokenizer, tokenize
 from attrdrop.lab.settings import ADDROP, PLAIN, Settings
 from attrdrop.lab.tasks import Task
 

@@ -123,12 +123,15 @@ class _Gate(torch.autograd.Function):
             forward = reference.forward if backend == "reference" else operators(backend).relevance_gate
             y = forward(z, scale, shift, relu)
         ctx.save_for_backward(y, surrogate, scale)
+        ctx.set_materialize_grads(False)  # zeros would be sent all the way down
         ctx.eps, ctx.backend = eps, backend
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple:
+        if grad is None:
+            return (None,) * 7
         y, surrogate, scale = ctx.saved_tensors
         scale = scale if surrogate is None else None
         is_reference = ctx.backend == "reference"

@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of code in this process."""
+"""The device of an experiment, and the peak memory of a stretch of code on it."""
 
 import contextlib
 import ctypes
@@ -6,6 +6,17 @@ import gc
 from pathlib import Path
 
 import torch
+
+from attrdrop.lab.errors import InputError
+
+
+def resolve_device(name: str) -> torch.device:
+    """'auto' takes the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device: {name} is not available; PyTorch {torch.__version__} sees no GPU here.")
+    return torch.device(name)
 
 
 class PeakMemory:

@@ -1,0 +1,105 @@
+"""What the commands share in the terminal: options, messages, exit codes, the progress of an experiment."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from attrdrop.lab.errors import InputError, RunError
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DATA, MODEL, TRAINING, OUTPUT = "Data", "Model", "Training", "Results"
+console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+class Experiment(Protocol):
+    """A number of runs of arms and seeds."""
+
+    report: Any
+    output: Path
+
+    @property
+    def planned(self) -> list[tuple[int, str]]:
+        """(seed, arm) of the runs to do."""
+
+    def work(self, arm: str) -> float:
+        """Rough cost of a run."""
+
+    def run(self, starting: Callable[[str, int], None], advance: Callable[[float], None]) -> None:
+        """Do all runs."""
+
+
+def option(panel: str, help: str, **limits: Any) -> Any:
+    """A command-line option in a panel of the help; a number's type and bounds would crowd out its name."""
+    return typer.Option(help=help, rich_help_panel=panel, metavar="N" if limits else None, **limits)
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Names of the options that stand on the command line."""
+    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+
+
+def values_under(context: typer.Context, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, those of the preset where the command line has none."""
+    given = given_options(context)
+    return context.params | {name: value for name, value in preset.items() if name not in given}
+
+
+def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
+    """Runs with a progress bar, then the table; also where it ends early."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    planned = experiment.planned
+    with Progress(*columns, console=console, speed_estimate_period=300) as progress:
+        bar = progress.add_task("", total=sum(experiment.work(arm) for _, arm in planned))
+        numbers = itertools.count(1)
+
+        def starting(arm: str, seed: int) -> None:
+            description = f"run {next(numbers)} of {len(planned)}: {arm}, seed {seed}"
+            progress.update(bar, description=description)
+            if not console.is_terminal:
+                console.print(description)
+
+        try:
+            experiment.run(starting, advance=lambda work: progress.advance(bar, work))
+        except (KeyboardInterrupt, RunError):
+            progress.stop()
+            finished = len(planned) - len(experiment.planned)
+            _show(experiment, files, f"Stopped early: {finished} of {len(planned)} runs are finished and kept in")
+            raise
+    _show(experiment, files, "Results are in")
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn what the user can act on into a sentence and an exit code."""
+    try:
+        yield
+    except InputError as error:
+        errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except RunError as error:
+        errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        errors.print("Interrupted.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _show(experiment: Experiment, files: Sequence[str], closing: str) -> None:
+    if experiment.report.runs:
+        console.print(experiment.report.table())
+    found = ", ".join(name for name in files if (experiment.output / name).exists())
+    console.print(f"{closing} [bold]{escape(str(experiment.output))}[/]: {found}")

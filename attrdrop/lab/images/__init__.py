@@ -1,0 +1,1 @@
+"""RelDrop on images: data sets, training runs with and without occlusion, reports."""

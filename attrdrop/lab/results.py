@@ -1,0 +1,93 @@
+"""What every experiment needs for its results: files replaced whole, statistics over seeds, a note of the machine."""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from attrdrop._version import __version__
+from attrdrop.lab.errors import InputError
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, before any work is done."""
+    try:
+        used = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output: {folder} is a file; give a folder.")
+    if used and not overwrite:
+        raise InputError(
+            f"--output: {folder} is not empty; give another folder, or --overwrite to replace its results."
+        )
+
+
+def unwritable(folder: Path, error: OSError) -> InputError:
+    """The error to raise where a result cannot be written."""
+    return InputError(f"--output: {folder} cannot be written: {error.strerror or error}.")
+
+
+def described(device: torch.device) -> dict[str, Any]:
+    """When, with what and on what an experiment began."""
+    return {
+        "complete": False,
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "environment": {
+            "attrdrop": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation; None where there is too little to compute them from."""
+    values = np.asarray(list(values), dtype=float)
+    mean = float(values.mean()) if len(values) else None
+    return {"mean": mean, "std": float(values.std(ddof=1)) if len(values) > 1 else None, "n": len(values)}
+
+
+def paired(differences: Iterable[float]) -> dict[str, Any]:
+    """Spread of per-seed differences with Student's 95 % interval of their mean."""
+    differences = np.asarray(list(differences), dtype=float)
+    result = spread(differences) | {"interval_95": None}
+    if result["std"] is not None:
+        half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+        result["interval_95"] = [result["mean"] - half, result["mean"] + half]
+    return result
+
+
+def cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:
+    """Mean and standard deviation for a table."""
+    if measure["mean"] is None:
+        return "-"
+    return show(measure["mean"]) + (f" ± {show(measure['std']).lstrip('+')}" if measure["std"] is not None else "")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole, so that a reader never finds half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def kind_of(folder: Path) -> str | None:
+    """Which command wrote the results in a folder; None for fine-tuning, or where there are none."""
+    try:
+        return json.loads((folder / "results.json").read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None

@@ -1,0 +1,391 @@
+"""The propagation: a torch function mode that turns a model's ordinary gradient into LRP coefficients.
+
+It sees every torch function that the model calls, in the order in which data flow, and nothing is done to the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from attrdrop.lrp import blocks
+from attrdrop.lrp import functions as known
+from attrdrop.lrp.facts import Fact, Facts, comes_from
+from attrdrop.lrp.layers import LinearCall, Pending, ScaleGradient
+from attrdrop.lrp.rules import Epsilon, Rule
+from attrdrop.ops.relevance_gate import relevance_gate
+
+ATTENTIONS = ("attnlrp", "detach")
+OPAQUE = "code that attribution cannot see into, such as a custom autograd.Function"
+
+
+class Propagation(TorchFunctionMode):
+    """Inside it, gradients of a model's outputs are LRP coefficients c, with R = a c at every activation.
+
+    Args:
+        composite: rules by layer; None leaves the gradient as it is.
+        attention: see :func:`attrdrop.lrp.relevance`.
+        unknown: "error", or "gradient" to let the plain gradient through functions that have no rule.
+        model: for the names in messages.
+    """
+
+    def __init__(self, composite: Rule | None, attention: str, unknown: str, model: nn.Module) -> None:
+        super().__init__()
+        self.composite, self.attention, self.unknown, self.model = composite, attention, unknown, model
+        self.facts = Facts()
+        self.roots: list[Tensor] = []
+        self.linear_layers = 0
+        self.is_busy = False
+
+    def start(self, x: Tensor, carrier: Tensor | None = None, is_raw: bool = True) -> None:
+        """Declares an activation that relevance is wanted for."""
+        self.roots.append(x)
+        self.facts.note(x, carrier=carrier, is_raw=is_raw)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """The activation that x stands for, with its gate in place."""
+        fact = self.facts.get(x)
+        while fact is not None:
+            if fact.pending is not None:
+                fact.replacement = fact.pending.finish(relu=False)
+                fact.pending = None
+                self.facts.note(fact.replacement)
+            if fact.replacement is None:
+                break
+            x = fact.replacement
+            fact = self.facts.get(x)
+        return x
+
+    def check_seen(self, x: Tensor, what: str) -> None:
+        """Refuses an activation that came about unseen."""
+        is_unseen = self.composite is not None and x.requires_grad and self.facts.get(x) is None
+        if is_unseen and not torch.compiler.is_compiling():
+            self._refuse(f"{what} the result of {OPAQUE}")
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if self.is_busy:  # torch.compile traces into a custom autograd.Function with the mode on
+            return func(*args, **kwargs)
+        self.is_busy = True
+        try:
+            return self._treat(func, args, kwargs)
+        finally:
+            self.is_busy = False
+
+    def _treat(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        name = str(func.__name__)  # str: what torch.compile gives is none
+        if self.composite is None:
+            return func(*_each(args, _constant), **_each(kwargs, _constant))
+        if name in ("__get__", "__set__", "__delete__"):
+            is_set, name = name != "__get__", str(func.__self__.__name__)
+            if is_set or name not in known.PROPERTIES:
+                return func(*args)
+        base = name.split(".")[0].strip("_")
+        if base in known.SIZES:
+            return func(*args, **kwargs)
+        args, kwargs = _each(args, self._current), _each(kwargs, self._current)
+        if not any(self._is_active(x) for x in _tensors((args, kwargs))):
+            return func(*args, **kwargs)
+        if not args and "input" in kwargs and base not in known.INPUT_IS_LATER:
+            args = (kwargs.pop("input"),)
+        if base in known.IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+            return self._in_place(func, base, args, kwargs)
+        args, is_in_place = known.split_inplace(base, args, kwargs)
+        result = self._apply(func, base, args, kwargs)
+        if is_in_place:
+            self._replace(args[0], result)
+        return result
+
+    def _apply(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """One out-of-place function of activations."""
+        if base in known.LINEAR and not self._is_active(args[1] if len(args) > 1 else kwargs["weight"]):
+            return self._linear(func, base, *args, **kwargs)
+        if base == "batch_norm":
+            return self._batch_norm(*known.batch_norm_arguments(func, args), **kwargs)
+        if base == "relu":
+            return self._relu(args[0])
+        if base in known.DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True):
+            return args[0]
+        if base in blocks.PARTS:
+            self.is_busy = False
+            with self:
+                return blocks.PARTS[base](*args, **kwargs)
+        args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
+        active = [x for x in _tensors((args, kwargs)) if self._is_active(x)]
+        for x in active:
+            self.check_seen(x, f"{base} works on")
+        if base in known.CONSTANTS:
+            return func(*_each(args, torch.detach), **_each(kwargs, torch.detach))
+        if base == "iter":
+            return iter(self._noted(args[0].unbind(0), "unbind", torch.unbind, args, kwargs))
+        if base in known.MOVES or base in known.SUMS:
+            return self._noted(func(*args, **kwargs), base, func, args, kwargs)
+        if base in known.PRODUCTS or base in known.MATRIX_PRODUCTS:
+            return self._product(func, base, args, kwargs, active)
+        if base in known.QUOTIENTS:
+            args, kwargs = (args[0], *_each(args[1:], torch.detach)), _each(kwargs, torch.detach)
+            return self._noted(func(*args, **kwargs), base, func, args, kwargs)
+        if base in known.STATISTICS or (base == "pow" and known.is_reciprocal(args, kwargs)):
+            return self._statistic(func, base, args, kwargs)
+        if base in known.ACTIVATIONS:
+            return self._activation(func, base, args, kwargs)
+        if base in ("softmax", "log_softmax"):
+            y = func(*args, **kwargs)
+            is_constant = base == "softmax" and self.attention == "detach"
+            return y.detach() if is_constant else self._noted(y, base)
+        if base in blocks.NORMS:
+            return self._noted(blocks.NORMS[base](*args, **kwargs), base)
+        if base == "scaled_dot_product_attention":
+            return self._attention(func, *args, **kwargs)
+        self._refuse(f"no rule covers the function {base}")
+        return self._noted(func(*args, **kwargs), base)
+
+    def _linear(
+        self,
+        func: Any,
+        base: str,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *rest: Any,
+        **options: Any,
+    ) -> Tensor:
+        """A linear layer; its gate waits for what follows."""
+        input = self.finished(input)
+        self.check_seen(input, f"{base} works on")
+        fact = self.facts.get(input) or Fact(lambda: None)
+        is_conv = base != "linear"
+        rule = self.composite.for_layer("conv" if is_conv else "linear", fact.is_raw)  # type: ignore[union-attr]
+        call = LinearCall(
+            func, input, weight, bias, rest, options, is_conv, "transpose" in base, fact.is_nonnegative, fact.carrier
+        )
+        z = call.run(input, weight, bias)
+        self.linear_layers += 1
+        self.facts.note(z, pending=Pending(z, rule, call))
+        return z
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        mean: Tensor | None,
+        var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """An affine map per channel: part of the linear layer before it, or a linear layer of its own."""
+        if mean is None or var is None or training:
+            axes = [0, *range(2, input.dim())]
+            var, mean = (x.detach() for x in torch.var_mean(self.finished(input), axes, correction=0))
+        wide = torch.promote_types(var.dtype, torch.float32)
+        scale = torch.rsqrt(var.to(wide) + eps)
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        fact = self.facts.get(input)
+        before = fact.pending if fact is not None else None
+        if before is not None and before.takes_affine(scale.numel()):
+            pending = Pending(before.z, before.rule, before.call, scale, shift)
+        else:
+            input = self.finished(input)
+            self.check_seen(input, "batch_norm works on")
+            pending = Pending(input, self._norm_rule(), None, scale, shift)
+        stand_in = input.view_as(input)  # not the value yet: whoever uses it gets the finished one
+        self.facts.note(stand_in, pending=pending)
+        return stand_in
+
+    def _norm_rule(self) -> Rule:
+        rule = self.composite.for_layer("linear", False)  # type: ignore[union-attr]
+        return rule if isinstance(rule, Epsilon) else Epsilon(1e-6)
+
+    def _relu(self, x: Tensor) -> Tensor:
+        fact = self.facts.get(x)
+        if fact is not None and fact.pending is not None:
+            y = fact.pending.finish(relu=True)
+        else:
+            x = self.finished(x)
+            self.check_seen(x, "relu works on")
+            y = functional.relu(x)
+        self.facts.note(y, is_nonnegative=True)
+        return y
+
+    def _activation(self, func: Any, base: str, args: tuple, kwargs: dict) -> Tensor:
+        """y = f(z) with the gradient c (f(z) - f(0)) / z."""
+        z = args[0]
+        y = func(*args, **kwargs).detach()
+        at_zero = func(z.detach().new_zeros(()), *args[1:], **kwargs).detach() if base in known.SHIFTED else None
+        y = relevance_gate(y if at_zero is None else y - at_zero, 0.0, surrogate=z.to(y.dtype))
+        y = y if at_zero is None else y + at_zero
+        self.facts.note(y, is_gate=base in known.GATES)
+        return y
+
+    def _statistic(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """A constant; of a deviation and a mean, the mean is an activation."""
+        result = func(*args, **kwargs)
+        if base not in ("var_mean", "std_mean"):
+            return _each(result, torch.detach)
+        self.facts.note(result[1])
+        return result[0].detach(), result[1]
+
+    def _product(self, func: Any, base: str, args: tuple, kwargs: dict, active: list[Tensor]) -> Tensor:
+        """Of two activations each takes half; a gate takes nothing. With a constant it is a linear layer."""
+        if len(active) > 1:
+            gates = [x for x in active if self._is_gate(x)]
+            if base in known.PRODUCTS and 0 < len(gates) < len(active):
+                args = _each(args, lambda x: x.detach() if any(x is gate for gate in gates) else x)
+            else:
+                args = _each(args, lambda x: ScaleGradient.apply(x, 0.5) if self._is_active(x) else x)
+        y = func(*args, **kwargs)
+        if base in known.MATRIX_PRODUCTS and len(active) == 1:
+            self.linear_layers += 1
+            self.facts.note(y, pending=Pending(y, self._norm_rule(), None))
+            return y
+        return self._noted(y, base, func, args, kwargs) if len(active) == 1 else self._noted(y, base)
+
+    def _attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
+        """softmax(q kᵀ) v: AttnLRP halves at each of the two products, or the probabilities are constants."""
+        if self.attention == "detach":
+            y = func(query.detach(), key.detach(), value, *rest, **options)
+        else:
+            y = func(
+                ScaleGradient.apply(query, 0.25), ScaleGradient.apply(key, 0.25), ScaleGradient.apply(value, 0.5),
+                *rest, **options,
+            )  # fmt: skip
+        return self._noted(y, "attention")
+
+    def _in_place(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """A change in place becomes a new tensor that later uses of the old one mean."""
+        target, base = args[0], known.OUT_OF_PLACE.get(base, base)
+        for fact in self.facts.aliases(target):
+            fact.is_stale = True
+        out_of_place = getattr(torch.Tensor, base, None) or getattr(functional, base, None)
+        if out_of_place is not None:
+            result = self._apply(out_of_place, base, args, kwargs)
+        else:
+            if base not in known.WRITES:
+                self._refuse(f"no rule covers the function {base}_")
+            result = self.finished(target).clone()
+            func(result, *_each(args[1:], self.finished), **_each(kwargs, self.finished))
+            self.facts.note(result)
+        self._replace(target, result)
+        return None if base == "setitem" else result
+
+    def _noted(self, result: Any, base: str, func: Any = None, args: tuple = (), kwargs: Any = None) -> Any:
+        """Notes results; given the arguments, with what holds for them and stays true."""
+        kwargs = kwargs or {}
+        active = [x for x in _tensors((args, kwargs)) if self._is_active(x)]
+        facts = [self.facts.get(x) or Fact(lambda: None) for x in active]
+        is_raw = bool(facts) and all(fact.is_raw for fact in facts)
+        is_gate = base in known.GATE_KEPT and len(facts) == 1 and facts[0].is_gate
+        is_nonnegative = self._stays_nonnegative(base, args, kwargs)
+        carriers = None
+        if is_raw and all(fact.carrier is not None for fact in facts):
+            carriers = self._moved_carrier(result, base, func, args, kwargs)
+        carried = _tensors(carriers)
+        for place, y in enumerate(_tensors(result)):
+            if y.requires_grad:
+                carrier = carried[place] if place < len(carried) else None
+                self.facts.note(y, is_nonnegative=is_nonnegative, is_gate=is_gate, is_raw=is_raw, carrier=carrier)
+        return result
+
+    def _stays_nonnegative(self, base: str, args: tuple, kwargs: dict) -> bool:
+        if base not in known.NONNEGATIVE_KEPT or (base in known.ADDITIONS and not _are_tensors(args, kwargs)):
+            return False
+        facts = [self.facts.get(x) for x in _tensors((args, kwargs)) if x.is_floating_point()]
+        return bool(facts) and all(fact is not None and fact.is_nonnegative for fact in facts)
+
+    def _moved_carrier(self, result: Any, base: str, func: Any, args: tuple, kwargs: dict) -> Any:
+        """The carrier after a move of the input; adding and scaling leave it where it is."""
+        if base in known.MOVES:
+            return func(*_each(args, self._carrier_of), **_each(kwargs, self._carrier_of))
+        carrier = next(self._carrier_of(x) for x in _tensors((args, kwargs)) if self._is_active(x))
+        return carrier if base in known.ELEMENTWISE and carrier.shape == getattr(result, "shape", None) else None
+
+    def _carrier_of(self, x: Tensor) -> Tensor:
+        fact = self.facts.get(x)
+        if fact is not None and fact.carrier is not None:
+            return fact.carrier
+        return torch.zeros_like(x) if x.is_floating_point() else x
+
+    def _replace(self, old: Tensor, new: Tensor) -> None:
+        if new is not old:
+            fact = self.facts.get(old) or self.facts.note(old)
+            fact.pending, fact.replacement = None, new
+
+    def _current(self, x: Tensor) -> Tensor:
+        """Parameters as constants; a changed tensor as what it was changed to."""
+        x = self.facts.current(x)
+        fact = self.facts.get(x)
+        if fact is None and x.requires_grad and (isinstance(x, nn.Parameter) or not comes_from(x, self.roots)):
+            return x.detach()
+        if fact is not None and fact.is_stale:
+            raise ValueError(f"{self._running_module()}it uses an activation whose memory the model changed in place "
+                             "through a view, which attribution cannot follow; give the model an out-of-place "
+                             "form")  # fmt: skip
+        return x
+
+    def _is_active(self, x: Tensor) -> bool:
+        if x.requires_grad:
+            return True
+        fact = self.facts.get(x)
+        return fact is not None and fact.pending is not None
+
+    def _is_gate(self, x: Tensor) -> bool:
+        fact = self.facts.get(x)
+        return fact is not None and fact.is_gate
+
+    def _refuse(self, reason: str) -> None:
+        if self.unknown == "gradient":
+            return
+        raise ValueError(f"{self._running_module()}{reason}; unknown='gradient' passes the plain gradient through")
+
+    def _running_module(self) -> str:
+        """The innermost module whose code runs, from the call stack."""
+        if torch.compiler.is_compiling():
+            return ""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        frame = sys._getframe()
+        while frame is not None:
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and id(module) in names:
+                return f"layer {names[id(module)] or '(the model itself)'} ({type(module).__name__}): "
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
+
+
+def _are_tensors(args: tuple, kwargs: dict) -> bool:
+    return not kwargs and all(isinstance(x, Tensor) for x in args)
+
+
+def _constant(x: Tensor) -> Tensor:
+    return x.detach() if isinstance(x, nn.Parameter) else x
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest of tuples, lists and dictionaries with its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        changed = [_each(entry, change) for entry in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
+    if isinstance(value, dict):
+        return {key: _each(entry, change) for key, entry in value.items()}
+    return value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors of a nest."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [x for entry in value for x in _tensors(entry)]
+    return []

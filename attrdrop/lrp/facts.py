@@ -1,0 +1,88 @@
+"""What the propagation remembers of the activations that are alive."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrdrop.lrp.layers import Pending
+
+
+@dataclass
+class Fact:
+    """What is known about an activation.
+
+    pending: a linear layer's output that has met no consumer yet. replacement: what later uses of the tensor mean.
+    carrier: moved along with raw input, see LinearCall. is_raw: no layer stands between the input and it.
+    is_gate: it only says how much of another activation passes. is_stale: its memory was changed through another one.
+    """
+
+    tensor: Callable[[], Tensor | None]
+    pending: Pending | None = None
+    replacement: Tensor | None = None
+    carrier: Tensor | None = None
+    is_raw: bool = False
+    is_nonnegative: bool = False
+    is_gate: bool = False
+    is_stale: bool = False
+
+
+class Facts:
+    """Facts by tensor; a tensor that the model drops is forgotten with all that its fact holds."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Fact] = {}
+
+    def note(self, x: Tensor, **known: Any) -> Fact:
+        key, by_id = id(x), self.by_id
+        if torch.compiler.is_compiling():
+            fact = Fact(lambda: x, **known)
+        else:
+            fact = Fact(weakref.ref(x, lambda _: by_id.pop(key, None)), **known)
+        by_id[key] = fact
+        return fact
+
+    def get(self, x: Tensor) -> Fact | None:
+        return self.by_id.get(id(x))
+
+    def current(self, x: Tensor) -> Tensor:
+        """What x was changed to."""
+        fact = self.get(x)
+        while fact is not None and fact.replacement is not None:
+            x = fact.replacement
+            fact = self.get(x)
+        return x
+
+    def aliases(self, x: Tensor) -> Iterator[Fact]:
+        """Facts of other activations of the model in the memory of x."""
+        own = self.get(x)
+        if torch.compiler.is_compiling() or (own is not None and own.pending is not None):
+            return  # a linear layer's output has no views before it is used
+        memory = x.untyped_storage()._cdata
+        for fact in list(self.by_id.values()):
+            other = fact.tensor()
+            if other is None or fact.pending is not None or other.untyped_storage()._cdata != memory:
+                continue
+            if self.current(other) is not x:
+                yield fact
+
+
+def comes_from(x: Tensor, roots: list[Tensor]) -> bool:
+    """Whether the autograd graph of x reaches one of the leaves. What a model kept from before, say, does not."""
+    if torch.compiler.is_compiling():
+        return True
+    pending, seen = [x.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if any(getattr(node, "variable", None) is root for root in roots):
+            return True
+        pending += [source for source, _ in node.next_functions]
+    return any(x is root for root in roots)

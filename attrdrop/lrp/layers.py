@@ -1,0 +1,168 @@
+"""Linear layers as the propagation sees them: a call that can be repeated with other weights, then gated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrdrop.lrp.rules import Flat, Rule
+from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
+
+
+@dataclass
+class LinearCall:
+    """func(input, weight, bias, *rest): conv, transposed conv or linear; weight and bias can be folded with an affine.
+
+    carrier: what receives relevance as its gradient where the input is the model's, moved but not computed with.
+    """
+
+    func: Callable
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    rest: tuple
+    options: dict[str, Any]
+    is_conv: bool
+    is_transposed: bool
+    is_nonnegative: bool
+    carrier: Tensor | None = None
+
+    @property
+    def positive_input(self) -> Tensor:
+        return self.input if self.is_nonnegative else self.input.clamp_min(0)
+
+    @property
+    def groups(self) -> int:
+        if not self.is_conv:
+            return 1
+        # after the bias: stride, padding, then dilation (of transposed ones: output_padding), groups
+        return self.options.get("groups", self.rest[3] if len(self.rest) > 3 else 1)
+
+    def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with another input or other parameters."""
+        return self.func(input, weight, bias, *self.rest, **self.options)
+
+    def folded(self, scale: Tensor | None, shift: Tensor | None) -> LinearCall:
+        """The layer with the affine map after it folded into its parameters."""
+        weight, bias = self.weight, self.bias
+        if scale is not None:
+            by_output = [1] * weight.dim()
+            if self.is_transposed:  # (in, out / groups, ...)
+                by_output[:2] = self.groups, weight.shape[1]
+                repeats = weight.shape[0] // self.groups
+                factors = scale.view(by_output).repeat_interleave(repeats, 0)
+            else:
+                by_output[0] = -1
+                factors = scale.view(by_output)
+            weight = (weight * factors).to(weight.dtype)
+            bias = None if bias is None else bias * scale
+        if shift is not None:
+            bias = shift if bias is None else bias + shift
+        bias = None if bias is None else bias.to(weight.dtype)
+        copied = {**self.__dict__, "weight": weight, "bias": bias}
+        return LinearCall(**copied)
+
+
+@dataclass
+class Pending:
+    """A linear layer's output that waits for what follows: BatchNorm is folded in, ReLU fused into its gate.
+
+    call None: a BatchNorm that follows no linear layer is one itself.
+    """
+
+    z: Tensor
+    rule: Rule
+    call: LinearCall | None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def takes_affine(self, channels: int) -> bool:
+        """Whether a BatchNorm on z works on the layer's outputs, and is the first to do so."""
+        if self.call is None or self.scale is not None or self.shift is not None:
+            return False
+        return (self.call.is_conv or self.z.dim() == 2) and self.z.shape[1] == channels
+
+    def finish(self, relu: bool) -> Tensor:
+        """The output, with its gradient treated by the rule."""
+        gate = relevance_gate_relu if relu else relevance_gate
+        eps: float = getattr(self.rule, "eps", 0.0)
+        if self.call is None or not needs_call(self.rule):
+            return gate(self.z, eps, scale=self.scale, shift=self.shift)
+        call = self.call.folded(self.scale, self.shift)
+        if isinstance(self.rule, Flat):
+            y = gate(self.z, eps, scale=self.scale, shift=self.shift)
+            return _FlatJoin.apply(y, *_windows(call))
+        y = self.z
+        if not relu and (self.scale is not None or self.shift is not None):
+            y, self.scale, self.shift = relevance_gate(y, eps, scale=self.scale, shift=self.shift), None, None
+        surrogate = self.rule.surrogate(call, y, relu)  # type: ignore[attr-defined]
+        return gate(y, eps, scale=self.scale, shift=self.shift, surrogate=surrogate.to(y.dtype))
+
+
+def needs_call(rule: Rule) -> bool:
+    """Whether the rule runs the layer again, so that the first run needs no gradient."""
+    return hasattr(rule, "surrogate") or isinstance(rule, Flat)
+
+
+def _windows(call: LinearCall) -> tuple[Tensor, Tensor]:
+    """Zeros shaped as the layer's output, with a channel for each group, and the number of inputs of each window.
+
+    A gradient of the zeros is spread evenly over each window.
+    """
+    carrier = call.carrier if call.carrier is not None else _Relevance.apply(call.input)
+    if not call.is_conv:
+        return carrier.sum(-1, keepdim=True), call.weight.new_tensor(call.weight.shape[1])
+    groups, channels = call.groups, carrier.shape[1]
+    grouped = carrier.unflatten(1, (groups, channels // groups)).sum(2)
+    kernel = call.weight.new_ones((groups, 1, *call.weight.shape[2:]))
+    ones = torch.ones_like(grouped[:1])
+    return call.run(grouped, kernel, None), call.run(ones, kernel, None).detach() * (channels // groups)
+
+
+class _FlatJoin(torch.autograd.Function):
+    """y; its relevance y g, summed over the channels of a group, divided by the size of the window, goes to zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, zeros: Tensor, count: Tensor) -> Tensor:
+        ctx.save_for_backward(y, count)
+        ctx.groups, ctx.is_last = zeros.shape[1], count.dim() == 0
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        y, count = ctx.saved_tensors
+        relevance = grad * y
+        by_group = relevance if ctx.is_last else relevance.unflatten(1, (ctx.groups, -1))
+        summed = by_group.sum(-1 if ctx.is_last else 2, keepdim=ctx.is_last)
+        return None, (summed / count.clamp_min(1)).to(grad.dtype), None
+
+
+class _Relevance(torch.autograd.Function):
+    """Zeros in the place of a, whose gradient is taken as relevance: c = R / a goes on to a."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:
+        ctx.save_for_backward(a)
+        return torch.zeros_like(a)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (a,) = ctx.saved_tensors
+        return grad / torch.where(a < 0, a - 1e-6, a + 1e-6)
+
+
+class ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return grad * ctx.factor, None

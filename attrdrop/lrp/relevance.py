@@ -1,0 +1,295 @@
+"""Relevance of a model's inputs and layers for its outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrdrop._modules import evaluation_mode, uncompiled, unwrap
+from attrdrop.lrp.engine import ATTENTIONS, Propagation
+from attrdrop.lrp.rules import AbsGradient, Composite, EpsilonPlusFlat, Flat, GradientTimesInput, Rule
+
+STARTS = ("logit", "one", "contrastive")
+UNKNOWN = ("error", "gradient")
+
+
+def relevance(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | str,
+    *,
+    rule: Rule | None = None,
+    start: str = "logit",
+    stop_at: str | nn.Module | None = None,
+    attention: str = "attnlrp",
+    unknown: str = "error",
+    output: Callable[[Any], Tensor] | None = None,
+) -> Tensor:
+    """Layer-wise relevance propagation: how much each input element speaks for the target class.
+
+    One forward in eval mode and one backward without weight gradients. Nothing of the model changes: parameters,
+    gradients, buffers, training flags and random number generators are as before, also after an error. Models inside
+    DistributedDataParallel and torch.compile are reached, autocast is respected.
+
+    Args:
+        model: from (N, ...) floats to logits (N, classes), also inside an output object with ``logits`` or a tuple.
+        inputs: (N, ...), floating point.
+        target: int64 (N,), a class for each sample, or "pred" for the predicted ones.
+        rule: a rule for every layer or a composite; default :func:`attrdrop.lrp.EpsilonPlusFlat`.
+        start: relevance of the target's logit. "logit": its value; "one": 1; "contrastive": the logits against their
+            softmax, (onehot - softmax) logits.
+        stop_at: a submodule or its name: the relevance of its output is returned instead. The backward ends there and
+            the layers below keep nothing for it.
+        attention: "attnlrp" halves relevance at each product of two activations; "detach" sends all of it through the
+            values and none through the attention probabilities.
+        unknown: what to do about a function without a rule: "error", or "gradient" to pass the plain gradient.
+        output: picks the logits from what the model returns.
+
+    Returns:
+        Relevance, shape of inputs (with stop_at: of that module's output), float32 for half-precision inputs.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above, a layer has no rule, the model has no linear layer, or
+            inputs hold NaN or infinity (looked for on the CPU only).
+    """
+    stops = [] if stop_at is None else [_submodule("stop_at", unwrap(model), stop_at)]
+    found = _propagate(model, inputs, target, rule, start, stops, True, attention, unknown, output)
+    return found[0]
+
+
+def layer_relevance(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | str,
+    layers: Sequence[str],
+    *,
+    rule: Rule | None = None,
+    start: str = "logit",
+    attention: str = "attnlrp",
+    unknown: str = "error",
+    output: Callable[[Any], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Relevance of the outputs of submodules, all from one pass; arguments and errors as :func:`relevance`.
+
+    Args:
+        layers: names of submodules, as in ``model.named_modules()``.
+
+    Returns:
+        By name, relevance of the shape of that module's output. Summed over space it is the relevance per channel:
+        ``attrdrop.metrics.channel_relevance``.
+    """
+    inner = unwrap(model)
+    modules = [_submodule("layers", inner, name) for name in layers]
+    if not modules:
+        raise ValueError("layers must name at least one submodule, got none")
+    found = _propagate(model, inputs, target, rule, start, modules, False, attention, unknown, output)
+    return dict(zip(layers, found, strict=True))
+
+
+def _propagate(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | str,
+    rule: Rule | None,
+    start: str,
+    modules: list[nn.Module],
+    stops: bool,
+    attention: str,
+    unknown: str,
+    output: Callable[[Any], Tensor] | None,
+) -> list[Tensor]:
+    """Relevance at the outputs of modules, or of the inputs where there are none; stops: nothing below is needed."""
+    inner = unwrap(model)
+    rule = EpsilonPlusFlat() if rule is None else rule
+    _check(inner, inputs, target, rule, start, attention, unknown)
+    propagation = Propagation(None if _is_plain(rule) else rule, attention, unknown, inner)
+    caught: dict[int, Tensor] = {}
+
+    if torch.compiler.is_compiling():
+        if modules or inner.training:
+            raise ValueError(
+                "inside torch.compile the model must be in eval mode, and stop_at and layers are not there"
+            )
+        return _run(
+            inner, inputs.detach().requires_grad_(True), target, rule, start, modules, propagation, caught, output
+        )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(uncompiled())
+        stack.enter_context(torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []))
+        stack.enter_context(evaluation_mode(inner))
+        for place, module in enumerate(modules):
+            stack.enter_context(_catching(module, place, caught, propagation, stops))
+        inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
+        inputs.requires_grad_(not (modules and stops))
+        return _run(inner, inputs, target, rule, start, modules, propagation, caught, output)
+
+
+def _run(
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor | str,
+    rule: Rule,
+    start: str,
+    modules: list[nn.Module],
+    propagation: Propagation,
+    caught: dict[int, Tensor],
+    output: Callable[[Any], Tensor] | None,
+) -> list[Tensor]:
+    """The forward, the backward, R = a c."""
+    carrier = None
+    if not modules and _has_flat(rule):
+        carrier = torch.zeros_like(x).requires_grad_(True)
+    propagation.start(x, carrier)
+    with propagation:
+        logits = _logits(model(x), output)
+    logits = propagation.finished(logits)
+    propagation.check_seen(logits, "the logits are")
+    _check_outcome(propagation, logits, target, x, _is_plain(rule))
+    points = [_caught(place, caught, module) for place, module in enumerate(modules)] or [x]
+    roots = points if carrier is None else [*points, carrier]
+    try:
+        grads = torch.autograd.grad(logits, roots, _seed(logits.detach(), target, start), allow_unused=True)
+    except RuntimeError as error:
+        if "inplace" in str(error):
+            reason = "the model changes an activation in place that its gradient needs"
+            raise ValueError(f"{reason}: {error}") from error
+        raise
+    found = [_times(point, grad, rule) for point, grad in zip(points, grads, strict=False)]
+    if carrier is not None and grads[1] is not None:
+        found[0] = found[0] + grads[1].to(found[0].dtype)
+    return found
+
+
+def _times(point: Tensor, grad: Tensor | None, rule: Rule) -> Tensor:
+    """R = a c, or the size of the gradient."""
+    wide = torch.promote_types(point.dtype, torch.float32)
+    if grad is None:
+        return torch.zeros_like(point, dtype=wide)
+    grad = grad.to(wide)
+    return grad.abs() if isinstance(rule, AbsGradient) else point.detach() * grad
+
+
+def _seed(logits: Tensor, target: Tensor | str, start: str) -> Tensor:
+    """The coefficients c of the logits (N, classes); R = c times the logit."""
+    classes = logits.argmax(1) if isinstance(target, str) else target
+    onehot = (classes[:, None] == torch.arange(logits.shape[1], device=logits.device)).to(logits.dtype)
+    if start == "contrastive":
+        return onehot - logits.softmax(1)
+    return onehot if start == "logit" else torch.where(logits == 0, 0, onehot / logits)
+
+
+def _logits(outputs: Any, pick: Callable[[Any], Tensor] | None) -> Tensor:
+    if pick is not None:
+        outputs = pick(outputs)
+    else:
+        outputs = getattr(outputs, "logits", outputs)
+        outputs = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(f"the model must give logits of shape (N, classes), got {shape}; pick them with output=")
+    return outputs
+
+
+def _check(
+    model: nn.Module, inputs: Tensor, target: Tensor | str, rule: Rule, start: str, attention: str, unknown: str
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
+    if not inputs.is_floating_point():
+        raise TypeError(f"inputs must be floating point (normalised images, say), got {inputs.dtype}")
+    if inputs.dim() < 2:
+        raise ValueError(f"inputs must have a batch dimension and one more, got shape {tuple(inputs.shape)}")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a rule or composite of attrdrop.lrp, got {rule!r}")
+    for name, value, choices in (
+        ("start", start, STARTS), ("attention", attention, ATTENTIONS), ("unknown", unknown, UNKNOWN),
+    ):  # fmt: skip
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if isinstance(target, str):
+        if target != "pred":
+            raise ValueError(f"target must be 'pred' or class indices, got {target!r}")
+    elif not isinstance(target, Tensor) or target.dtype != torch.int64 or tuple(target.shape) != inputs.shape[:1]:
+        got = f"{target.dtype} of shape {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(f"target must be int64 of shape ({inputs.shape[0]},) or 'pred', got {got}")
+    elif target.device != inputs.device:
+        raise ValueError(f"target must be on the device of inputs, {inputs.device}, got {target.device}")
+    can_look = inputs.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_look and not torch.isfinite(inputs).all():
+        raise ValueError("inputs hold NaN or infinite values")
+
+
+def _check_outcome(
+    propagation: Propagation, logits: Tensor, target: Tensor | str, inputs: Tensor, is_plain: bool
+) -> None:
+    if not is_plain and propagation.linear_layers == 0:
+        raise ValueError("the model has no linear layer (convolution, linear or matrix product) for a rule to treat")
+    if not logits.requires_grad:
+        raise ValueError("the logits do not depend on the inputs through anything that has a gradient")
+    can_look = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    if isinstance(target, Tensor) and can_look and target.numel():
+        low, high = target.aminmax()
+        if low < 0 or high >= logits.shape[1]:
+            raise ValueError(f"target must lie in [0, {logits.shape[1]}), got {int(low)} to {int(high)}")
+    if logits.shape[0] != inputs.shape[0]:
+        raise ValueError(f"the model must give one row of logits a sample, {inputs.shape[0]}, got {logits.shape[0]}")
+
+
+def _is_plain(rule: Rule) -> bool:
+    return isinstance(rule, (GradientTimesInput, AbsGradient))
+
+
+def _has_flat(rule: Rule) -> bool:
+    return isinstance(rule, Flat) or (isinstance(rule, Composite) and isinstance(rule.first, Flat))
+
+
+def _submodule(name: str, model: nn.Module, wanted: str | nn.Module) -> nn.Module:
+    if isinstance(wanted, nn.Module):
+        if all(module is not wanted for module in model.modules()):
+            raise ValueError(
+                f"{name} must be a submodule of the model, got a {type(wanted).__name__} that is not in it"
+            )
+        return wanted
+    try:
+        return model.get_submodule(wanted)
+    except AttributeError:
+        names = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"{name} must name a submodule such as {names}, got {wanted!r}") from None
+
+
+@contextlib.contextmanager
+def _catching(
+    module: nn.Module, place: int, caught: dict[int, Tensor], propagation: Propagation, stops: bool
+) -> Iterator[None]:
+    """Keeps the module's output in ``caught`` for the length of the block; with stops the graph begins there."""
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
+        is_tensor = isinstance(output, Tensor)
+        main = output if is_tensor else output[0]
+        with torch._C.DisableTorchFunction():
+            main = propagation.finished(main)
+            if stops:
+                main = main.detach().requires_grad_(True)
+                propagation.start(main, is_raw=False)
+        caught[place] = main
+        return main if is_tensor else type(output)((main, *output[1:]))
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _caught(place: int, caught: dict[int, Tensor], module: nn.Module) -> Tensor:
+    if place not in caught:
+        raise ValueError(f"the module {type(module).__name__} asked for did not run in the forward pass")
+    return caught[place]
