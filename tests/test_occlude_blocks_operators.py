@@ -44,6 +44,18 @@ def test_compiles_without_graph_breaks(chosen, inplace):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_compiles_for_sizes_and_seeds_unknown():
+    def step(images, relevance, seed):
+        out, boxes = occlude_blocks(images, relevance, p=0.7, seed=seed, inplace=True)
+        return out + 1, boxes, draw_images(images.shape[0], 0.7, seed=seed)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    for n, size, seed in ((3, 8, 1), (4, 9, 2)):
+        images, relevance = torch.rand(n, 2, size, size), torch.rand(n, 4, 4)
+        expected = step(images.clone(), relevance, seed)
+        assert all(torch.equal(a, b) for a, b in zip(compiled(images, relevance, seed), expected, strict=True))
+
+
 IMAGES, BYTES = torch.ones(2, 3, 8, 8), torch.ones(2, 3, 8, 8).byte()
 RELEVANCE = torch.ones(2, 4, 4)
 ERRORS = [

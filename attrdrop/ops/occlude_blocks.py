@@ -245,6 +245,8 @@ def _check_images(images: Tensor, inplace: bool) -> None:
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # unknown sizes have no order
+        return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
     extent = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -217,7 +217,7 @@ static T* at(const ImageView& view, int64_t image, int64_t channel, int64_t row,
   return static_cast<T*>(view.data) + image * view.image + channel * view.channel + row * view.row + column * view.column;
 }
 
-// Elements of one run: all the same, copied, or (channels innermost) a pixel repeated.
+// Line by line: copied, filled, or (channels innermost) a line of repeated pixels written as one.
 template <class T>
 static void fill_image(const BlockFill& fill, int64_t image, Box box) {
   const int32_t channels = fill.channels;
