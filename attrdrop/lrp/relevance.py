@@ -230,7 +230,7 @@ def _check(
 def _check_outcome(
     propagation: Propagation, logits: Tensor, target: Tensor | str, inputs: Tensor, is_plain: bool
 ) -> None:
-    if not is_plain and propagation.linear_layers == 0:
+    if not is_plain and propagation.linear_layers == 0 and inputs.requires_grad:
         raise ValueError("the model has no linear layer (convolution, linear or matrix product) for a rule to treat")
     if not logits.requires_grad:
         raise ValueError("the logits do not depend on the inputs through anything that has a gradient")
