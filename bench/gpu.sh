@@ -9,7 +9,7 @@ OUT=${OUT:-bench/results}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD ATTRDROP_COMMIT=${ATTRDROP_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 export COLUMNS=${COLUMNS:-180} # of the tables printed
-wanted=" ${*:-build load tests sanitizer attention sweep ranking ops steps bert} "
+wanted=" ${*:-build load tests sanitizer attention sweep ranking ops steps bert images photos} "
 mkdir -p "$OUT"
 failed=()
 
@@ -35,15 +35,18 @@ csv=$OUT/$("$PYTHON" -c 'from bench.rows import default_output; from bench.run i
 print(default_output(current_device()).name)')
 bench=("$PYTHON" -m bench.run --output "$csv")
 masked=("${bench[@]}" masked_attention)
-stage attention 100 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 84
-stage sweep 60 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 50
+stage attention 80 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 64
+stage sweep 45 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 35
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
-stage ranking 50 "${bench[@]}" keep_mask --seconds 0.5 --limit 42
-stage ops 29 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
-  occlude_blocks fill_blocks relevance_gate_relu --shapes S1,I1,I2,F1 --seconds 0.5 --limit 22
+stage ranking 35 "${bench[@]}" keep_mask --seconds 0.5 --limit 27
+stage ops 25 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
+  occlude_blocks fill_blocks relevance_gate_relu --shapes S1,I1,I2,F1 --seconds 0.5 --limit 18
 step=("$PYTHON" bench/step.py --no-memory --output "$csv")
-stage steps 25 "${step[@]}" --seconds 5
-stage bert 30 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 8
+stage steps 20 "${step[@]}" --seconds 4
+stage bert 25 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 6
+images=("$PYTHON" bench/step_images.py --output "$csv" --seconds 6)
+stage images 27 "${images[@]}" --model resnet18 --batch 128 --size 32
+stage photos 28 "${images[@]}" --model resnet50 --batch 64 --size 224 --dtype bfloat16 --channels-last
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -11,13 +11,15 @@ from bench.shapes import IMAGES, NAMED
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 GROUP = ["name", "op", "mode", "shape", "dtype"]
+STEPS = ("step", "step images")
+RIVALS = ("plain", "lean eager", "per-layer loop", "random erasing", "zennit")  # among the arms of the steps
 
 
 def load(paths: list[Path]) -> pd.DataFrame:
     """The newest row of each variant in each group, in the order measured."""
     frames = [pd.read_csv(path) for path in paths]
     if not frames:
-        raise FileNotFoundError(f"no CSV in {RESULTS}: run python -m bench.run and python bench/step.py first")
+        raise FileNotFoundError(f"no CSV in {RESULTS}: run python -m bench.run or a bench/step*.py first")
     found = pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS))
     return found.drop_duplicates([*GROUP, "variant"], keep="last")
 
@@ -25,7 +27,7 @@ def load(paths: list[Path]) -> pd.DataFrame:
 def headline(found: pd.DataFrame) -> pd.DataFrame:
     """All rows but those of the further lengths on a GPU, which have a figure of their own."""
     named = found["shape"].isin([str(shape) for shape in (*NAMED.values(), *IMAGES.values())])
-    return found[(found.device == "cpu") | (found.op == "step") | named]
+    return found[(found.device == "cpu") | found.op.isin(STEPS) | named]
 
 
 def _milliseconds(value: float) -> str:
@@ -54,7 +56,7 @@ def _op_table(found: pd.DataFrame) -> list[str]:
 
 def _step_table(found: pd.DataFrame) -> list[str]:
     lines = [
-        "| step | arm | time to plain | 20 to 80 % | peak memory (MiB) | to plain |",
+        f"| {found.op.iloc[0]} | arm | time to plain | 20 to 80 % | peak memory (MiB) | to plain |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for (_, _, mode, shape, dtype), group in found.groupby(GROUP, sort=False):
@@ -69,16 +71,16 @@ def _step_table(found: pd.DataFrame) -> list[str]:
 
 
 def markdown(found: pd.DataFrame) -> str:
-    """One section per processor: the steps, then the ops."""
+    """One section per processor: the steps of each kind, then the ops."""
     parts = []
     for name, machine in headline(found).groupby("name", sort=False):
         newest = machine.iloc[machine.date.argmax()]
         cpu = f", {newest.threads} threads" if newest.device == "cpu" else ""
         triton = f", triton {newest.triton}" if pd.notna(newest.triton) else ""
         parts.append(f"**{name}**{cpu}, torch {newest.torch}{triton}, attrdrop {newest.attrdrop}, {newest.date[:10]}")
-        steps = machine[machine.op == "step"]
-        ops = machine[machine.op != "step"]
-        parts += ["\n".join(make(part)) for make, part in ((_step_table, steps), (_op_table, ops)) if len(part)]
+        tables = [(_step_table, machine[machine.op == step]) for step in STEPS]
+        tables.append((_op_table, machine[~machine.op.isin(STEPS)]))
+        parts += ["\n".join(make(part)) for make, part in tables if len(part)]
     return "\n\n".join(parts)
 
 
@@ -104,7 +106,7 @@ def draw(found: pd.DataFrame, folder: Path) -> list[Path]:
             figure = Figure(figsize=(7, 0.5 + sum(heights)), layout="constrained")
             grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
         for axes, ((mode, shape, dtype), group) in zip(grid, panels, strict=True):
-            ours = group.variant.str.lower().str.startswith(("attrdrop", "addrop"))
+            ours = ~group.variant.str.startswith(RIVALS) if op in STEPS else group.variant.str.startswith("attrdrop")
             colors = dict(zip(group.variant, ours.map({True: "#2a6f97", False: "#b8b8b8"}), strict=True))
             sns.barplot(group, x="ratio", y="variant", hue="variant", palette=colors, ax=axes, legend=False)
             axes.axvline(1, color="black", linewidth=0.8)
@@ -119,7 +121,7 @@ def draw(found: pd.DataFrame, folder: Path) -> list[Path]:
 
 def _save(figure, folder: Path, name: str, what: str) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    path = folder / f"{slug}-{what}.png"
+    path = folder / f"{slug}-{what.replace(' ', '-')}.png"
     figure.savefig(path, dpi=150)
     return path
 

@@ -8,7 +8,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.registry import REGISTRY
 from bench.run import Case, Variant, agreeing, cases, current_device, variants
-from bench.shapes import Shape
 
 DEVICE = current_device()
 
@@ -21,7 +20,9 @@ def contest(case: Case) -> dict[str, Variant]:
 @cache
 def names(op: str, mode: str) -> tuple[str, ...]:
     """The variants of an op, as they are at a tiny shape."""
-    return tuple(variants(Case(REGISTRY[op], Shape(1, 1, 32, 64), mode), DEVICE))
+    entry = REGISTRY[op]
+    tiny = type(entry.shapes[DEVICE.type][0])(1, 1, 32, 64)
+    return tuple(variants(Case(entry, tiny, mode), DEVICE))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -21,6 +21,11 @@ if "bench" not in sys.modules:  # without the repository root on sys.path, where
 CPU = torch.device("cpu")
 
 
+def tiny(entry):
+    """A small shape of the kind that the op of the registry is measured on."""
+    return type(entry.shapes["cpu"][0])(2, 2, 40, 16)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Tensors are tiny here, and threads that wait for each other make a busy machine crawl."""

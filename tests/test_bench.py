@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench_setup import CPU, ROOT, compiled_kernels, one_thread  # noqa: F401
+from bench_setup import CPU, ROOT, compiled_kernels, one_thread, tiny  # noqa: F401
 
 import attrdrop
 from attrdrop.reference.keep_mask import candidates
@@ -76,7 +76,7 @@ COMPARABLE = [
 
 @pytest.mark.parametrize(("name", "mode"), COMPARABLE)
 def test_peers_agree_with_ours(name, mode):
-    case = run.Case(REGISTRY[name], TINY, mode)
+    case = run.Case(REGISTRY[name], tiny(REGISTRY[name]), mode)
     found = run.variants(case, CPU)
     assert len(found) > 1
     assert run.disagreeing(case, found) == []
@@ -92,7 +92,8 @@ def test_every_public_op_has_an_entry_and_tests(op):
 @pytest.mark.parametrize("op", REGISTRY)
 def test_a_measurement_fills_its_rows(op, tmp_path):
     output = tmp_path / "new" / "rows.csv"
-    found = [row for mode in REGISTRY[op].modes for row in run.measure(run.Case(REGISTRY[op], TINY, mode), CPU, 0)]
+    entry = REGISTRY[op]
+    found = [row for mode in entry.modes for row in run.measure(run.Case(entry, tiny(entry), mode), CPU, 0)]
     rows.append(found[:1], output)
     rows.append(found[1:], output)
     with output.open() as stream:
@@ -103,7 +104,7 @@ def test_a_measurement_fills_its_rows(op, tmp_path):
         assert {column for column in rows.COLUMNS if not row[column]} - {"triton"} == {"peak_mb", "saved_mb"}
         assert float(row["low_ms"]) <= float(row["median_ms"]) <= float(row["high_ms"])
     ours = [row for row in read if row["variant"] == "attrdrop"]
-    assert len(ours) == len(REGISTRY[op].modes)
+    assert len(ours) == len(entry.modes)
     assert all(float(row["ratio"]) == 1 and row["backend"] in attrdrop.BACKENDS for row in ours)
 
 

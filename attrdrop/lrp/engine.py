@@ -53,7 +53,7 @@ class Propagation(TorchFunctionMode):
         fact = self.facts.get(x)
         while fact is not None:
             if fact.pending is not None:
-                fact.replacement = fact.pending.finish(relu=False)
+                fact.replacement = fact.pending.finish(x, relu=False)
                 fact.pending = None
                 self.facts.note(fact.replacement)
             if fact.replacement is None:
@@ -89,6 +89,8 @@ class Propagation(TorchFunctionMode):
         base = name.split(".")[0].strip("_")
         if base in known.SIZES:
             return func(*args, **kwargs)
+        if base == "setitem" and isinstance(args[2], Tensor):
+            self.facts.unspoil(args[0], args[2])
         args, kwargs = _each(args, self._current), _each(kwargs, self._current)
         if not any(self._is_active(x) for x in _tensors((args, kwargs))):
             return func(*args, **kwargs)
@@ -96,7 +98,7 @@ class Propagation(TorchFunctionMode):
             args = (kwargs.pop("input"),)
         if base in known.IN_PLACE or (name.endswith("_") and not name.endswith("__")):
             return self._in_place(func, base, args, kwargs)
-        args, is_in_place = known.split_inplace(base, args, kwargs)
+        is_in_place = kwargs.pop("inplace", False)  # torch.nn.functional hands options over by keyword
         result = self._apply(func, base, args, kwargs)
         if is_in_place:
             self._replace(args[0], result)
@@ -135,10 +137,12 @@ class Propagation(TorchFunctionMode):
             return self._statistic(func, base, args, kwargs)
         if base in known.ACTIVATIONS:
             return self._activation(func, base, args, kwargs)
-        if base in ("softmax", "log_softmax"):
+        if base == "softmax" and self.attention == "detach":
             y = func(*args, **kwargs)
-            is_constant = base == "softmax" and self.attention == "detach"
-            return y.detach() if is_constant else self._noted(y, base)
+            self.facts.note(y, is_gate=True)
+            return y
+        if base in ("softmax", "log_softmax"):
+            return self._noted(func(*args, **kwargs), base)
         if base in blocks.NORMS:
             return self._noted(blocks.NORMS[base](*args, **kwargs), base)
         if base == "scaled_dot_product_attention":
@@ -167,7 +171,7 @@ class Propagation(TorchFunctionMode):
         )
         z = call.run(input, weight, bias)
         self.linear_layers += 1
-        self.facts.note(z, pending=Pending(z, rule, call))
+        self.facts.note(z, pending=Pending(rule, call))
         return z
 
     def _batch_norm(
@@ -191,12 +195,12 @@ class Propagation(TorchFunctionMode):
         shift = -mean * scale if bias is None else bias - mean * scale
         fact = self.facts.get(input)
         before = fact.pending if fact is not None else None
-        if before is not None and before.takes_affine(scale.numel()):
-            pending = Pending(before.z, before.rule, before.call, scale, shift)
+        if before is not None and before.takes_affine(input, scale.numel()):
+            pending = Pending(before.rule, before.call, scale, shift)
         else:
             input = self.finished(input)
             self.check_seen(input, "batch_norm works on")
-            pending = Pending(input, self._norm_rule(), None, scale, shift)
+            pending = Pending(self._norm_rule(), None, scale, shift)
         stand_in = input.view_as(input)  # not the value yet: whoever uses it gets the finished one
         self.facts.note(stand_in, pending=pending)
         return stand_in
@@ -208,7 +212,7 @@ class Propagation(TorchFunctionMode):
     def _relu(self, x: Tensor) -> Tensor:
         fact = self.facts.get(x)
         if fact is not None and fact.pending is not None:
-            y = fact.pending.finish(relu=True)
+            y = fact.pending.finish(x, relu=True)
         else:
             x = self.finished(x)
             self.check_seen(x, "relu works on")
@@ -238,14 +242,14 @@ class Propagation(TorchFunctionMode):
         """Of two activations each takes half; a gate takes nothing. With a constant it is a linear layer."""
         if len(active) > 1:
             gates = [x for x in active if self._is_gate(x)]
-            if base in known.PRODUCTS and 0 < len(gates) < len(active):
+            if 0 < len(gates) < len(active):
                 args = _each(args, lambda x: x.detach() if any(x is gate for gate in gates) else x)
             else:
                 args = _each(args, lambda x: ScaleGradient.apply(x, 0.5) if self._is_active(x) else x)
         y = func(*args, **kwargs)
         if base in known.MATRIX_PRODUCTS and len(active) == 1:
             self.linear_layers += 1
-            self.facts.note(y, pending=Pending(y, self._norm_rule(), None))
+            self.facts.note(y, pending=Pending(self._norm_rule(), None))
             return y
         return self._noted(y, base, func, args, kwargs) if len(active) == 1 else self._noted(y, base)
 
@@ -263,8 +267,6 @@ class Propagation(TorchFunctionMode):
     def _in_place(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
         """A change in place becomes a new tensor that later uses of the old one mean."""
         target, base = args[0], known.OUT_OF_PLACE.get(base, base)
-        for fact in self.facts.aliases(target):
-            fact.is_stale = True
         out_of_place = getattr(torch.Tensor, base, None) or getattr(functional, base, None)
         if out_of_place is not None:
             result = self._apply(out_of_place, base, args, kwargs)
@@ -274,6 +276,7 @@ class Propagation(TorchFunctionMode):
             result = self.finished(target).clone()
             func(result, *_each(args[1:], self.finished), **_each(kwargs, self.finished))
             self.facts.note(result)
+        self.facts.spoil(target, result)
         self._replace(target, result)
         return None if base == "setitem" else result
 
@@ -325,7 +328,7 @@ class Propagation(TorchFunctionMode):
         fact = self.facts.get(x)
         if fact is None and x.requires_grad and (isinstance(x, nn.Parameter) or not comes_from(x, self.roots)):
             return x.detach()
-        if fact is not None and fact.is_stale:
+        if fact is not None and fact.spoiler is not None:
             raise ValueError(f"{self._running_module()}it uses an activation whose memory the model changed in place "
                              "through a view, which attribution cannot follow; give the model an out-of-place "
                              "form")  # fmt: skip

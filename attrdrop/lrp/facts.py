@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ class Fact:
 
     pending: a linear layer's output that has met no consumer yet. replacement: what later uses of the tensor mean.
     carrier: moved along with raw input, see LinearCall. is_raw: no layer stands between the input and it.
-    is_gate: it only says how much of another activation passes. is_stale: its memory was changed through another one.
+    is_gate: it only says how much of another activation passes. spoiler: what its memory got through another tensor.
     """
 
     tensor: Callable[[], Tensor | None]
@@ -29,7 +29,7 @@ class Fact:
     is_raw: bool = False
     is_nonnegative: bool = False
     is_gate: bool = False
-    is_stale: bool = False
+    spoiler: Tensor | None = None
 
 
 class Facts:
@@ -47,6 +47,10 @@ class Facts:
         by_id[key] = fact
         return fact
 
+    def clear(self) -> None:
+        """Forgets all; else facts and their callbacks would keep each other until the next garbage collection."""
+        self.by_id.clear()
+
     def get(self, x: Tensor) -> Fact | None:
         return self.by_id.get(id(x))
 
@@ -58,18 +62,38 @@ class Facts:
             fact = self.get(x)
         return x
 
-    def aliases(self, x: Tensor) -> Iterator[Fact]:
-        """Facts of other activations of the model in the memory of x."""
+    def spoil(self, x: Tensor, result: Tensor) -> None:
+        """Marks the tensors that show what x becomes in place: x turns into the result, they do not."""
         own = self.get(x)
         if torch.compiler.is_compiling() or (own is not None and own.pending is not None):
             return  # a linear layer's output has no views before it is used
+        if own is None and x._base is not None:
+            self.note(x._base, spoiler=result)
         memory = x.untyped_storage()._cdata
         for fact in list(self.by_id.values()):
             other = fact.tensor()
             if other is None or fact.pending is not None or other.untyped_storage()._cdata != memory:
                 continue
-            if self.current(other) is not x:
-                yield fact
+            if self.current(other) is not x and overlap(x, other):
+                fact.spoiler = result
+
+    def unspoil(self, x: Tensor, written: Tensor) -> None:
+        """x[i] += y writes what x[i] became into x again."""
+        fact = self.get(self.current(x))
+        if fact is not None and fact.spoiler is written:
+            fact.spoiler = None
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one storage have an element in common."""
+    end = 1 + max(
+        x.storage_offset() + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) for x in (a, b)
+    )
+    if a.numel() == 0 or b.numel() == 0:
+        return False
+    taken = torch.zeros(end, dtype=torch.bool)
+    taken.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(taken.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
 def comes_from(x: Tensor, roots: list[Tensor]) -> bool:

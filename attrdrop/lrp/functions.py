@@ -81,7 +81,7 @@ ACTIVATIONS = SHIFTED | {
 """Applied element by element; relevance passes: c (f(z) - f(0)) / z. SHIFTED: f(0) may differ from 0."""
 
 GATES = {"sigmoid", "hardsigmoid", "special_expit", "erf"}
-"""What another activation is multiplied by: a sigmoid only says how much of it passes."""
+"""What another activation is multiplied by: a sigmoid only says how much of it passes, as do detached probabilities."""
 
 STATISTICS = {
     "rsqrt", "reciprocal", "rdiv", "var", "std", "var_mean", "std_mean", "norm", "vector_norm", "linalg_vector_norm",
@@ -106,15 +106,6 @@ WRITES = {"setitem", "copy", "fill", "zero"}
 
 INPUT_IS_LATER = {"where", "searchsorted"}
 """Functions whose argument called input is not the first."""
-
-
-def split_inplace(base: str, args: tuple, kwargs: dict) -> tuple[tuple, bool]:
-    """Takes the option inplace, which the functions of torch.nn.functional have last, out of the arguments."""
-    is_asked = kwargs.pop("inplace", False)
-    before = 3 if base in DROPOUTS else 1
-    if (base == "relu" or base in ACTIVATIONS or base in DROPOUTS) and args[before:] and isinstance(args[-1], bool):
-        return args[:-1], args[-1]
-    return args, is_asked
 
 
 def batch_norm_arguments(func: Any, args: tuple) -> tuple:

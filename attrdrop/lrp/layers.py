@@ -69,38 +69,37 @@ class LinearCall:
 
 @dataclass
 class Pending:
-    """A linear layer's output that waits for what follows: BatchNorm is folded in, ReLU fused into its gate.
+    """What is to be done to a linear layer's output z, once it is known what follows.
 
-    call None: a BatchNorm that follows no linear layer is one itself.
+    BatchNorm is folded in, ReLU fused into its gate. call None: a BatchNorm that follows no linear layer is one itself.
     """
 
-    z: Tensor
     rule: Rule
     call: LinearCall | None
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def takes_affine(self, channels: int) -> bool:
+    def takes_affine(self, z: Tensor, channels: int) -> bool:
         """Whether a BatchNorm on z works on the layer's outputs, and is the first to do so."""
         if self.call is None or self.scale is not None or self.shift is not None:
             return False
-        return (self.call.is_conv or self.z.dim() == 2) and self.z.shape[1] == channels
+        return (self.call.is_conv or z.dim() == 2) and z.shape[1] == channels
 
-    def finish(self, relu: bool) -> Tensor:
+    def finish(self, z: Tensor, relu: bool) -> Tensor:
         """The output, with its gradient treated by the rule."""
         gate = relevance_gate_relu if relu else relevance_gate
         eps: float = getattr(self.rule, "eps", 0.0)
         if self.call is None or not needs_call(self.rule):
-            return gate(self.z, eps, scale=self.scale, shift=self.shift)
+            return gate(z, eps, scale=self.scale, shift=self.shift)
         call = self.call.folded(self.scale, self.shift)
         if isinstance(self.rule, Flat):
-            y = gate(self.z, eps, scale=self.scale, shift=self.shift)
+            y = gate(z, eps, scale=self.scale, shift=self.shift)
             return _FlatJoin.apply(y, *_windows(call))
-        y = self.z
-        if not relu and (self.scale is not None or self.shift is not None):
-            y, self.scale, self.shift = relevance_gate(y, eps, scale=self.scale, shift=self.shift), None, None
-        surrogate = self.rule.surrogate(call, y, relu)  # type: ignore[attr-defined]
-        return gate(y, eps, scale=self.scale, shift=self.shift, surrogate=surrogate.to(y.dtype))
+        scale, shift = self.scale, self.shift
+        if not relu and (scale is not None or shift is not None):
+            z, scale, shift = relevance_gate(z, eps, scale=scale, shift=shift), None, None
+        surrogate = self.rule.surrogate(call, z, relu)  # type: ignore[attr-defined]
+        return gate(z, eps, scale=scale, shift=shift, surrogate=surrogate.to(z.dtype))
 
 
 def needs_call(rule: Rule) -> bool:

@@ -43,7 +43,7 @@ def relevance(
         start: relevance of the target's logit. "logit": its value; "one": 1; "contrastive": the logits against their
             softmax, (onehot - softmax) logits.
         stop_at: a submodule or its name: the relevance of its output is returned instead. The backward ends there and
-            the layers below keep nothing for it.
+            the layers below keep nothing for it. Of a module that runs several times, the last output counts.
         attention: "attnlrp" halves relevance at each product of two activations; "detach" sends all of it through the
             values and none through the attention probabilities.
         unknown: what to do about a function without a rule: "error", or "gradient" to pass the plain gradient.
@@ -76,7 +76,8 @@ def layer_relevance(
     """Relevance of the outputs of submodules, all from one pass; arguments and errors as :func:`relevance`.
 
     Args:
-        layers: names of submodules, as in ``model.named_modules()``.
+        layers: names of submodules, as in ``model.named_modules()``. A layer that a BatchNorm follows is one layer with
+            it, with one rule; naming it makes the BatchNorm a layer of its own, naming the BatchNorm does not.
 
     Returns:
         By name, relevance of the shape of that module's output. Summed over space it is the relevance per channel:
@@ -127,6 +128,7 @@ def _propagate(
             stack.enter_context(_catching(module, place, caught, propagation, stops))
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         inputs.requires_grad_(not (modules and stops))
+        stack.callback(propagation.facts.clear)
         return _run(inner, inputs, target, rule, start, modules, propagation, caught, output)
 
 
@@ -146,12 +148,13 @@ def _run(
     if not modules and _has_flat(rule):
         carrier = torch.zeros_like(x).requires_grad_(True)
     propagation.start(x, carrier)
+    is_seen = x.requires_grad and not _is_plain(rule)
     with propagation:
-        logits = _logits(model(x), output)
+        logits = _logits(model(x if is_seen else x.clone()), output)  # which the model may change in place
     logits = propagation.finished(logits)
     propagation.check_seen(logits, "the logits are")
-    _check_outcome(propagation, logits, target, x, _is_plain(rule))
     points = [_caught(place, caught, module) for place, module in enumerate(modules)] or [x]
+    _check_outcome(propagation, logits, target, x, _is_plain(rule))
     roots = points if carrier is None else [*points, carrier]
     try:
         grads = torch.autograd.grad(logits, roots, _seed(logits.detach(), target, start), allow_unused=True)
@@ -273,7 +276,12 @@ def _catching(
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
         is_tensor = isinstance(output, Tensor)
-        main = output if is_tensor else output[0]
+        main = output if is_tensor else output[0] if type(output) in (tuple, list) and output else None
+        if not isinstance(main, Tensor):
+            given = f"{type(module).__name__}, which gives a {type(output).__name__}"
+            raise ValueError(
+                f"relevance is there for modules that give a tensor, alone or first in a tuple, not {given}"
+            )
         with torch._C.DisableTorchFunction():
             main = propagation.finished(main)
             if stops:

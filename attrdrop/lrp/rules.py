@@ -103,7 +103,10 @@ class Gamma(Rule):
 
 @dataclass(frozen=True)
 class Flat(Rule):
-    """Every input in the window of an output gets the same share of its relevance, whatever value and weight."""
+    """Every input in the window of an output gets the same share of its relevance, whatever value and weight.
+
+    Meant for layers that see the input. Elsewhere what goes to an activation of 0 is lost, as R = a c.
+    """
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ def _check_positive(rule: Rule) -> None:
     """All parameters of rules are numbers above 0, gamma may be 0."""
     for name in (entry.name for entry in fields(rule)):  # type: ignore[arg-type]
         value = getattr(rule, name)
+        least = "0 or more" if name == "gamma" else "above 0"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number above 0, got {type(value).__name__}")
+            raise TypeError(f"{name} must be a number {least}, got {type(value).__name__}")
         if not (value > 0 or (name == "gamma" and value == 0)) or value == float("inf"):
-            raise ValueError(f"{name} must be finite and above 0, got {value}")
+            raise ValueError(f"{name} must be finite and {least}, got {value}")
