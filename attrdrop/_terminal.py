@@ -61,13 +61,14 @@ def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    planned = experiment.planned
-    with Progress(*columns, console=console, speed_estimate_period=300) as progress:
+    planned, earlier = experiment.planned, len(experiment.report.runs)
+    total = earlier + len(planned)
+    with Progress(*columns, console=console, speed_estimate_period=300, disable=not planned) as progress:
         bar = progress.add_task("", total=sum(experiment.work(arm) for _, arm in planned))
-        numbers = itertools.count(1)
+        numbers = itertools.count(earlier + 1)
 
         def starting(arm: str, seed: int) -> None:
-            description = f"run {next(numbers)} of {len(planned)}: {arm}, seed {seed}"
+            description = f"run {next(numbers)} of {total}: {arm}, seed {seed}"
             progress.update(bar, description=description)
             if not console.is_terminal:
                 console.print(description)
@@ -76,8 +77,8 @@ def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
             experiment.run(starting, advance=lambda work: progress.advance(bar, work))
         except (KeyboardInterrupt, RunError):
             progress.stop()
-            finished = len(planned) - len(experiment.planned)
-            _show(experiment, files, f"Stopped early: {finished} of {len(planned)} runs are finished and kept in")
+            finished = len(experiment.report.runs)
+            _show(experiment, files, f"Stopped early: {finished} of {total} runs are finished and kept in")
             raise
     _show(experiment, files, "Results are in")
 

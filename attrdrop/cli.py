@@ -122,8 +122,9 @@ def finetune(
 ) -> None:
     """Fine-tune a pre-trained encoder twice, plainly and with AD-DROP, and compare.
 
-    Both arms see the same data in the same order from the same initial weights, at each of several seeds. The table at
-    the end shows accuracy, step time and memory. Ctrl-C keeps every finished run.
+    Both arms see the same data in the same order from the same initial
+    weights, at each of several seeds. The table at the end shows accuracy,
+    step time and memory. Ctrl-C keeps every finished run.
     """
     given = given_options(context)
     values = values_under(context, PRESETS[preset.value] if preset else {})

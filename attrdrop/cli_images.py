@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from attrdrop._terminal import (
     DATA,
@@ -63,13 +64,13 @@ def train_images(
     seeds: Annotated[int, option(TRAINING, "Runs per arm, each with its own seed.", min=1)] = 3,
     first_seed: Annotated[int, option(TRAINING, "The first seed; the others follow it.", min=0)] = 0,
     epochs: Annotated[int, option(TRAINING, "Epochs of a run.", min=1)] = 10,
-    batch_size: Annotated[int, option(TRAINING, "Images per step.", min=1)] = 64,
+    batch_size: Annotated[int, option(TRAINING, "Images per step; a last batch of one is left out.", min=2)] = 64,
     lr: Annotated[float, option(TRAINING, "Largest learning rate of the one-cycle schedule (SGD).")] = 0.05,
     weight_decay: Annotated[float, option(TRAINING, "Weight decay.", min=0)] = 5e-4,
     device: Annotated[str, option(TRAINING, "auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, option(TRAINING, "CPU threads; PyTorch chooses without it.", min=1)] = None,
     output: Annotated[
-        Path, option(OUTPUT, "Folder for tables and figures. Results of the same settings there are gone on with.")
+        Path, option(OUTPUT, "Folder for tables and figures. What it holds of the same experiment is not repeated.")
     ] = Path("runs/images"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier results in the output folder.", rich_help_panel=OUTPUT)
@@ -77,9 +78,10 @@ def train_images(
 ) -> None:
     """Train an image classifier plainly, with random erasing and with RelDrop, and compare.
 
-    All arms see the same data in the same order from the same initial weights, at each of several seeds, and erase
-    equally large blocks. The table shows accuracy, step time, memory and what the models rely on. Ctrl-C keeps every
-    finished run; the same command again does the rest.
+    All arms see the same data in the same order from the same initial
+    weights, at each of several seeds, and erase equally large blocks. The
+    table shows accuracy, step time, memory and what the models rely on.
+    Ctrl-C keeps every finished run; the same command again does the rest.
     """
     with one_sentence():
         from attrdrop.lab.images.settings import PRESETS, ImageSettings
@@ -96,7 +98,6 @@ def _train(settings: Any, values: dict[str, Any]) -> None:
     from attrdrop.lab.device import resolve_device
     from attrdrop.lab.images.data import load_task
     from attrdrop.lab.images.experiment import ImageExperiment
-    from attrdrop.lab.images.report import FILES
 
     if values["threads"]:
         torch.set_num_threads(values["threads"])
@@ -105,7 +106,7 @@ def _train(settings: Any, values: dict[str, Any]) -> None:
         task = task.limited(values["train_size"], values["test_size"])
         device = resolve_device(settings.device)
         experiment = ImageExperiment(settings, task, device, values["output"], values["overwrite"])
-    done = len(experiment.report.runs)
-    if done:
-        console.print(f"{done} runs of these settings are in {values['output']} already.")
-    run_experiment(experiment, FILES)
+    if done := len(experiment.report.runs):
+        total = done + len(experiment.planned)
+        console.print(f"{done} of {total} runs are in {escape(str(experiment.output))} already and are not repeated.")
+    run_experiment(experiment, experiment.report.files)

@@ -33,7 +33,7 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
             ax=axes,
         )
         axes.set(title=split, ylabel="loss", xlim=(0.5, curves["epoch"].max() + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.suptitle(f"{title} (grey: AD-DROP epochs)")
     figure.savefig(target, format="png", dpi=150)
 
@@ -52,10 +52,11 @@ def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = 
     ):
         sns.lineplot(
             shown, x="epoch", y=column, hue="arm", style="arm", markers=True, errorbar="sd",
-            legend=column == "train_loss", ax=axes,
+            err_kws={"alpha": 0.12, "linewidth": 0}, legend=column == "test_accuracy", ax=axes,
         )  # fmt: skip
         axes.set(ylabel=label, xlim=(0.5, frame["epoch"].max() + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    sns.move_legend(panels[1], "center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.suptitle(title)
     figure.savefig(target, format="png", dpi=150)
 

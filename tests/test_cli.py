@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import attrdrop
 from attrdrop.cli import app
 
-COMMANDS = ["finetune", "report", "doctor", "bench", "verify"]
+COMMANDS = ["finetune", "train-images", "report", "doctor", "bench", "verify"]
 
 
 def test_help_names_every_command():

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ def resolve_device(name: str) -> torch.device:
     """'auto' takes the GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device: {name!r} is none of auto, cpu, cuda.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device: {name} is not available; PyTorch {torch.__version__} sees no GPU here.")
     return torch.device(name)

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,8 +21,9 @@ SPLIT_SEED = 0  # one split for all seeds of an experiment
 MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DATASETS = (MNIST, *CIFAR, "npz", "folder")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-AUGMENTATIONS = ("none", "crop", "crop-flip")
+LOOKED_AT = 1000  # image files of a split that are opened before training begins
 
 
 class Images(Protocol):
@@ -40,6 +43,9 @@ class Images(Protocol):
     def select(self, indices: Tensor) -> "Images":
         """Some of the images."""
 
+    def checksum(self) -> int:
+        """Of pixels and labels, or of the names of the files instead of their pixels."""
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -57,6 +63,9 @@ class ArrayImages:
         masks = None if self.masks is None else self.masks[indices]
         return ArrayImages(self.data[indices], self.labels[indices], masks)
 
+    def checksum(self) -> int:
+        return _crc(self.data.numpy(), _crc(self.labels.numpy()))
+
 
 @dataclass(frozen=True)
 class FileImages:
@@ -65,7 +74,7 @@ class FileImages:
     paths: list[Path]
     labels: Tensor
     size: int
-    masks: Tensor | None = None
+    masks: None = None
 
     def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
         draws = torch.rand(len(indices), 5, generator=generator).tolist()
@@ -76,6 +85,10 @@ class FileImages:
 
     def select(self, indices: Tensor) -> "FileImages":
         return FileImages([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size)
+
+    def checksum(self) -> int:
+        names = "/".join(path.name for path in self.paths)
+        return zlib.crc32(names.encode(errors="surrogateescape"), _crc(self.labels.numpy()))
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,10 @@ class ImageTask:
         return len(self.mean)
 
     @property
-    def size(self) -> int:
-        """Height of the images in pixels."""
-        return self.test.pixels(torch.zeros(1, dtype=torch.long), "none", None).shape[2]
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        height, width = self.test.pixels(torch.zeros(1, dtype=torch.long), "none", None).shape[2:]
+        return height, width
 
     def normalised(self, pixels: Tensor, device: torch.device) -> Tensor:
         """uint8 (n, C, H, W) as the model takes them."""
@@ -112,19 +126,19 @@ class ImageTask:
 
 def load_task(name: str, data: Path | None, image_size: int = 224) -> ImageTask:
     """A set by name: mnist, or one in a folder or file of the user's."""
-    if name == MNIST and data is None:
+    if name not in DATASETS:
+        raise InputError(f"--dataset: {name!r} is none of {', '.join(DATASETS)}.")
+    if name == MNIST:
+        if data is not None:
+            raise InputError(f"--data: mnist is a package; say with --dataset what {data} is.")
         return mnist()
     if data is None:
-        raise InputError(f"--dataset: {name} is not shipped; name its folder with --data.")
+        raise InputError(f"--dataset: {name} is not shipped; say with --data where it is.")
     if not data.exists():
         raise InputError(f"--data: there is no file or folder {data}.")
     if name in CIFAR:
         return cifar(name, data)
-    if name == "npz":
-        return from_npz(data)
-    if name == "folder":
-        return from_folder(data, image_size)
-    raise InputError(f"--dataset: {name!r} is none of mnist, {', '.join(CIFAR)}, npz, folder.")
+    return from_npz(data) if name == "npz" else from_folder(data, image_size)
 
 
 def mnist() -> ImageTask:
@@ -150,23 +164,38 @@ def cifar(name: str, folder: Path) -> ImageTask:
         label_key, names_file, names_key, parts = b"fine_labels", "meta", b"fine_label_names", (["train"], ["test"])
 
     def images(files: list[str]) -> ArrayImages:
-        batches = [_unpickled(folder / file) for file in files]
-        pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        labels = np.concatenate([batch[label_key] for batch in batches])
-        return ArrayImages(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+        batches = [_unpickled(folder / file, b"data", label_key) for file in files]
+        pixels = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
+        labels = np.concatenate([np.asarray(labels) for _, labels in batches]).astype(np.int64)
+        if (
+            pixels.dtype != np.uint8
+            or labels.shape != pixels.shape[:1]
+            or not 0 <= labels.min() <= labels.max() < len(names)
+        ):
+            raise ValueError("arrays that do not fit")
+        return ArrayImages(torch.from_numpy(pixels), torch.from_numpy(labels))
 
-    names = [label.decode() for label in _unpickled(folder / names_file)[names_key]]
-    return _in_memory(name, names, images(parts[0]), images(parts[1]), "crop-flip")
+    names = [label.decode() for label in _unpickled(folder / names_file, names_key)[0]]
+    try:
+        train, test = images(parts[0]), images(parts[1])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--data: {folder} holds other arrays than CIFAR's python archive: {error}.") from None
+    return _in_memory(name, names, train, test, "crop-flip")
 
 
 def from_npz(path: Path) -> ImageTask:
     """x uint8 (N, H, W) or (N, H, W, C), y (N,) integers, perhaps mask bool (N, H, W); a fifth is for testing."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"]
-            mask = arrays.get("mask")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"--data: {path} is no .npz file with arrays x and y: {error}.") from None
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with arrays:
+            if missing := {"x", "y"} - set(arrays):
+                raise ValueError(f"there is no {min(missing)} in it")
+            x, y, mask = arrays["x"], arrays["y"], arrays.get("mask")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = "it holds something else" if "pickle" in str(error) else _said(error)
+        raise InputError(f"--data: {path} is no .npz file with arrays x and y: {reason}.") from None
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or len(x) < 2:
         raise InputError(f"--data: x of {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}.")
@@ -175,6 +204,8 @@ def from_npz(path: Path) -> ImageTask:
     if mask is not None and (mask.shape != x.shape[:3] or mask.dtype != bool):
         raise InputError(f"--data: mask of {path} must be bool {x.shape[:3]}, got {mask.dtype} {mask.shape}.")
     names, labels = np.unique(y, return_inverse=True)
+    if len(names) < 2:
+        raise InputError(f"--data: y of {path} holds one class only; two or more are needed.")
     everything = ArrayImages(
         torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(labels.astype(np.int64)),
@@ -202,6 +233,8 @@ def from_folder(folder: Path, size: int) -> ImageTask:
         ]
         if not found:
             raise InputError(f"--data: {split} holds no image files ({', '.join(sorted(SUFFIXES))}) in class folders.")
+        for path, _ in found[:: max(1, len(found) // LOOKED_AT)]:
+            _opened(path).close()
         return FileImages([path for path, _ in found], torch.tensor([label for _, label in found]), size)
 
     train, test = images(folder / "train"), images(held_out)
@@ -209,9 +242,12 @@ def from_folder(folder: Path, size: int) -> ImageTask:
 
 
 def _in_memory(name: str, names: list[str], train: ArrayImages, test: ArrayImages, augment: str) -> ImageTask:
-    scaled = train.data.double() / 255
-    std = scaled.std((0, 2, 3)).clamp_min(1e-3)
-    return ImageTask(name, names, train, test, scaled.mean((0, 2, 3)).tolist(), std.tolist(), augment)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    shares = torch.stack([channel.flatten().bincount(minlength=256) for channel in train.data.unbind(1)]).double()
+    shares /= shares.sum(1, keepdim=True)
+    mean = shares @ levels
+    std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp_min(1e-3)
+    return ImageTask(name, names, train, test, mean.tolist(), std.tolist(), augment)
 
 
 def _split(images: ArrayImages, held_out: int) -> tuple[ArrayImages, ArrayImages]:
@@ -253,11 +289,12 @@ def _cropped(x: Tensor, flip: bool, generator: torch.Generator | None, margin: i
 
 def _read(path: Path, size: int, augment: str, draw: list[float]) -> np.ndarray:
     """RGB (size, size, 3): a random resized crop in training, else the centre."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    opened = _opened(path)
     try:
-        image = Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+        image = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"--data: {path} cannot be read as an image: {error}.") from None
     width, height = image.size
     if augment == "none":
@@ -276,17 +313,42 @@ def _read(path: Path, size: int, augment: str, draw: list[float]) -> np.ndarray:
     return np.asarray(image)
 
 
+def _crc(array: np.ndarray, start: int = 0) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data, start)
+
+
+def _opened(path: Path) -> Any:
+    """A PIL image of which the header is read."""
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"--data: {path} cannot be read as an image: {error}.") from None
+
+
 class _ArraysOnly(pickle.Unpickler):
-    """Reads what the CIFAR archives hold, arrays in plain containers, and calls nothing else."""
+    """Reads what the CIFAR archives hold, arrays in plain containers, and imports nothing for it."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"unexpected {module}.{name}")
+        known = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": np.empty(0).__reduce__()[0]}
+        if module.split(".")[0] == "numpy" and name in known:
+            return known[name]
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is no array")
 
 
-def _unpickled(path: Path) -> dict[bytes, Any]:
+def _unpickled(path: Path, *keys: bytes) -> list[Any]:
+    """Some entries of the dictionary in a file."""
     try:
-        return _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise InputError(f"--data: {path} cannot be read as a part of CIFAR's python archive: {error}.") from None
+        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        return [content[key] for key in keys]
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"--data: {path} cannot be read as a part of CIFAR's python archive: {_said(error)}."
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """The message of an error, as part of a sentence."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return f"no entry {text}" if type(error) is KeyError else text.rstrip(".")

@@ -13,7 +13,7 @@ from torch import nn
 from attrdrop import image_plots
 from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.images.data import ImageTask
-from attrdrop.lab.images.report import KIND, RESULTS, ImageReport
+from attrdrop.lab.images.report import KIND, OCCLUDED_FIGURE, RESULTS, ImageReport, maps_figure
 from attrdrop.lab.images.settings import RELDROP, ImageSettings
 from attrdrop.lab.images.training import ImageTrainer, as_dict
 from attrdrop.lab.results import check_output, described, replace_file, unwritable
@@ -29,7 +29,9 @@ class ImageExperiment:
         self.trainer = ImageTrainer(settings, task, device)
         header = _header(settings, task, device)
         self.report = ImageReport(header, _finished_runs(header, output, overwrite))
-        self.trainer.check()
+        self.report.header["complete"] = not self.planned
+        if self.planned:
+            self.trainer.check()
 
     @property
     def planned(self) -> list[tuple[int, str]]:
@@ -49,42 +51,46 @@ class ImageExperiment:
 
     def run(self, starting: Callable[[str, int], None], advance: Callable[[float], None]) -> None:
         """Do every run that is left, announcing each; whatever ends this early, the finished runs are on disk."""
-        self._save()
+        self._save(figures=not self.planned)
         try:
             for seed, arm in self.planned:
                 starting(arm, seed)
-                model = self._run_one(arm, seed, advance)
-                self._save()
-                if seed == self.settings.first_seed:
-                    self._draw(arm, model)
-            self.report.header["complete"] = True
-        finally:
+                self._run_one(arm, seed, advance)
+                self.report.header["complete"] = not self.planned
+                self._save(figures=not self.planned)
+        except BaseException:  # it may have come in the middle of a file
             self._save()
+            raise
 
-    def _run_one(self, arm: str, seed: int, advance: Callable[[float], None]) -> nn.Module:
+    def _run_one(self, arm: str, seed: int, advance: Callable[[float], None]) -> None:
         try:
             run, model = self.trainer.run(arm, seed, advance)
-        except (RunError, torch.OutOfMemoryError) as error:
+        except (RunError, InputError, torch.OutOfMemoryError) as error:  # InputError: an image that cannot be read
             advice = "; try a smaller --batch-size." if isinstance(error, torch.OutOfMemoryError) else ""
             raise RunError(f"{arm}, seed {seed}: {error}{advice}") from error
-        self.report.runs.append(as_dict(run))
-        return model
+        if seed == self.settings.first_seed:
+            self._draw(arm, model)
+        self.report.runs.append(as_dict(run))  # last: a run that counts as finished has its figures
 
     def _draw(self, arm: str, model: nn.Module) -> None:
         """Relevance on test images, and for RelDrop what it shows to the model."""
-        figures: dict[str, Any] = {
-            f"maps_{arm}.png": lambda target: image_plots.heat_maps(*self.trainer.maps(model), target)
-        }
+        figure = io.BytesIO()
+        images, relevance, titles = self.trainer.maps(model)
+        image_plots.heat_maps(images, relevance, figure, titles)
+        figures = {maps_figure(arm): figure.getvalue()}
         if arm == RELDROP:
-            figures["occluded.png"] = lambda target: image_plots.contact_sheet(self.trainer.occluded(model), target)
-        for name, draw in figures.items():
             figure = io.BytesIO()
-            draw(figure)
-            replace_file(self.output / name, figure.getvalue())
-
-    def _save(self) -> None:
+            image_plots.contact_sheet(self.trainer.occluded(model), figure)
+            figures[OCCLUDED_FIGURE] = figure.getvalue()
         try:
-            self.report.save(self.output)
+            for name, content in figures.items():
+                replace_file(self.output / name, content)
+        except OSError as error:
+            raise unwritable(self.output, error) from error
+
+    def _save(self, figures: bool = True) -> None:
+        try:
+            self.report.save(self.output, figures)
         except OSError as error:
             raise unwritable(self.output, error) from error
 
@@ -94,12 +100,12 @@ def _finished_runs(header: dict[str, Any], output: Path, overwrite: bool) -> lis
     if overwrite or not (output / RESULTS).is_file():
         check_output(output, overwrite)
         return []
-    found = ImageReport.load(output)
-    same = ("settings", "task", "kind")
-    if any(found.header.get(key) != json.loads(json.dumps(header[key])) for key in same):
+    found = ImageReport.load(output, "; give another folder, or --overwrite")
+    if any(found.header.get(key) != json.loads(json.dumps(header[key])) for key in ("settings", "task")):
         raise InputError(
             f"--output: {output} holds results of other settings or data; give another folder, or --overwrite."
         )
+    header["started"] = found.header["started"]
     return found.runs
 
 
@@ -110,6 +116,8 @@ def _header(settings: ImageSettings, task: ImageTask, device: torch.device) -> d
             "name": task.name,
             "labels": task.label_names,
             "sizes": {"train": len(task.train.labels), "test": len(task.test.labels)},
+            "pixels": [task.channels, *task.size],
+            "checksums": [task.train.checksum(), task.test.checksum()],
         },
         "settings": dataclasses.asdict(settings),
     }

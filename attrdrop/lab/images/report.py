@@ -12,28 +12,29 @@ import pandas as pd
 
 from attrdrop import plots
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.images.settings import PLAIN
+from attrdrop.lab.images.settings import ARMS, PLAIN
 from attrdrop.lab.results import cell, paired, replace_file, spread
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 KIND = "train-images"
 FILES = RESULTS, RUNS, CURVES, FLIPPING, CURVES_FIGURE, FLIPPING_FIGURE = (
     "results.json", "runs.csv", "curves.csv", "flipping.csv", "curves.png", "flipping.png",
 )  # fmt: skip
+OCCLUDED_FIGURE = "occluded.png"
 MEASURES = {  # column of runs.csv: (label, how it is shown)
     "test_accuracy": ("accuracy, %", lambda value: f"{100 * value:.1f}"),
-    "calibration_error": ("calibration, %", lambda value: f"{100 * value:.1f}"),
+    "calibration_error": ("calib. err., %", lambda value: f"{100 * value:.1f}"),
     "erased": ("erased, %", lambda value: f"{100 * value:.1f}"),
     "attributed": ("attributed, %", lambda value: f"{100 * value:.0f}"),
     "step_ms": ("step, ms", lambda value: f"{value:.0f}"),
     "step_ratio": ("step / plain", lambda value: f"{value:.2f}"),
     "peak_memory_bytes": ("memory, MiB", lambda value: f"{value / 2**20:.0f}"),
     "rank_accuracy": ("rank acc., %", lambda value: f"{100 * value:.1f}"),
-    "flipping_descending": ("flip AUC, top", lambda value: f"{value:.3f}"),
-    "flipping_random": ("flip AUC, random", lambda value: f"{value:.3f}"),
-    "channel_gini": ("channel Gini", lambda value: f"{value:.3f}"),
+    "flipping_descending": ("flip top, %", lambda value: f"{100 * value:.1f}"),
+    "flipping_random": ("flip random, %", lambda value: f"{100 * value:.1f}"),
+    "channel_gini": ("channel Gini", lambda value: f"{value:.2f}"),
 }
 
 
@@ -45,27 +46,30 @@ class ImageReport:
     runs: list[dict[str, Any]]
 
     @classmethod
-    def load(cls, folder: Path) -> "ImageReport":
+    def load(cls, folder: Path, advice: str = "") -> "ImageReport":
         """The results in a folder, finished or not."""
         try:
             content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
             if content.get("kind") != KIND:
-                raise ValueError("results of another command")
+                raise ValueError("those in it are of another command")
             runs = content.pop("runs")
             del content["summary"]  # computed anew
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(f"{folder} holds no results of 'attrdrop train-images': {error!r}.") from None
+            raise InputError(f"{folder} holds no results of 'attrdrop train-images': {error}{advice}.") from None
         return cls(content, runs)
 
-    def save(self, folder: Path) -> None:
-        """Write all files; each one is replaced whole."""
+    def save(self, folder: Path, figures: bool = True) -> None:
+        """Write all tables, and the figures where they are asked for; each file is replaced whole."""
         folder.mkdir(parents=True, exist_ok=True)
         content = self.header | {"summary": self.summary(), "runs": self.runs}
         replace_file(folder / RESULTS, json.dumps(content, indent=1).encode())
         frames = {RUNS: self.runs_frame(), CURVES: self.curves_frame(), FLIPPING: self.flipping_frame()}
         for name, frame in frames.items():
             replace_file(folder / name, frame.to_csv(index=False).encode())
-        if not self.runs:
+        if not self.runs:  # figures of what is overwritten
+            for name in (CURVES_FIGURE, FLIPPING_FIGURE, OCCLUDED_FIGURE, *map(maps_figure, ARMS)):
+                (folder / name).unlink(missing_ok=True)
+        if not (figures and self.runs):
             return
         for name, draw, frame in (
             (CURVES_FIGURE, plots.training_curves, frames[CURVES]),
@@ -74,6 +78,11 @@ class ImageReport:
             figure = io.BytesIO()
             draw(frame, figure, title=self.title)
             replace_file(folder / name, figure.getvalue())
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all that is written, once there is something to draw."""
+        return [*FILES, *map(maps_figure, self.header["settings"]["arms"]), OCCLUDED_FIGURE]
 
     @property
     def title(self) -> str:
@@ -148,17 +157,23 @@ class ImageReport:
         by_seed = frame.pivot(index="seed", columns="arm", values="test_accuracy")
         differences = {
             arm: paired((by_seed[arm] - by_seed[PLAIN]).dropna())
-            for arm in by_seed.columns
+            for arm in self.arms
             if PLAIN in by_seed and arm != PLAIN
         }
         return {"arms": arms, "accuracy_difference_to_plain": differences}
 
-    def table(self) -> "Table":
+    def table(self) -> "Group | str":
         """The summary for a terminal."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
+        if not self.runs:
+            return "No run is finished yet."
         summary = self.summary()
-        table = Table(title=self.title, caption=self._caption(summary), caption_justify="left")
+        # Without frame and padding five arms fit into 80 columns.
+        table = Table(title=self.title, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
         table.add_column("", no_wrap=True)
         for arm in self.arms:
             table.add_column(arm, justify="right")
@@ -172,7 +187,7 @@ class ImageReport:
             return f"{100 * value:+.1f}"
 
         table.add_row("acc. - plain", *(_cell_of(differences.get(arm), signed) for arm in self.arms))
-        return table
+        return Group(table, "", Text(self._caption(summary), "dim"))
 
     def _caption(self, summary: dict[str, Any]) -> str:
         sizes = ", ".join(f"{size} {name}" for name, size in self.header["task"]["sizes"].items())
@@ -182,17 +197,23 @@ class ImageReport:
             if found["interval_95"] is not None
         ]
         verdict = (
-            f"95 % intervals of the accuracy difference, points: {', '.join(intervals)}; one that spans 0 shows none."
+            f"95 % intervals of the accuracy difference to plain, in points: {', '.join(intervals)}; an interval that "
+            "spans 0 shows no difference."
             if intervals
             else "Too few seeds to compare the accuracies."
         )
         return (
             f"Mean ± standard deviation over seeds; {sizes} images; accuracy and calibration error of the test split "
             "after the last epoch. Erased: share of all images' area. Attributed: share of images. Step: transform, "
-            "forward, backward and update, median. Rank acc.: relevant pixels on the object. Flip AUC: probability of "
-            "the class while the most relevant or random pixels go. Channel Gini: how few channels of the last stage "
-            f"carry relevance. Relevance by z+, epsilon and flat. {verdict}"
+            "forward, backward and update, median. Memory: peak above the start of the run. Rank acc.: relevant pixels "
+            "on the object. Flip: mean probability of the class while the most relevant or random pixels go. Channel "
+            f"Gini: how few channels of the last stage carry relevance. Relevance by z+, epsilon and flat. {verdict}"
         )
+
+
+def maps_figure(arm: str) -> str:
+    """Name of the figure with relevance maps of an arm."""
+    return f"maps_{arm}.png"
 
 
 def _step_ms(run: dict[str, Any]) -> float:

@@ -62,33 +62,42 @@ class ImageTrainer:
 
     def __init__(self, settings: ImageSettings, task: ImageTask, device: torch.device) -> None:
         self.settings, self.task, self.device = settings, task, device
-        self.steps = math.ceil(len(task.train.labels) / settings.batch_size)
+        images, classes = len(task.train.labels), len(task.label_names)
+        if images < classes:
+            raise InputError(f"--train-size: {images} training images are fewer than the {classes} classes.")
+        if settings.batch_size > images:
+            raise InputError(f"--batch-size: {settings.batch_size} is more than the {images} training images.")
+        self.steps = len(self._batches(torch.arange(images)))
 
     def build(self, seed: int) -> nn.Module:
         """The model with its initial weights, the same in all arms at a seed."""
         torch.manual_seed(seed)
         classes, channels, size = len(self.task.label_names), self.task.channels, self.task.size
+        shortest = min(size)
         if self.settings.model == "vit-tiny":
             from transformers import ViTConfig, ViTForImageClassification
 
             sizes: dict[str, Any] = {
                 "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768,
-                "image_size": size, "patch_size": max(1, size // 8), "num_channels": channels, "num_labels": classes,
+                "image_size": size, "patch_size": max(1, shortest // 8), "num_channels": channels,
+                "num_labels": classes,
             }  # fmt: skip
             model: nn.Module = ViTForImageClassification(ViTConfig(**sizes))
         else:
-            model = RESNETS[self.settings.model](classes, small_images=size <= 64, channels=channels)
+            model = RESNETS[self.settings.model](classes, small_images=shortest <= 64, channels=channels)
         return model.to(self.device)
 
     def check(self) -> None:
         """Attribute two images, so that what cannot work fails before anything is written."""
-        x, y = self._batch(self.task.train, torch.arange(min(2, len(self.task.train.labels))))
+        x, y = self._batch(self.task.train, _spaced(len(self.task.train.labels), 2))
         transform = self._transform(RELDROP, self.build(self.settings.first_seed), 0)
         transform.p, transform.alpha = 1.0, 0.0
         try:
             transform(x, y)
         except (ValueError, TypeError) as error:
-            raise InputError(f"RelDrop cannot work on {self.settings.model}: {error}.") from error
+            stop = f", --stop-at {self.settings.stop_at}" if self.settings.stop_at is not None else ""
+            given = f"--model {self.settings.model}, --rule {self.settings.rule}{stop}"
+            raise InputError(f"{given}: RelDrop cannot work with them: {error}.") from error
 
     def work(self, arm: str) -> float:
         """Rough cost of a run in forward passes."""
@@ -130,15 +139,21 @@ class ImageTrainer:
         )
         return run, model
 
-    def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor]:
-        """Some test images, uint8 (n, C, H, W), and their relevance (n, C, H, W)."""
-        indices = torch.arange(min(count, len(self.task.test.labels)))
+    @torch.no_grad()
+    def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
+        """Some test images, uint8 (n, C, H, W), their relevance (n, C, H, W), and what they are and are taken for."""
+        indices, names = _spaced(len(self.task.test.labels), count), self.task.label_names
         x, y = self._batch(self.task.test, indices)
-        return self.task.test.pixels(indices, "none", None), self._relevance(model, x, y).cpu()
+        taken = _logits_of(model.eval()(x)).argmax(1)
+        titles = [
+            names[label] if label == other else f"{names[label]}, taken for {names[other]}"
+            for label, other in zip(y.tolist(), taken.tolist(), strict=True)
+        ]
+        return self.task.test.pixels(indices, "none", None), self._relevance(model, x, y).cpu(), titles
 
     def occluded(self, model: nn.Module, count: int = 16) -> Tensor:
         """Some training images as RelDrop would show them to the model, in [0, 1]."""
-        x, y = self._batch(self.task.train, torch.arange(min(count, len(self.task.train.labels))))
+        x, y = self._batch(self.task.train, _spaced(len(self.task.train.labels), count))
         transform = self._transform(RELDROP, model.train(), 0)
         transform.p, transform.alpha = 1.0, 0.0
         shown = transform(x, y).cpu()
@@ -175,7 +190,7 @@ class ImageTrainer:
         if transform is not None:
             before = transform.statistics()
         losses, seconds = [], []
-        for indices in torch.randperm(len(self.task.train.labels), generator=order).split(self.settings.batch_size):
+        for indices in self._batches(torch.randperm(len(self.task.train.labels), generator=order)):
             x, y = self._batch(self.task.train, indices, self.task.augment, order)
             started = self._clock()
             target = y
@@ -199,6 +214,11 @@ class ImageTrainer:
         erased = after.area * after.occluded - before.area * before.occluded
         return losses, seconds, erased / max(after.images - before.images, 1)
 
+    def _batches(self, order: Tensor) -> list[Tensor]:
+        """A last batch of a single image is left out: BatchNorm cannot train on it."""
+        batches = list(order.split(self.settings.batch_size))
+        return batches[:-1] if len(batches[-1]) == 1 else batches
+
     @torch.no_grad()
     def _logits(self, model: nn.Module, images: Images) -> Tensor:
         model.eval()
@@ -206,14 +226,17 @@ class ImageTrainer:
         return torch.cat([_logits_of(model(self._batch(images, batch)[0])).float().cpu() for batch in batches])
 
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
-        """Calibration on the test split; relevance measures on the first images of it."""
+        """Calibration on the test split; relevance measures on some images of it."""
         test = self.task.test
-        indices = torch.arange(min(MEASURED, len(test.labels)))
+        indices = _spaced(len(test.labels), MEASURED)
         x, y = self._batch(test, indices)
         relevance = self._relevance(model, x, y)
+        height, width = x.shape[2:]
+        patch = max(1, min(FLIPPING_PATCH, height // 4, width // 4))
+        steps = min(FLIPPING_STEPS, math.ceil(height / patch) * math.ceil(width / patch))
         curves = {
             order: metrics.flipping_curve(
-                model, x, y, relevance, steps=FLIPPING_STEPS, order=order, patch=FLIPPING_PATCH,
+                model, x, y, relevance, steps=steps, order=order, patch=patch,
                 batch_size=EVAL_BATCH, score="probability", output=_logits_of,
             )
             for order in ORDERS
@@ -250,6 +273,12 @@ class ImageTrainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _spaced(images: int, count: int) -> Tensor:
+    """Evenly spaced indices: sets often come sorted by class."""
+    count = min(count, images)
+    return torch.arange(count) * images // max(count, 1)
 
 
 def _logits_of(output: Any) -> Tensor:
