@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import attrdrop
 import attrdrop.integrations.transformers
-from bench import peers, rows, timing
+from bench import peers, rows, step_cli, timing
 from bench.run import backend_of
 from bench.step_peers import LeanEager, PerLayerLoop
 
@@ -187,7 +187,6 @@ def measure(settings: Settings, arms: list[str], budget: float, memory: bool = T
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="bench/step.py", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="minilm")
     parser.add_argument("--batch", type=int, default=16)
@@ -195,29 +194,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-p", type=float, default=0.3, help="candidate region")
     parser.add_argument("-q", type=float, default=0.3, help="drop probability of a candidate")
     parser.add_argument("--attention-dropout", type=float, help="ordinary attention dropout (default: the model's)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast to this type")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="; ".join(ARMS))
-    parser.add_argument("--seconds", type=float, default=60, help="budget of the timing")
-    parser.add_argument("--no-memory", action="store_true", help="skip the fresh process per arm")
-    parser.add_argument("--output", type=Path, help="CSV to append to (default: bench/results/<device>.csv)")
-    parser.add_argument("--memory-of", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)
+    step_cli.add_common(parser, ARMS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and append."""
-    options = parse(arguments)
-    if options.memory_of:
-        print(json.dumps({"peak_mb": peak_memory(Settings(**options.settings), options.memory_of)}))
-        return 0
-    settings = Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
-    arms = ["plain", *(arm for arm in options.arms if arm != "plain")]
-    found = measure(settings, arms, options.seconds, memory=not options.no_memory)
-    rows.show(found)
-    rows.append(found, options.output or rows.default_output(torch.device(settings.device)))
-    return 0
+    return step_cli.run(parse(arguments), Settings, measure, peak_memory)
 
 
 if __name__ == "__main__":

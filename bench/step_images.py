@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from attrdrop import RelDrop, lrp, models
-from bench import rows, timing, zennit_peer
+from bench import rows, step_cli, timing, zennit_peer
 from bench.run import backend_of, left_out
 
 OP = "step images"
@@ -240,35 +240,18 @@ def _count(text: str) -> int:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="bench/step_images.py", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="resnet18")
     parser.add_argument("--batch", type=_count, default=128)
     parser.add_argument("--size", type=_count, default=32, help="height and width of the images")
     parser.add_argument("--channels-last", action="store_true", help="memory format of model and images")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast to this type")
-    parser.add_argument("--arms", nargs="+", choices=EVERY, default=list(EVERY), metavar="ARM", help="; ".join(EVERY))
-    parser.add_argument("--seconds", type=float, default=60, help="budget of the timing")
-    parser.add_argument("--no-memory", action="store_true", help="skip the peaks")
-    parser.add_argument("--output", type=Path, help="CSV to append to (default: bench/results/<device>.csv)")
-    parser.add_argument("--memory-of", choices=EVERY, help=argparse.SUPPRESS)
-    parser.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)
+    step_cli.add_common(parser, EVERY)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and append."""
-    options = parse(arguments)
-    if options.memory_of:
-        print(json.dumps({"peak_mb": peak_memory(Settings(**options.settings), options.memory_of)}))
-        return 0
-    settings = Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
-    arms = ["plain", *(arm for arm in options.arms if arm != "plain")]
-    found = measure(settings, arms, options.seconds, memory=not options.no_memory)
-    rows.show(found)
-    rows.append(found, options.output or rows.default_output(torch.device(settings.device)))
-    return 0
+    return step_cli.run(parse(arguments), Settings, measure, peak_memory)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrdrop.lrp.rules import Flat, Rule
+from attrdrop.lrp.rules import Flat, Rule, SurrogateRule
 from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
 
 
@@ -89,7 +89,7 @@ class Pending:
         """The output, with its gradient treated by the rule."""
         gate = relevance_gate_relu if relu else relevance_gate
         eps: float = getattr(self.rule, "eps", 0.0)
-        if self.call is None or not needs_call(self.rule):
+        if self.call is None or not isinstance(self.rule, (SurrogateRule, Flat)):
             return gate(z, eps, scale=self.scale, shift=self.shift)
         call = self.call.folded(self.scale, self.shift)
         if isinstance(self.rule, Flat):
@@ -98,13 +98,8 @@ class Pending:
         scale, shift = self.scale, self.shift
         if not relu and (scale is not None or shift is not None):
             z, scale, shift = relevance_gate(z, eps, scale=scale, shift=shift), None, None
-        surrogate = self.rule.surrogate(call, z, relu)  # type: ignore[attr-defined]
+        surrogate = self.rule.surrogate(call, z, relu)
         return gate(z, eps, scale=scale, shift=shift, surrogate=surrogate.to(z.dtype))
-
-
-def needs_call(rule: Rule) -> bool:
-    """Whether the rule runs the layer again, so that the first run needs no gradient."""
-    return hasattr(rule, "surrogate") or isinstance(rule, Flat)
 
 
 def _windows(call: LinearCall) -> tuple[Tensor, Tensor]:

@@ -38,15 +38,13 @@ class Epsilon(Rule):
         _check_positive(self)
 
 
-@dataclass(frozen=True)
-class ZPlus(Rule):
-    """LRP-z+: R_j = sum_k (a_j w_jk)⁺ R_k / (sum_j (a_j w_jk)⁺ + b_k⁺); costs a second forward of the layer.
+class SurrogateRule(Rule):
+    """A rule that divides by another sum than the layer's output, its surrogate, which the layer is run again for.
 
-    Args:
-        stabilizer: added to the denominator, above 0.
+    stabilizer: added to the denominator, above 0.
     """
 
-    stabilizer: float = 1e-6
+    stabilizer: float
 
     def __post_init__(self) -> None:
         _check_positive(self)
@@ -57,6 +55,20 @@ class ZPlus(Rule):
 
     def surrogate(self, call: LinearCall, y: Tensor, relu: bool) -> Tensor:
         """What the layer's outputs y are replaced by in the denominator; relu: only positive y matter."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ZPlus(SurrogateRule):
+    """LRP-z+: R_j = sum_k (a_j w_jk)⁺ R_k / (sum_j (a_j w_jk)⁺ + b_k⁺); costs a second forward of the layer.
+
+    Args:
+        stabilizer: added to the denominator, above 0.
+    """
+
+    stabilizer: float = 1e-6
+
+    def surrogate(self, call: LinearCall, y: Tensor, relu: bool) -> Tensor:
         weight, bias = call.weight, call.bias
         found = call.run(call.positive_input, weight.clamp_min(0), None if bias is None else bias.clamp_min(0))
         if not call.is_nonnegative:
@@ -65,7 +77,7 @@ class ZPlus(Rule):
 
 
 @dataclass(frozen=True)
-class Gamma(Rule):
+class Gamma(SurrogateRule):
     """LRP-gamma: contributions of the sign of the output count 1 + gamma times.
 
     R_j = sum_k (a_j w_jk + gamma (a_j w_jk)⁺) R_k / sum_j (...) where y_k > 0, with ⁻ for ⁺ where y_k < 0.
@@ -78,15 +90,7 @@ class Gamma(Rule):
     gamma: float = 0.25
     stabilizer: float = 1e-6
 
-    def __post_init__(self) -> None:
-        _check_positive(self)
-
-    @property
-    def eps(self) -> float:
-        return self.stabilizer
-
     def surrogate(self, call: LinearCall, y: Tensor, relu: bool) -> Tensor:
-        """As :meth:`ZPlus.surrogate`."""
         positive = self._favour(call, above=True)
         return positive if relu else torch.where(y > 0, positive, self._favour(call, above=False))
 
