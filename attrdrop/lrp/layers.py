@@ -97,7 +97,8 @@ class Pending:
             return _FlatJoin.apply(y, *_windows(call))
         scale, shift = self.scale, self.shift
         if not relu and (scale is not None or shift is not None):
-            z, scale, shift = relevance_gate(z, eps, scale=scale, shift=shift), None, None
+            with torch.no_grad():  # what goes back goes to the surrogate
+                z, scale, shift = relevance_gate(z, eps, scale=scale, shift=shift), None, None
         surrogate = self.rule.surrogate(call, z, relu)
         return gate(z, eps, scale=scale, shift=shift, surrogate=surrogate.to(z.dtype))
 

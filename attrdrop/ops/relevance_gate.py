@@ -122,7 +122,11 @@ class _Gate(torch.autograd.Function):
         else:
             forward = reference.forward if backend == "reference" else operators(backend).relevance_gate
             y = forward(z, scale, shift, relu)
-        ctx.save_for_backward(y, surrogate, scale)
+        ctx.is_ratio = surrogate is not None and y.dtype in (torch.float32, torch.float64)
+        if ctx.is_ratio:  # one tensor to keep instead of two, and no bit is lost
+            ctx.save_for_backward(_damped(torch.ones_like(y), y, surrogate, None, eps, backend), None, None)
+        else:
+            ctx.save_for_backward(y, surrogate, scale)
         ctx.set_materialize_grads(False)  # zeros would be sent all the way down
         ctx.eps, ctx.backend = eps, backend
         return y
@@ -132,13 +136,20 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
         if grad is None:
             return (None,) * 7
-        y, surrogate, scale = ctx.saved_tensors
+        kept, surrogate, scale = ctx.saved_tensors
+        if ctx.is_ratio:
+            return None, grad * kept, None, None, None, None, None
         scale = scale if surrogate is None else None
-        is_reference = ctx.backend == "reference"
-        backward = reference.backward if is_reference else operators(ctx.backend).relevance_gate_backward
-        damped = backward(grad, y, surrogate, scale, ctx.eps)
+        damped = _damped(grad, kept, surrogate, scale, ctx.eps, ctx.backend)
         to_z, to_surrogate = (damped, None) if surrogate is None else (None, damped)
         return to_z, to_surrogate, None, None, None, None, None
+
+
+def _damped(
+    grad: Tensor, y: Tensor, surrogate: Tensor | None, scale: Tensor | None, eps: float, backend: str
+) -> Tensor:
+    backward = reference.backward if backend == "reference" else operators(backend).relevance_gate_backward
+    return backward(grad, y, surrogate, scale, eps)
 
 
 @torch.library.impl(triton_library, "relevance_gate", "CompositeExplicitAutograd")
