@@ -2,6 +2,9 @@
 
 import contextlib
 import itertools
+import signal
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,13 +77,48 @@ def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
                 console.print(description)
 
         try:
-            experiment.run(starting, advance=lambda work: progress.advance(bar, work))
+            with _noticed_interrupts() as raise_lost_one:
+
+                def advance(work: float) -> None:
+                    raise_lost_one()
+                    progress.advance(bar, work)
+
+                experiment.run(starting, advance)
         except (KeyboardInterrupt, RunError):
             progress.stop()
             finished = len(experiment.report.runs)
             _show(experiment, files, f"Stopped early: {finished} of {total} runs are finished and kept in")
             raise
     _show(experiment, files, "Results are in")
+
+
+@contextlib.contextmanager
+def _noticed_interrupts() -> Iterator[Callable[[], None]]:
+    """Gives a function that raises KeyboardInterrupt where Ctrl-C was pressed but lost.
+
+    Python raises it wherever it is, and ignores it in the callback of a weak reference, as in a garbage collection.
+    """
+    pressed = False
+
+    def notice(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        if frame is None or frame.f_code.co_filename != weakref.__file__:
+            raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_usual or threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    signal.signal(signal.SIGINT, notice)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import os
 
 # Threads that wait in a loop make small models a hundred times slower on a busy machine. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.pop("COLUMNS", None)  # that of a test process; a console would keep it where a test sets another
 
 import pytest
 import torch

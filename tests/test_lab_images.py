@@ -215,7 +215,7 @@ def test_killed_and_interrupted_experiments_go_on(npz, train, tmp_path):
 
     process = start(npz, output, *arguments)
     wait_for_runs(process, output, len(kept) + 1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # this early it comes in a garbage collection, where Python ignores it
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130, printed
     assert f"{len(kept)} of 4 runs are in" in printed

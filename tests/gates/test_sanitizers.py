@@ -17,8 +17,8 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 KERNELS = sorted((CSRC / "cpu/isa").glob("*.cpp"))
 FLAGS = {
     "base": [],
-    "avx2": ["-mavx2", "-mfma", "-mpopcnt", "-mbmi"],
-    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mpopcnt", "-mbmi"],
+    "avx2": ["-mavx2", "-mfma", "-mpopcnt", "-mbmi", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mpopcnt", "-mbmi", "-mf16c"],
 }
 COMPILE = ["-std=c++20", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
            "-fno-sanitize=alignment", "-ffp-contract=off", "-w", f"-I{CSRC}"]  # fmt: skip
