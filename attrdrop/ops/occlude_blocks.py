@@ -90,14 +90,16 @@ def occlude_blocks(
     if k_centers < 1:
         raise ValueError(f"k_centers must be at least 1, got {k_centers}")
     _check_relevance(relevance, index, images)
+    checks.check_choice("border", border, BORDERS)
+    checks.check_choice("per", per, PER)
     rule = (
         p,
         _check_pair("scale", scale, 1.0),
         [math.log(low), math.log(high)],
         alpha,
         min(k_centers, 2**31 - 1),
-        _check_name("border", border, BORDERS) == "shift",
-        _check_name("per", per, PER) == "batch",
+        border == "shift",
+        per == "batch",
     )
     fill = _check_fill(images, value, policy, source, source_index, inplace)
     seed = checks.check_seed(seed)
@@ -186,7 +188,8 @@ def draw_images(
     seed = checks.check_seed(seed)
     ids = checks.check_sample_ids(sample_ids, n, torch.device("cpu"))
     ids = torch.arange(n) if ids is None else ids
-    arguments = (ids, p, alpha, seed, _check_name("per", per, PER) == "batch")
+    checks.check_choice("per", per, PER)
+    arguments = (ids, p, alpha, seed, per == "batch")
     if _backend.resolve("draw_images", ids, backend, {"cpp": _backend.COMPILED_MISSING}) == "reference":
         return reference.draw_images(*arguments)
     return torch.ops.attrdrop.draw_images(*arguments)
@@ -215,12 +218,6 @@ def _resolve(op: str, images: Tensor, double: bool, backend: str | None) -> str:
     reason = "float64 is served by the reference only" if double else None
     missing = {"cuda": reason or _backend.CUDA_MISSING, "cpp": reason or _backend.COMPILED_MISSING}
     return _backend.resolve(op, images, backend, missing)
-
-
-def _check_name(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return value
 
 
 def _check_pair(name: str, pair: tuple[float, float], most: float) -> list[float]:
@@ -295,7 +292,8 @@ def _check_index(name: str, index: Tensor, count: int, limit: int) -> None:
 def _check_fill(
     images: Tensor, value: Value, policy: str, source: Tensor | None, source_index: Tensor | None, inplace: bool
 ) -> Fill:
-    keep = _check_name("policy", policy, POLICIES) == "keep"
+    checks.check_choice("policy", policy, POLICIES)
+    keep = policy == "keep"
     if source is None:
         if source_index is not None:
             raise ValueError("source_index must be None where source is None")
