@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,15 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
-from attrdrop._distributed import process_rank
+from attrdrop._guided import Attribution, Guided
 from attrdrop._modules import unwrap
 from attrdrop._passes import derive_seed
 from attrdrop.ops._checks import check_choice
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, occlude_blocks
-from attrdrop.schedules import Schedule, check_schedule, scheduled
+from attrdrop.schedules import Schedule
 
-Attribution = lrp.Rule | str | Callable[[nn.Module, Tensor, Tensor | None], Tensor]
-TARGETS = ("label", "pred")
 GUIDES = ("image", "source")
 
 
@@ -40,8 +37,11 @@ class BlockStatistics:
         return asdict(self)
 
 
-class _Blocks:
-    """What RelDrop and RelCutMix share: settings, the step, relevance of the images that need it, statistics."""
+class _Blocks(Guided):
+    """What RelDrop and RelCutMix share: blocks, for which the images that need it are attributed."""
+
+    p: Schedule
+    alpha: Schedule
 
     def __init__(
         self,
@@ -55,56 +55,21 @@ class _Blocks:
         border: str = "clip",
         per: str = "image",
         rule: Attribution | None = None,
-        target: str = "label",
-        start: str = "logit",
-        stop_at: str | nn.Module | None = None,
-        every: int = 1,
-        warmup: int = 0,
-        unknown: str = "error",
-        output: Callable[[Any], Tensor] | None = None,
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        check_schedule("p", p)
-        check_schedule("alpha", alpha)
-        for name, value, choices in (("border", border, BORDERS), ("per", per, PER), ("target", target, TARGETS)):
-            check_choice(name, value, choices)
-        for name, number, least in (("every", every, 1), ("warmup", warmup, 0)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ValueError(f"{name} must be an int from {least} on, got {number!r}")
         rule = lrp.EpsilonPlusFlat() if rule is None else rule
-        if not (isinstance(rule, lrp.Rule) or callable(rule) or rule == "random"):
-            raise TypeError(f"rule must be a rule of attrdrop.lrp, 'random' or a callable, got {rule!r}")
-        self.model, self.p, self.alpha, self.rule = model, p, alpha, rule
-        self.every, self.warmup, self.seed = every, warmup, seed
+        super().__init__(model, "images", {"p": p, "alpha": alpha}, rule=rule, **settings)
+        check_choice("border", border, BORDERS)
+        check_choice("per", per, PER)
         self._block: dict[str, Any] = {"scale": scale, "ratio": ratio, "k_centers": k_centers, "border": border}
-        self._per, self._target = per, target
-        self._lrp: dict[str, Any] = {"start": start, "stop_at": stop_at, "unknown": unknown, "output": output}
-        self._step = 0
-        self.reset_statistics()
+        self._per = per
         occlude_blocks(torch.zeros(0, 1, 1, 1), p=0.0, seed=0, **self._block)
-
-    def start_step(self, step: int) -> None:
-        """Tells which step runs; without it, every call in training mode is one. Draws depend on it."""
-        self._step = step
 
     def statistics(self) -> BlockStatistics:
         """What was occluded on this process since the last reset. Waits for the device."""
         occluded, area = (0.0, 0.0) if self._sums is None else self._sums.tolist()
         share = area / occluded if occluded else 0.0
-        return BlockStatistics(self._images, int(occluded), self._attributed, share, self._steps)
-
-    def reset_statistics(self) -> None:
-        self._sums: Tensor | None = None
-        self._images = self._attributed = self._steps = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """The place in training, for resuming with the same draws."""
-        return {"step": self._step}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self._step = state["step"]
+        return BlockStatistics(self._seen, int(occluded), self._attributed, share, self._steps)
 
     def _occlude(
         self,
@@ -116,22 +81,24 @@ class _Blocks:
     ) -> tuple[Tensor, Tensor]:
         """Occluded images and their boxes; with partner, image n's relevance is that of image partner[n]."""
         count = images.shape[0]
-        p = 0.0 if self._step < self.warmup else scheduled("p", self.p, self._step)
-        alpha = scheduled("alpha", self.alpha, self._step)
-        if self._step % self.every or (self.rule == "random" and relevance is None):
+        p = 0.0 if self._step < self.warmup else self._scheduled("p")
+        alpha = self._scheduled("alpha")
+        if not self._is_guided(relevance):
             alpha, relevance = 1.0, None
-        seed = derive_seed(self.seed, self._step)
-        ids = torch.arange(count) + process_rank() * count
+        seed, ids = self._draws(count)
         index = None
+        attributed = 0
         if relevance is None:
             # Known before any relevance is: images that stay whole, and uniform centres, need none.
             needed = draw_images(count, p, alpha=alpha, seed=seed, per=self._per, sample_ids=ids)
             index = needed.nonzero().squeeze(1)
-            self._attributed += len(index)
-            if len(index):
+            attributed = len(index)
+            if attributed:
                 device_index = index.to(images.device, non_blocking=True)
                 chosen = device_index if partner is None else partner[device_index]
                 relevance = self._relevance(images[chosen], None if labels is None else labels[chosen])
+                if isinstance(self.rule, lrp.Rule) and relevance.dim() != 4:
+                    raise ValueError(f"stop_at must give relevance of shape (N, C, h, w), got {tuple(relevance.shape)}")
             else:
                 index = None
         images, boxes = occlude_blocks(
@@ -139,36 +106,8 @@ class _Blocks:
             sample_ids=ids, **self._block, **fill,
         )  # fmt: skip
         areas = boxes[:, 2:].prod(1)
-        sums = torch.stack(((areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1))).double()
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._images += count
-        self._steps += 1
-        self._step += 1
+        self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
         return images, boxes
-
-    def _relevance(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """(M, h, w) or (M, c, h, w)"""
-        if not isinstance(self.rule, lrp.Rule):
-            assert callable(self.rule)
-            return self.rule(self.model, images, labels)
-        if self._target == "label" and labels is None:
-            raise ValueError("labels are needed for target='label'; give them, or take target='pred'")
-        target: Tensor | str = "pred" if self._target == "pred" or labels is None else labels
-        found = lrp.relevance(self.model, images, target, rule=self.rule, **self._lrp)
-        if found.dim() != 4:
-            raise ValueError(f"stop_at must give relevance of shape (N, C, h, w), got {tuple(found.shape)}")
-        return found
-
-    def _check_batch(self, images: Tensor, labels: Tensor | None) -> None:
-        if not isinstance(images, Tensor) or images.dim() != 4:
-            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise ValueError(f"images must be a tensor of shape (N, C, H, W), got {got}")
-        if isinstance(self.rule, lrp.Rule) and not images.is_floating_point():
-            raise TypeError(f"images must be floating point, as the model takes them, got {images.dtype}")
-        if labels is not None and (labels.dtype != torch.int64 or tuple(labels.shape) != images.shape[:1]):
-            raise ValueError(
-                f"labels must be int64 of shape ({images.shape[0]},), got {labels.dtype} of shape {tuple(labels.shape)}"
-            )
 
 
 class RelDrop(_Blocks):
@@ -224,7 +163,7 @@ class RelDrop(_Blocks):
         Raises:
             TypeError, ValueError: as the classes and functions named above; images are then as they were.
         """
-        self._check_batch(images, labels)
+        self._check_batch(images, labels, "(N, C, H, W)")
         if not unwrap(self.model).training:
             return images
         fill: dict[str, Any] = {"value": self.value, "policy": self.policy, "inplace": self.inplace}
@@ -254,7 +193,7 @@ class RelCutMix(_Blocks):
         Args:
             images: floating point (N, C, H, W). labels: int64 (N,). relevance: as in :class:`RelDrop`, by image.
         """
-        self._check_batch(images, labels)
+        self._check_batch(images, labels, "(N, C, H, W)")
         if labels is None:
             raise ValueError("labels are needed for mixing them, got None")
         onehot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(images.dtype)
