@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from attrdrop.lrp import blocks
 from attrdrop.lrp import functions as known
 from attrdrop.lrp.facts import Fact, Facts, comes_from
-from attrdrop.lrp.layers import LinearCall, Pending, ScaleGradient
+from attrdrop.lrp.layers import Carried, LinearCall, Pending, Relevance, ScaleGradient
 from attrdrop.lrp.rules import Epsilon, Rule
 from attrdrop.ops.relevance_gate import relevance_gate
 
@@ -44,8 +44,8 @@ class Propagation(TorchFunctionMode):
         self.is_busy = False
 
     def start(self, x: Tensor, carrier: Tensor | None = None, is_raw: bool = True) -> None:
-        """Declares an activation that relevance is wanted for."""
-        self.roots.append(x)
+        """Declares an activation that relevance is wanted for; carrier: zeros that receive it as their gradient."""
+        self.roots += [x] if carrier is None else [x, carrier]
         self.facts.note(x, carrier=carrier, is_raw=is_raw)
 
     def finished(self, x: Tensor) -> Tensor:
@@ -124,6 +124,8 @@ class Propagation(TorchFunctionMode):
             self.check_seen(x, f"{base} works on")
         if base in known.CONSTANTS:
             return func(*_each(args, torch.detach), **_each(kwargs, torch.detach))
+        if base == "group_points" and kwargs.get("centres") is not None:
+            return self._around_centres(func, *args, **kwargs)
         if base == "iter":
             return iter(self._noted(args[0].unbind(0), "unbind", torch.unbind, args, kwargs))
         if base in known.MOVES or base in known.SUMS:
@@ -263,6 +265,14 @@ class Propagation(TorchFunctionMode):
                 *rest, **options,
             )  # fmt: skip
         return self._noted(y, "attention")
+
+    def _around_centres(self, func: Any, points: Tensor, index: Tensor, centres: Tensor, **options: Any) -> Tensor:
+        """Points seen from centres, which are constants: what a point gets is its own, wherever it is seen from."""
+        fact = self.facts.get(points) or Fact(lambda: None)
+        carrier = func(Relevance.apply(points) if fact.carrier is None else fact.carrier, index, **options)
+        y = Carried.apply(func(points.detach(), index, centres=centres.detach(), **options), carrier)
+        self.facts.note(y, is_raw=fact.is_raw, carrier=carrier)
+        return y
 
     def _in_place(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
         """A change in place becomes a new tensor that later uses of the old one mean."""

@@ -40,6 +40,7 @@ MOVES = {
     "channel_shuffle", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu", "atleast_1d",
     "atleast_2d", "atleast_3d", "iter", "masked_fill", "constant_pad_nd", "native_channel_shuffle",
     "ravel", "hsplit", "vsplit", "dsplit", "column_stack", "row_stack", "broadcast_tensors", "as_strided", "index_fill",
+    "group_points",
 }  # fmt: skip
 """Elements are moved, copied or left out, never computed with. Relevance moves with them."""
 

@@ -107,7 +107,7 @@ def _windows(call: LinearCall) -> tuple[Tensor, Tensor]:
 
     A gradient of the zeros is spread evenly over each window.
     """
-    carrier = call.carrier if call.carrier is not None else _Relevance.apply(call.input)
+    carrier = call.carrier if call.carrier is not None else Relevance.apply(call.input)
     if not call.is_conv:
         return carrier.sum(-1, keepdim=True), call.weight.new_tensor(call.weight.shape[1])
     groups, channels = call.groups, carrier.shape[1]
@@ -135,7 +135,21 @@ class _FlatJoin(torch.autograd.Function):
         return None, (summed / count.clamp_min(1)).to(grad.dtype), None
 
 
-class _Relevance(torch.autograd.Function):
+class Carried(torch.autograd.Function):
+    """y; its relevance y c goes to the carrier, zeros of its shape."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, carrier: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        (y,) = ctx.saved_tensors
+        return None, grad * y
+
+
+class Relevance(torch.autograd.Function):
     """Zeros in the place of a, whose gradient is taken as relevance: c = R / a goes on to a."""
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attrdrop._modules import evaluation_mode, uncompiled, unwrap
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
-from attrdrop.lrp.rules import AbsGradient, Composite, EpsilonPlusFlat, Flat, GradientTimesInput, Rule
+from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput, Rule
 from attrdrop.ops._checks import check_choice
 
 STARTS = ("logit", "one", "contrastive")
@@ -29,6 +29,7 @@ def relevance(
     attention: str = "attnlrp",
     unknown: str = "error",
     output: Callable[[Any], Tensor] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Layer-wise relevance propagation: how much each input element speaks for the target class.
 
@@ -49,6 +50,7 @@ def relevance(
             values and none through the attention probabilities.
         unknown: what to do about a function without a rule: "error", or "gradient" to pass the plain gradient.
         output: picks the logits from what the model returns.
+        arguments: further keyword arguments of the model.
 
     Returns:
         Relevance, shape of inputs (with stop_at: of that module's output), float32 for half-precision inputs.
@@ -58,7 +60,7 @@ def relevance(
             inputs hold NaN or infinity (looked for on the CPU only).
     """
     stops = [] if stop_at is None else [_submodule("stop_at", unwrap(model), stop_at)]
-    found = _propagate(model, inputs, target, rule, start, stops, True, attention, unknown, output)
+    found = _propagate(model, inputs, target, rule, start, stops, True, attention, unknown, output, arguments)
     return found[0]
 
 
@@ -73,6 +75,7 @@ def layer_relevance(
     attention: str = "attnlrp",
     unknown: str = "error",
     output: Callable[[Any], Tensor] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Tensor]:
     """Relevance of the outputs of submodules, all from one pass; arguments and errors as :func:`relevance`.
 
@@ -88,7 +91,7 @@ def layer_relevance(
     modules = [_submodule("layers", inner, name) for name in layers]
     if not modules:
         raise ValueError("layers must name at least one submodule, got none")
-    found = _propagate(model, inputs, target, rule, start, modules, False, attention, unknown, output)
+    found = _propagate(model, inputs, target, rule, start, modules, False, attention, unknown, output, arguments)
     return dict(zip(layers, found, strict=True))
 
 
@@ -103,6 +106,7 @@ def _propagate(
     attention: str,
     unknown: str,
     output: Callable[[Any], Tensor] | None,
+    arguments: Mapping[str, Any] | None,
 ) -> list[Tensor]:
     """Relevance at the outputs of modules, or of the inputs where there are none; stops: nothing below is needed."""
     inner = unwrap(model)
@@ -116,9 +120,8 @@ def _propagate(
             raise ValueError(
                 "inside torch.compile the model must be in eval mode, and stop_at and layers are not there"
             )
-        return _run(
-            inner, inputs.detach().requires_grad_(True), target, rule, start, modules, propagation, caught, output
-        )
+        x = inputs.detach().requires_grad_(True)
+        return _run(inner, x, target, rule, start, modules, propagation, caught, output, arguments or {})
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -130,7 +133,7 @@ def _propagate(
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         inputs.requires_grad_(not (modules and stops))
         stack.callback(propagation.facts.clear)
-        return _run(inner, inputs, target, rule, start, modules, propagation, caught, output)
+        return _run(inner, inputs, target, rule, start, modules, propagation, caught, output, arguments or {})
 
 
 def _run(
@@ -143,15 +146,17 @@ def _run(
     propagation: Propagation,
     caught: dict[int, Tensor],
     output: Callable[[Any], Tensor] | None,
+    arguments: Mapping[str, Any],
 ) -> list[Tensor]:
     """The forward, the backward, R = a c."""
     carrier = None
-    if not modules and _has_flat(rule):
+    if not modules and not _is_plain(rule):
         carrier = torch.zeros_like(x).requires_grad_(True)
     propagation.start(x, carrier)
     is_seen = x.requires_grad and not _is_plain(rule)
     with propagation:
-        logits = _logits(model(x if is_seen else x.clone()), output)  # which the model may change in place
+        outputs = model(x if is_seen else x.clone(), **arguments)  # the model may change what it is given
+        logits = _logits(outputs, output)
     logits = propagation.finished(logits)
     propagation.check_seen(logits, "the logits are")
     points = [_caught(place, caught, module) for place, module in enumerate(modules)] or [x]
@@ -248,10 +253,6 @@ def _check_outcome(
 
 def _is_plain(rule: Rule) -> bool:
     return isinstance(rule, (GradientTimesInput, AbsGradient))
-
-
-def _has_flat(rule: Rule) -> bool:
-    return isinstance(rule, Flat) or (isinstance(rule, Composite) and isinstance(rule.first, Flat))
 
 
 def _submodule(name: str, model: nn.Module, wanted: str | nn.Module) -> nn.Module:
