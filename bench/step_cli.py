@@ -25,6 +25,13 @@ def add_common(parser: argparse.ArgumentParser, arms: Iterable[str]) -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)
 
 
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def run(
     options: argparse.Namespace,
     settings_type: type,

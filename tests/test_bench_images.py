@@ -9,7 +9,7 @@ import torch
 from bench_setup import CPU, compiled_kernels, one_thread  # noqa: F401
 
 from attrdrop import lrp
-from bench import plot, step_images, zennit_peer
+from bench import plot, rows, step_images, timing, zennit_peer
 
 ZENNIT = [arm for arm in step_images.ARMS if arm.startswith("zennit")]
 OURS = [arm for arm in step_images.EVERY if arm not in ZENNIT]
@@ -20,7 +20,7 @@ needs_zennit = pytest.mark.skipif(zennit_peer.missing() is not None, reason="nee
 
 def measured(*arms, settings=TINY):
     """The rows of some arms, hastily timed."""
-    return step_images.measure(settings, list(arms), 0, memory=False)
+    return step_images.BENCH.measure(settings, list(arms), 0, memory=False)
 
 
 def transformed(arm, settings=TINY):
@@ -65,9 +65,9 @@ def test_every_arm_fills_its_rows(tmp_path, capsys, monkeypatch):
 
 
 def test_tables_and_figures_of_both_steps(tmp_path):
-    rows = [replace(row, peak_mb=peak) for row, peak in zip(measured("plain", "z+, p=.5"), (10, 15), strict=True)]
-    rows += [replace(row, op="step", mode="attention dropout 0") for row in rows]
-    step_images.rows.append(rows, tmp_path / "rows.csv")
+    steps = [replace(row, peak_mb=peak) for row, peak in zip(measured("plain", "z+, p=.5"), (10, 15), strict=True)]
+    steps += [replace(row, op="step", mode="attention dropout 0") for row in steps]
+    rows.append(steps, tmp_path / "rows.csv")
     found = plot.load([tmp_path / "rows.csv"])
     table = plot.markdown(found)
     first, second = table.split("\n\n")[1:]
@@ -82,13 +82,13 @@ def test_tables_and_figures_of_both_steps(tmp_path):
 @pytest.mark.parametrize("arm", OURS)
 def test_an_arm_trains_in_bfloat16_and_channels_last(arm):
     settings = replace(TINY, batch=4, dtype="bfloat16", channels_last=True)
-    found = step_images.build(settings, arm)()
+    found = step_images.BENCH.build(settings, arm)()
     assert found.isfinite().all()
     assert found.shape == ((4, 3, 16, 16) if arm in step_images.ALONE else (1,))
 
 
 def test_a_step_trains():
-    step = step_images.build(TINY, "z+, whole batch")
+    step = step_images.BENCH.build(TINY, "z+, whole batch")
     losses = torch.cat([step() for _ in range(3)])
     assert losses.isfinite().all()
     assert len(set(losses.tolist())) == 3
@@ -124,13 +124,11 @@ def test_arms_attribute_what_they_say():
 
 
 def test_a_sample_of_two_steps_counts_half(monkeypatch):
-    monkeypatch.setattr(step_images, "STEPS", {"random erasing": 4})
+    monkeypatch.setitem(step_images.BENCH.steps, "random erasing", 4)
     monkeypatch.setattr(
-        step_images.timing,
-        "interleave",
-        lambda calls, device, **_: {arm: step_images.timing.Timing((8.0, 8.0)) for arm in calls},
+        timing, "interleave", lambda calls, device, **_: {arm: timing.Timing((8.0, 8.0)) for arm in calls}
     )
-    assert step_images.build(TINY, "random erasing")().shape == (4,)
+    assert step_images.BENCH.build(TINY, "random erasing")().shape == (4,)
     assert [(row.median_ms, row.ratio) for row in measured("plain", "random erasing")] == [(8.0, 1.0), (2.0, 0.25)]
 
 
@@ -147,8 +145,8 @@ def test_peaks_are_taken_in_fresh_processes(monkeypatch):
         asked.append((module, arguments[1], json.loads(arguments[3])["batch"]))
         return {"peak_mb": 3.0}
 
-    monkeypatch.setattr(step_images.timing, "in_fresh_process", answer)
-    assert step_images.peaks(TINY, ["plain", "RelDrop"]) == {"plain": 3.0, "RelDrop": 3.0}
+    monkeypatch.setattr(timing, "in_fresh_process", answer)
+    assert step_images.BENCH.peaks(TINY, ["plain", "RelDrop"]) == {"plain": 3.0, "RelDrop": 3.0}
     assert asked == [("bench.step_images", "plain", 6), ("bench.step_images", "RelDrop", 6)]
 
 
@@ -219,4 +217,4 @@ def test_the_released_form_draws_every_other_batch():
     transform = step_images.ARMS[step_images.RELEASED](model, TINY)
     changed = [not torch.equal(transform(images, labels), images) for _ in range(4)]
     assert changed == [True, False, True, False]
-    assert step_images.build(TINY, step_images.RELEASED)().shape == (2,)
+    assert step_images.BENCH.build(TINY, step_images.RELEASED)().shape == (2,)
