@@ -35,6 +35,10 @@ SCHEMAS = (
     "fill_blocks_(Tensor(a!) images, Tensor boxes, bool keep, float value, Tensor? values, bool is_random,"
     " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> ()",
     "draw_images(Tensor sample_ids, float p, float alpha, SymInt seed, bool per_batch) -> Tensor",
+    "farthest_point_sample(Tensor points, SymInt n, Tensor? valid, Tensor? start) -> Tensor",
+    "ball_query(Tensor points, Tensor centres, float[] radius, int[] k, Tensor? valid) -> Tensor",
+    "group_points(Tensor points, Tensor index, Tensor? centres) -> Tensor",
+    "scatter_points(Tensor grad, Tensor index, SymInt size, Tensor? order, Tensor? starts) -> Tensor",
 )
 
 SHARED_OPS = (

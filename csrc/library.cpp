@@ -41,6 +41,10 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("occlude_blocks_", TORCH_BOX(&attrdrop::occlude_blocks_cpu));
   m.impl("fill_blocks_", TORCH_BOX(&attrdrop::fill_blocks_cpu));
   m.impl("draw_images", TORCH_BOX(&attrdrop::draw_images_cpu));
+  m.impl("farthest_point_sample", TORCH_BOX(&attrdrop::farthest_point_sample_cpu));
+  m.impl("ball_query", TORCH_BOX(&attrdrop::ball_query_cpu));
+  m.impl("group_points", TORCH_BOX(&attrdrop::group_points_cpu));
+  m.impl("scatter_points", TORCH_BOX(&attrdrop::scatter_points_cpu));
 }
 
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};

@@ -39,5 +39,11 @@ void fill_blocks_cpu(Tensor images, Tensor boxes, bool keep, double value, std::
                      std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
                      std::optional<Tensor> sample_ids);
 Tensor draw_images_cpu(Tensor sample_ids, double p, double alpha, int64_t seed, bool per_batch);
+Tensor farthest_point_sample_cpu(Tensor points, int64_t n, std::optional<Tensor> valid, std::optional<Tensor> start);
+Tensor ball_query_cpu(Tensor points, Tensor centres, std::vector<double> radius, std::vector<int64_t> k,
+                      std::optional<Tensor> valid);
+Tensor group_points_cpu(Tensor points, Tensor index, std::optional<Tensor> centres);
+Tensor scatter_points_cpu(Tensor grad, Tensor index, int64_t size, std::optional<Tensor> order,
+                          std::optional<Tensor> starts);
 
 }  // namespace attrdrop

@@ -1,6 +1,9 @@
 """Public operators: each validates its arguments, chooses a backend, and is differentiable where that has a meaning."""
 
 from attrdrop.ops.attention_attribution import TopEntries, attention_attribution
+from attrdrop.ops.ball_query import ball_query
+from attrdrop.ops.farthest_point_sample import farthest_point_sample
+from attrdrop.ops.group_points import group_points
 from attrdrop.ops.keep_mask import AttentionWeight, KeepMask, keep_mask, random_keep_mask
 from attrdrop.ops.masked_attention import masked_attention
 from attrdrop.ops.occlude_blocks import draw_images, fill_blocks, occlude_blocks
@@ -12,8 +15,11 @@ __all__ = [
     "KeepMask",
     "TopEntries",
     "attention_attribution",
+    "ball_query",
     "draw_images",
+    "farthest_point_sample",
     "fill_blocks",
+    "group_points",
     "keep_mask",
     "masked_attention",
     "occlude_blocks",

@@ -97,5 +97,19 @@ def check_sample_ids(sample_ids: Tensor | None, batch: int, device: torch.device
     return sample_ids.to(device)
 
 
+def check_index(name: str, index: object, count: int, limit: int) -> None:
+    """int64 (count,), on the CPU in [0, limit)."""
+    index = check_tensor(name, index)
+    if index.dtype != torch.int64 or tuple(index.shape) != (count,):
+        raise ValueError(
+            f"{name} must be int64 of shape ({count},), got {index.dtype} of shape {tuple(index.shape)}"
+        )  # fmt: skip
+    if torch.compiler.is_compiling() or index.device.type != "cpu" or count == 0:
+        return
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= limit:
+        raise ValueError(f"{name} must lie in [0, {limit}), got {low if low < 0 else high}")
+
+
 def word_count(n: int) -> int:
     return (n + 31) // 32

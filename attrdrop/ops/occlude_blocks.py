@@ -271,22 +271,9 @@ def _check_relevance(relevance: Tensor | None, index: Tensor | None, images: Ten
     if relevance.shape[0] > 0 and relevance.shape[1:].numel() == 0 and images.shape[2:].numel() > 0:
         raise ValueError(f"relevance must have a cell for each image, got shape {tuple(relevance.shape)}")
     if index is not None:
-        _check_index("index", index, relevance.shape[0], count)
+        checks.check_index("index", index, relevance.shape[0], count)
         if not torch.compiler.is_compiling() and index.device.type == "cpu" and len(index.unique()) < len(index):
             raise ValueError(f"index must hold distinct numbers, got {index.tolist()}")
-
-
-def _check_index(name: str, index: Tensor, count: int, limit: int) -> None:
-    index = checks.check_tensor(name, index)
-    if index.dtype != torch.int64 or tuple(index.shape) != (count,):
-        raise ValueError(
-            f"{name} must be int64 of shape ({count},), got {index.dtype} of shape {tuple(index.shape)}"
-        )  # fmt: skip
-    if torch.compiler.is_compiling() or index.device.type != "cpu" or count == 0:
-        return
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= limit:
-        raise ValueError(f"{name} must lie in [0, {limit}), got {low if low < 0 else high}")
 
 
 def _check_fill(
@@ -314,7 +301,7 @@ def _check_fill(
     if inplace and not torch.compiler.is_compiling() and _share_memory(images, source):
         raise ValueError("source must not share memory with images with inplace=True; pass a copy")
     if source_index is not None:
-        _check_index("source_index", source_index, images.shape[0], source.shape[0])
+        checks.check_index("source_index", source_index, images.shape[0], source.shape[0])
         source_index = source_index.to(images.device)
     return keep, 0.0, None, False, source.detach(), source_index
 

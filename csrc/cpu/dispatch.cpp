@@ -19,8 +19,11 @@ namespace attrdrop {
   void attribution(const AttributionProblem&, void*);                                                            \
   void gate(const GateProblem&, int64_t, int64_t);                                                               \
   void gate_backward(const GateBackwardProblem&, int64_t, int64_t);                                              \
+  void farthest_points(const SampleProblem&);                                                                    \
+  void ball_query(const QueryProblem&);                                                                          \
   static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, softmax, softmax_backward,   \
-                                attribution_scratch, attribution, gate, gate_backward};                          \
+                                attribution_scratch, attribution, gate, gate_backward, farthest_points,          \
+                                ball_query};                                                                     \
   }
 
 ATTRDROP_DECLARE(base)

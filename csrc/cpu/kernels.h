@@ -3,11 +3,10 @@
 #pragma once
 #include <cstdint>
 
+#include "dtype.h"
 #include "select.h"
 
 namespace attrdrop {
-
-enum class Dtype : int { f32, bf16, f16, f64 };  // f64: relevance_gate alone
 
 // Rows of one (sample, head): elements of `dtype`, unit stride inside a row.
 struct Matrix {
@@ -107,6 +106,32 @@ struct GateBackwardProblem {
   double eps;
 };
 
+// Points in float32, x NaN where there is none: padding, and what fills the size up to a multiple of CLOUD_BLOCK.
+constexpr int64_t CLOUD_BLOCK = 64;
+struct Cloud {
+  const float *x, *y, *z;
+  int64_t size;
+};
+
+// farthest_point_sample of one cloud.
+struct SampleProblem {
+  Cloud cloud;
+  int64_t first, n;
+  float* nearest;  // (size) scratch: squared distance to the points chosen
+  int64_t* out;    // (n)
+};
+
+// ball_query of one centre, at several scales at once.
+struct QueryProblem {
+  Cloud cloud;
+  float x, y, z;
+  const float* radius2;  // (scales)
+  const int64_t* k;      // (scales)
+  int64_t scales;
+  int64_t* found;        // (scales) scratch
+  int64_t* out;          // (sum of k), one scale after the other
+};
+
 struct Kernels {
   const char* isa;
   int64_t (*keep_mask_scratch)(const KeepMaskProblem&);
@@ -120,6 +145,8 @@ struct Kernels {
   void (*attribution)(const AttributionProblem&, void* scratch);
   void (*gate)(const GateProblem&, int64_t begin, int64_t end);  // elements [begin, end)
   void (*gate_backward)(const GateBackwardProblem&, int64_t begin, int64_t end);
+  void (*farthest_points)(const SampleProblem&);
+  void (*ball_query)(const QueryProblem&);
 };
 
 // The best variant this processor runs, or the one named by ATTRDROP_ISA (base, avx2, avx512).

@@ -111,6 +111,19 @@ static inline uint32_t less_word(const int32_t* key, int32_t threshold) {
 #endif
 }
 
+// Bit i: a[i] <= b[i]; 0 where one is NaN.
+static inline uint32_t at_most_bits(vfloat a, vfloat b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LE_OQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < LANES; ++i) bits |= static_cast<uint32_t>(a[i] <= b[i]) << i;
+  return bits;
+#endif
+}
+
 // How many of n keys (a multiple of 32) lie below the threshold.
 static inline int32_t count_less(const int16_t* key, int64_t n, int16_t threshold) {
 #if defined(__AVX512F__)

@@ -1,0 +1,74 @@
+"""What the public ops on clouds of points share: checks, and errors that a kernel finds on its way."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrdrop import _backend
+from attrdrop.ops import _checks as checks
+
+FOUND_BY_KERNEL = re.compile(r"(points|centres|index) must (have finite coordinates|lie in [^\n]*)")
+
+
+def check_points(points: object, channels: int) -> Tensor:
+    """Clouds (N, P, C) with at least one point each and at least so many channels."""
+    points = checks.check_tensor("points", points)
+    if points.dtype not in checks.FLOATS:
+        raise TypeError(f"points must be float32, bfloat16, float16 or float64, got {points.dtype}")
+    if points.dim() != 3 or points.shape[2] < channels:
+        least = f" with C at least {channels}" if channels else ""
+        raise ValueError(f"points must have shape (N, P, C){least}, got {tuple(points.shape)}")
+    if points.shape[0] > 0 and points.shape[1] == 0:
+        raise ValueError(f"points must have a point in each cloud, got shape {tuple(points.shape)}")
+    return points
+
+
+def check_centres(centres: object, points: Tensor) -> Tensor:
+    """Centres (N, S, 3 or more) of the type and on the device of points."""
+    centres = checks.check_tensor("centres", centres)
+    if centres.dtype != points.dtype or centres.device != points.device:
+        raise ValueError(
+            f"centres must have the type and device of points, {points.dtype} on {points.device}, "
+            f"got {centres.dtype} on {centres.device}"
+        )
+    if centres.dim() != 3 or centres.shape[0] != points.shape[0] or centres.shape[2] < 3:
+        raise ValueError(
+            f"centres must have shape ({points.shape[0]}, S, C) with C at least 3, got {tuple(centres.shape)}"
+        )
+    return centres
+
+
+def check_valid(valid: object, points: Tensor) -> Tensor | None:
+    """None, or bool (N, P) on the device of points."""
+    if valid is None:
+        return None
+    valid = checks.check_tensor("valid", valid)
+    if valid.dtype != torch.bool or valid.shape != points.shape[:2] or valid.device != points.device:
+        raise ValueError(
+            f"valid must be bool of shape {tuple(points.shape[:2])} on {points.device}, "
+            f"got {valid.dtype} of shape {tuple(valid.shape)} on {valid.device}"
+        )
+    return valid
+
+
+def resolve(op: str, points: Tensor, backend: str | None) -> str:
+    """The backend that serves an op on points."""
+    reason = "float64 is served by the reference only" if points.dtype == torch.float64 else None
+    missing = {"cuda": reason or _backend.CUDA_MISSING, "cpp": reason or _backend.COMPILED_MISSING}
+    return _backend.resolve(op, points, backend, missing)
+
+
+def run(operator: Any, *arguments: Any) -> Tensor:
+    """Calls an operator whose kernel checks values on its way, and knows one kind of error only."""
+    if torch.compiler.is_compiling():
+        return operator(*arguments)
+    try:
+        return operator(*arguments)
+    except RuntimeError as error:
+        if found := FOUND_BY_KERNEL.search(str(error)):
+            raise ValueError(found[0]) from None
+        raise

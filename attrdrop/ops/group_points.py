@@ -1,0 +1,114 @@
+"""group_points: the points of each group in one tensor, relative to their centre."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrdrop.ops import _checks as checks
+from attrdrop.ops import _points as clouds
+from attrdrop.reference import group_points as reference
+
+
+def group_points(points: Tensor, index: Tensor, centres: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """Gathers points by index, and moves the origin of their coordinates to the centre of the group, in one pass.
+
+    out[n, s, j] = points[n, index[n, s, j]], less centres[n, s] in the first three channels.
+
+    The gradient of a point is the sum of those of its copies, in the order of the index, in float32 (float64 for such
+    points): the same bits in every run. Centres are constants and get none. Gradients of gradients are defined.
+
+    Args:
+        points: (N, P, C), float32, bfloat16, float16 (float64: reference only), any strides. P >= 1 unless N is 0.
+        index: int64 (N, S, k), any strides, of :func:`ball_query` for instance. On CUDA, moved into range.
+        centres: (N, S, 3), type and device of points, which then need C >= 3; further channels are not read. None:
+            nothing is subtracted.
+        backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
+
+    Returns:
+        (N, S, k, C), contiguous, the type of points.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above, or an index is out of range on the CPU; the message
+            names it. RuntimeError: the backend asked for cannot serve.
+    """
+    if torch.overrides.has_torch_function_variadic(points, index, centres):  # attribution watches this call
+        given = (points, index, centres)
+        return torch.overrides.handle_torch_function(
+            group_points, given, points, index, centres=centres, backend=backend
+        )
+    points = clouds.check_points(points, 0 if centres is None else 3)
+    _check_index(index, points)
+    if centres is not None:
+        centres = clouds.check_centres(centres, points).detach()
+        if centres.shape[1] != index.shape[1]:
+            raise ValueError(f"centres must be one for each of the {index.shape[1]} groups, got {centres.shape[1]}")
+    return _Group.apply(points, index, centres, clouds.resolve("group_points", points, backend))
+
+
+def _check_index(index: object, points: Tensor) -> None:
+    index = checks.check_tensor("index", index)
+    if index.dtype != torch.int64 or index.dim() != 3 or index.shape[0] != points.shape[0]:
+        raise ValueError(
+            f"index must be int64 of shape ({points.shape[0]}, S, k), got {index.dtype} of shape {tuple(index.shape)}"
+        )
+    if index.device != points.device:
+        raise ValueError(f"index must be on the device of points, {points.device}, got {index.device}")
+
+
+class _Group(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, index: Tensor, centres: Tensor | None, backend: str) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size, ctx.backend = points.shape[1], backend
+        if backend == "reference":
+            return reference.group_points(points, index, centres)
+        return clouds.run(torch.ops.attrdrop.group_points, points, index, centres)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        (index,) = ctx.saved_tensors
+        return _Scatter.apply(grad, index, ctx.size, ctx.backend), None, None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """The transpose of :class:`_Group` without centres, so each is the gradient of the other."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, index: Tensor, size: int, backend: str) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.backend = backend
+        if backend == "reference":
+            return reference.scatter_points(grad, index, size)
+        inverse = inverse_index(index, size) if backend == "cuda" else (None, None)
+        return torch.ops.attrdrop.scatter_points(grad, index, size, *inverse)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        (index,) = ctx.saved_tensors
+        return _Group.apply(grad, index, None, ctx.backend), None, None, None
+
+
+def inverse_index(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Places in the flat index (N, S, k), by cloud, point and place, and where those of each point begin.
+
+    Returns:
+        int64 (N * S * k,) and int64 (N * size + 1,).
+    """
+    first = torch.arange(index.shape[0], device=index.device) * size  # point 0 of each cloud, counting all
+    number = (index.clamp(0, max(size - 1, 0)) + first[:, None, None]).flatten()
+    found, order = number.int().sort(stable=True)  # a radix sort of half the passes
+    every = torch.arange(index.shape[0] * size + 1, device=index.device, dtype=torch.int32)
+    return order, torch.searchsorted(found, every)
+
+
+@torch.library.register_fake("attrdrop::group_points")
+def _(points, index, centres):
+    return points.new_empty((*index.shape, points.shape[2]))
+
+
+@torch.library.register_fake("attrdrop::scatter_points")
+def _(grad, index, size, order, starts):
+    return grad.new_empty((grad.shape[0], size, grad.shape[3]))
