@@ -1,5 +1,6 @@
 // group_points and scatter_points on the CPU: rows are copied by all threads, and added up by one for each cloud.
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/clouds.h"
@@ -27,20 +28,27 @@ class IndexCheck {
   std::atomic<const int64_t*> outside_{nullptr};
 };
 
+// Calls run with the number of channels at compile time where they are coordinates alone, else with 0.
+template <class Run>
+static void with_channels(int64_t channels, Run run) {
+  if (channels == 3) run(std::integral_constant<int64_t, 3>{});
+  else run(std::integral_constant<int64_t, 0>{});
+}
+
 // The rows of one centre, from `points` of one cloud, less its coordinates where there is one.
-template <class T>
+template <int64_t FIXED, class T>
 static void gather_rows(const PointView& view, const T* points, const int64_t* index, int64_t index_stride, int64_t k,
                         int64_t channels, const Point* centre, IndexCheck& check, T* out) {
   const float from[3] = {centre ? centre->x : 0, centre ? centre->y : 0, centre ? centre->z : 0};
-  for (int64_t j = 0; j < k; ++j, out += channels) {
+  const int64_t count = FIXED ? FIXED : channels;
+  for (int64_t j = 0; j < k; ++j, out += count) {
     const int64_t& i = index[j * index_stride];
     if (!check.accepts(i)) continue;
     const T* row = points + i * view.point;
-    if (view.channel == 1 && channels > SHORT_ROW)
-      std::memcpy(out, row, sizeof(T) * channels);
-    else
-      for (int64_t c = 0; c < channels; ++c) out[c] = row[c * view.channel];
-    for (int64_t c = 0; centre && c < 3; ++c) out[c] = static_cast<T>(static_cast<float>(out[c]) - from[c]);
+    int64_t c = 0;
+    for (; c < (FIXED || centre ? 3 : 0); ++c) out[c] = static_cast<T>(static_cast<float>(row[c * view.channel]) - from[c]);
+    if (view.channel == 1 && count > SHORT_ROW) std::memcpy(out + c, row + c, sizeof(T) * (count - c));
+    else for (; c < count; ++c) out[c] = row[c * view.channel];
   }
 }
 
@@ -57,14 +65,16 @@ Tensor group_points_cpu(Tensor points, Tensor index, std::optional<Tensor> centr
     using T = decltype(element);
     auto* out = static_cast<T*>(grouped.mutable_data_ptr());
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, k * channels));
-    torch::stable::parallel_for(0, clouds * each, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t n = i / each, s = i % each;
-        const Point centre = centres ? read_point<T>(from, n, s) : Point{};
-        gather_rows(view, static_cast<const T*>(view.data) + n * view.cloud,
-                    indices.data + n * indices.cloud + s * indices.centre, indices.place, k, channels,
-                    centres ? &centre : nullptr, check, out + i * k * channels);
-      }
+    with_channels(channels, [&](auto fixed) {
+      torch::stable::parallel_for(0, clouds * each, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t n = i / each, s = i % each;
+          const Point centre = centres ? read_point<T>(from, n, s) : Point{};
+          gather_rows<fixed()>(view, static_cast<const T*>(view.data) + n * view.cloud,
+                               indices.data + n * indices.cloud + s * indices.centre, indices.place, k, channels,
+                               centres ? &centre : nullptr, check, out + i * k * channels);
+        }
+      });
     });
   });
   check.raise();
@@ -72,20 +82,21 @@ Tensor group_points_cpu(Tensor points, Tensor index, std::optional<Tensor> centr
 }
 
 // Adds the rows of one cloud to sums (P, width), channels [first, first + width), in the order of the index.
-template <class T>
+template <int64_t FIXED, class T>
 static void add_rows(const RowView& rows, const IndexView& indices, int64_t n, int64_t each, int64_t k, int64_t first,
                      int64_t width, IndexCheck& check, float* sums) {
+  const int64_t count = FIXED ? FIXED : width;
   for (int64_t s = 0; s < each; ++s)
     for (int64_t j = 0; j < k; ++j) {
       const int64_t& i = indices.data[n * indices.cloud + s * indices.centre + j * indices.place];
       if (!check.accepts(i)) continue;
       const T* row = static_cast<const T*>(rows.data) + n * rows.cloud + s * rows.centre + j * rows.place +
                      first * rows.channel;
-      float* sum = sums + i * width;
+      float* sum = sums + i * count;
       if (rows.channel == 1)
-        for (int64_t c = 0; c < width; ++c) sum[c] += static_cast<float>(row[c]);
+        for (int64_t c = 0; c < count; ++c) sum[c] += static_cast<float>(row[c]);
       else
-        for (int64_t c = 0; c < width; ++c) sum[c] += static_cast<float>(row[c * rows.channel]);
+        for (int64_t c = 0; c < count; ++c) sum[c] += static_cast<float>(row[c * rows.channel]);
     }
 }
 
@@ -110,7 +121,9 @@ Tensor scatter_points_cpu(Tensor grad, Tensor index, int64_t size, std::optional
       for (int64_t task = begin; task < end; ++task) {
         const int64_t n = task / parts, first = task % parts * width, share = std::min(width, channels - first);
         sums.assign(size * share, 0.0f);
-        add_rows<T>(rows, indices, n, each, k, first, share, check, sums.data());
+        with_channels(channels, [&](auto fixed) {
+          add_rows<fixed(), T>(rows, indices, n, each, k, first, share, check, sums.data());
+        });
         T* target = static_cast<T*>(out.mutable_data_ptr()) + n * size * channels + first;
         for (int64_t i = 0; i < size; ++i)
           for (int64_t c = 0; c < share; ++c) target[i * channels + c] = static_cast<T>(sums[i * share + c]);
