@@ -1,41 +1,14 @@
 // Tensors of occlude_blocks_ and fill_blocks_ as the kernels want them, for the CPU and the CUDA side.
 #pragma once
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
-#include <cstring>
 #include <vector>
 
 #include "blocks.h"
-#include "checks.h"
+#include "occlusion_args.h"
 
 namespace attrdrop {
 
-inline Element element_type(const Tensor& t, const char* name) {
-  switch (t.scalar_type()) {
-    case ScalarType::Byte: return Element::u8;
-    case ScalarType::Half: return Element::f16;
-    case ScalarType::BFloat16: return Element::bf16;
-    case ScalarType::Float: return Element::f32;
-    default: STD_TORCH_CHECK(false, name, " must be uint8, float16, bfloat16 or float32 for the compiled kernels");
-  }
-}
-
 inline ImageView image_view(const Tensor& t) {
   return {const_cast<void*>(t.const_data_ptr()), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
-
-// The bits of a number in the type of the images.
-inline uint32_t value_bits(double value, Element type) {
-  const float narrow = static_cast<float>(value);
-  uint32_t bits = 0;
-  switch (type) {
-    case Element::u8: return static_cast<uint8_t>(value);
-    case Element::f16: return torch::headeronly::Half(narrow).x;
-    case Element::bf16: return torch::headeronly::BFloat16(narrow).x;
-    case Element::f32: std::memcpy(&bits, &narrow, sizeof bits);
-  }
-  return bits;
 }
 
 inline BlockFill block_fill(const Tensor& images, bool keep, double value, const std::optional<Tensor>& values,
@@ -43,7 +16,6 @@ inline BlockFill block_fill(const Tensor& images, bool keep, double value, const
                             const std::optional<Tensor>& source_index, int64_t seed,
                             const std::optional<Tensor>& sample_ids) {
   check_dim(images, 4, "images");
-  const Element type = element_type(images, "images");
   STD_TORCH_CHECK(images.size(2) * images.size(3) < int64_t{1} << 31, "images must have fewer than 2^31 pixels each");
   BlockFill fill{};
   fill.images = image_view(images);
@@ -61,19 +33,11 @@ inline BlockFill block_fill(const Tensor& images, bool keep, double value, const
       fill.source_index = source_index->const_data_ptr<int64_t>();
       fill.source_index_stride = source_index->stride(0);
     }
-  } else if (values) {
-    STD_TORCH_CHECK(values->scalar_type() == images.scalar_type() && values->numel() == images.size(1),
-                    "value must have the type of images and one number for each channel");
-    fill.values = values->const_data_ptr();
-    fill.values_stride = values->dim() ? values->stride(0) : 0;
   }
-  fill.value = value_bits(value, type);
+  fill.constant = constant_of(value, values, images, images.size(1), "images");
   fill.is_random = is_random, fill.keep = keep;
   fill.seed = static_cast<uint64_t>(seed);
-  if (sample_ids) {
-    STD_TORCH_CHECK(sample_ids->numel() == images.size(0), "sample_ids must have one number for each image");
-    fill.sample_ids = sample_ids->const_data_ptr<int64_t>(), fill.sample_stride = sample_ids->stride(0);
-  }
+  fill.sample_ids = sample_ids_of(sample_ids, images.size(0));
   fill.count = images.size(0);
   fill.channels = static_cast<int32_t>(images.size(1));
   fill.height = static_cast<int32_t>(images.size(2)), fill.width = static_cast<int32_t>(images.size(3));
@@ -104,8 +68,7 @@ inline RelevanceView relevance_view(const std::optional<Tensor>& relevance, cons
   STD_TORCH_CHECK(t.dim() == 3 || t.dim() == 4, "relevance must have 3 or 4 dimensions, got ", t.dim());
   const bool has_channels = t.dim() == 4;
   const int last = has_channels ? 3 : 2;
-  view.type = element_type(t, "relevance");
-  STD_TORCH_CHECK(view.type != Element::u8, "relevance must be float32, bfloat16 or float16 for the compiled kernels");
+  view.type = relevance_type(t);
   view.count = t.size(0);
   view.channels = has_channels ? static_cast<int32_t>(t.size(1)) : 1;
   STD_TORCH_CHECK(t.size(last - 1) * t.size(last) < int64_t{1} << 31, "relevance must have fewer than 2^31 cells an image");

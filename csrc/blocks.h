@@ -1,18 +1,10 @@
-// RelDrop on images (Eq. 1, I' = M * I + (1 - M) * s): which images are occluded and by which block, for CPU and CUDA.
+// RelDrop on images: which are occluded and by which block, for CPU and CUDA.
 #pragma once
-#include <cmath>
-#include <cstdint>
-
-#include "philox.h"
-#include "select.h"
+#include "occlusion.h"
 
 namespace attrdrop {
 
-// Counter 1 of the draws. No row of an attention matrix has such a number, so one seed serves masks and blocks.
-constexpr uint32_t DRAW_BLOCK = 0x80000000u, DRAW_BATCH = 0x80000001u, DRAW_ELEMENT = 0x80000002u;
 constexpr int BLOCK_ATTEMPTS = 10;
-
-enum class Element : int { u8, f16, bf16, f32 };
 
 // A (N, C, H, W) tensor; strides count elements.
 struct ImageView {
@@ -53,33 +45,19 @@ struct BlockFill {
   ImageView images, source;     // of the same type; source.data null: not used
   const int64_t* source_index;  // (N); null: the image's own number
   int64_t source_index_stride, sources;
-  const void* values;  // (C), of the images' type; null: `value` everywhere
-  int64_t values_stride;
-  uint32_t value;   // its bits
-  bool is_random;   // standard normal numbers, or bytes
-  bool keep;        // everything but the block is replaced
+  Constant constant;            // where there is no source
+  bool is_random;               // standard normal numbers, or bytes, instead
+  bool keep;                    // everything but the block is replaced
   uint64_t seed;
-  const int64_t* sample_ids;  // (N); null: the image's number
-  int64_t sample_stride;
+  SampleIds sample_ids;
   int64_t count;
   int32_t channels, height, width;
 };
-
-ATTRDROP_HD uint32_t fill_sample(const BlockFill& fill, int64_t image) {
-  return static_cast<uint32_t>(fill.sample_ids ? fill.sample_ids[image * fill.sample_stride] : image);
-}
 
 // Where image n takes its pixels from: inside the source, whatever the index says.
 ATTRDROP_HD int64_t source_image(const BlockFill& fill, int64_t image) {
   const int64_t from = fill.source_index ? fill.source_index[image * fill.source_index_stride] : image;
   return from < 0 ? 0 : from < fill.sources ? from : fill.sources - 1;
-}
-
-ATTRDROP_HD double uniform(uint32_t word) { return static_cast<double>(word) * 0x1p-32; }
-
-// A number below n, from a word.
-ATTRDROP_HD int32_t below(uint32_t word, int64_t n) {
-  return static_cast<int32_t>(static_cast<uint64_t>(word) * static_cast<uint64_t>(n) >> 32);
 }
 
 // Words: drawn or not, guided or not, rank of the centre, uniform centre.
@@ -90,15 +68,6 @@ ATTRDROP_HD Philox4 block_words(uint64_t seed, uint32_t sample) {
 ATTRDROP_HD bool is_drawn(double p, uint64_t seed, bool per_batch, uint32_t sample) {
   const Philox4 words = per_batch ? philox4x32_10(seed, {{0, DRAW_BATCH, 0, 0}}) : block_words(seed, sample);
   return uniform(words.word[0]) < p;
-}
-
-// a + b * c rounded twice: nvcc would fuse it, and every backend must find the same block.
-ATTRDROP_HD double add_product(double a, double b, double c) {
-#if defined(__CUDA_ARCH__)
-  return __dadd_rn(a, __dmul_rn(b, c));
-#else
-  return a + b * c;
-#endif
 }
 
 // Whether the centre is to be guided by relevance; else it is uniform.
@@ -149,11 +118,6 @@ ATTRDROP_HD Box clip_box(const int32_t* box, int32_t height, int32_t width) {
   const int64_t rows = (bottom < height ? bottom : height) - top, columns = (right < width ? right : width) - left;
   if (rows <= 0 || columns <= 0) return {0, 0, 0, 0};
   return {static_cast<int32_t>(top), static_cast<int32_t>(left), static_cast<int32_t>(rows), static_cast<int32_t>(columns)};
-}
-
-// Larger for a larger score; NaN as -inf, -0 as +0.
-ATTRDROP_HD uint32_t score_key(float score) {
-  return static_cast<uint32_t>(ordered_key(score != score ? -INFINITY : score)) ^ 0x80000000u;
 }
 
 ATTRDROP_HD bool is_channels_last(const ImageView& view, int64_t channels) {

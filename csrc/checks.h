@@ -77,6 +77,12 @@ inline Tensor new_int32(const Tensor& like, std::initializer_list<int64_t> shape
   return torch::stable::new_empty(like, shape, ScalarType::Int);
 }
 
+// Samples that make a task, of `elements` each: waking a thread for less costs more than it saves.
+inline int64_t grain(int64_t elements) {
+  const int64_t samples = 65536 / (elements > 1 ? elements : 1);
+  return samples > 1 ? samples : 1;
+}
+
 // Splits n rows of `heads` heads into tasks of whole 32-row groups, enough of them to keep every thread busy.
 struct RowTasks {
   RowTasks(int64_t heads, int64_t n) : n(n) {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from attrdrop import _backend
 from attrdrop.ops import _checks as checks
+from attrdrop.ops import _occlusion as occlusion
+from attrdrop.ops._occlusion import Value
 from attrdrop.reference import occlude_blocks as reference
 
 BORDERS = ("clip", "shift")
@@ -17,7 +18,7 @@ PER = ("image", "batch")
 POLICIES = ("drop", "keep")
 IMAGE_TYPES = (torch.uint8, *checks.FLOATS)
 
-Value = float | Sequence[float] | Tensor | str
+NAN = "relevance must not have NaN in it"
 Fill = tuple[bool, float, Tensor | None, bool, Tensor | None, Tensor | None]  # of the operators: keep .. source_index
 
 
@@ -108,12 +109,12 @@ def occlude_blocks(
     index = None if index is None else index.to(images.device)
     double = images.dtype == torch.float64 or (relevance is not None and relevance.dtype == torch.float64)
     out = images if inplace else images.detach().clone()
-    if _resolve("occlude_blocks", images, double, backend) == "reference":
+    if occlusion.resolve("occlude_blocks", images, double, backend) == "reference":
         ids = torch.arange(count, device=images.device) if ids is None else ids
         boxes = reference.draw_boxes(count, height, width, relevance, index, *rule, seed, ids)
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
-        boxes = _occlude(out, relevance, index, *rule, *fill, seed, ids)
+        boxes = occlusion.call(torch.ops.attrdrop.occlude_blocks_, NAN, out, relevance, index, *rule, *fill, seed, ids)
     return _with_gradient(images, out, boxes, policy), boxes
 
 
@@ -152,7 +153,7 @@ def fill_blocks(
     seed, boxes = checks.check_seed(seed), boxes.contiguous()
     ids = checks.check_sample_ids(sample_ids, images.shape[0], images.device)
     out = images if inplace else images.detach().clone()
-    if _resolve("fill_blocks", images, images.dtype == torch.float64, backend) == "reference":
+    if occlusion.resolve("fill_blocks", images, images.dtype == torch.float64, backend) == "reference":
         ids = torch.arange(images.shape[0], device=images.device) if ids is None else ids
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
@@ -195,29 +196,12 @@ def draw_images(
     return torch.ops.attrdrop.draw_images(*arguments)
 
 
-def _occlude(*arguments) -> Tensor:
-    if torch.compiler.is_compiling():
-        return torch.ops.attrdrop.occlude_blocks_(*arguments)
-    try:
-        return torch.ops.attrdrop.occlude_blocks_(*arguments)
-    except RuntimeError as error:  # the kernel finds a NaN on its way and knows one kind of error only
-        if "must not have NaN" in str(error):
-            raise ValueError("relevance must not have NaN in it") from None
-        raise
-
-
 def _with_gradient(images: Tensor, out: Tensor, boxes: Tensor, policy: str) -> Tensor:
     """``out``, with the gradient M to ``images`` where they ask for one."""
     if out is images or not (images.requires_grad and torch.is_grad_enabled()):
         return out
     _, _, height, width = images.shape
     return torch.where(reference.replaced_pixels(boxes, height, width, policy == "keep"), out, images)
-
-
-def _resolve(op: str, images: Tensor, double: bool, backend: str | None) -> str:
-    reason = "float64 is served by the reference only" if double else None
-    missing = {"cuda": reason or _backend.CUDA_MISSING, "cpp": reason or _backend.COMPILED_MISSING}
-    return _backend.resolve(op, images, backend, missing)
 
 
 def _check_pair(name: str, pair: tuple[float, float], most: float) -> list[float]:
@@ -235,22 +219,8 @@ def _check_images(images: Tensor, inplace: bool) -> None:
         raise TypeError(f"images must be uint8, float16, bfloat16, float32 or float64, got {images.dtype}")
     if images.dim() != 4:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
-    if inplace and images.requires_grad:
-        raise ValueError("images must not require grad with inplace=True; occlude a copy or detach them")
-    if inplace and _overlaps_itself(images):
-        raise ValueError(f"images must not overlap in memory with inplace=True, got strides {images.stride()}")
-
-
-def _overlaps_itself(tensor: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # unknown sizes have no order
-        return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    extent = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride < extent:
-                return True
-            extent += (size - 1) * stride
-    return False
+    if inplace:
+        occlusion.check_inplace("images", images)
 
 
 def _check_relevance(relevance: Tensor | None, index: Tensor | None, images: Tensor) -> None:
@@ -284,7 +254,9 @@ def _check_fill(
     if source is None:
         if source_index is not None:
             raise ValueError("source_index must be None where source is None")
-        return keep, *_check_value(value, images), None, None
+        if isinstance(value, str) and value == "random":
+            return keep, 0.0, None, True, None, None
+        return keep, *occlusion.check_value(value, images, images.shape[1], '"random"'), False, None, None
     if not isinstance(value, (int, float)) or value != 0.0:
         raise ValueError("value must be left at 0 where source is given")
     source = checks.check_tensor("source", source)
@@ -298,67 +270,12 @@ def _check_fill(
         raise ValueError(
             f"source must have shape {('N', *images.shape[1:])} with at least {least} images, got {tuple(source.shape)}"
         )
-    if inplace and not torch.compiler.is_compiling() and _share_memory(images, source):
-        raise ValueError("source must not share memory with images with inplace=True; pass a copy")
+    if inplace:
+        occlusion.check_apart("source", source, "images", images)
     if source_index is not None:
         checks.check_index("source_index", source_index, images.shape[0], source.shape[0])
         source_index = source_index.to(images.device)
     return keep, 0.0, None, False, source.detach(), source_index
-
-
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    def reach(t: Tensor) -> tuple[int, int]:
-        last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-        return t.data_ptr(), t.data_ptr() + (last + 1) * t.itemsize
-
-    (a_begin, a_end), (b_begin, b_end) = reach(a), reach(b)
-    return a.numel() > 0 and b.numel() > 0 and a_begin < b_end and b_begin < a_end
-
-
-def _check_value(value: Value, images: Tensor) -> tuple[float, Tensor | None, bool]:
-    """As the operators take it: a number, or one for each channel in the type of images, or random."""
-    channels = images.shape[1]
-    if isinstance(value, str):
-        if value != "random":
-            raise ValueError(f'value must be a number, one for each channel, or "random", got {value!r}')
-        return 0.0, None, True
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _check_number(value, images.dtype), None, False
-    if isinstance(value, Tensor):
-        if value.dim() == 0 and value.device.type == "cpu" and not torch.compiler.is_compiling():
-            return _check_number(value.item(), images.dtype), None, False
-        if tuple(value.shape) != (channels,) or value.is_complex() or value.dtype == torch.bool:
-            raise ValueError(
-                f"value must have shape ({channels},), one number for each channel, "
-                f"got {value.dtype} of shape {tuple(value.shape)}"
-            )
-        if value.device.type == "cpu" and not torch.compiler.is_compiling():
-            for number in value.tolist():
-                _check_number(number, images.dtype)
-        if images.dtype == torch.uint8 and value.is_floating_point():
-            value = value.detach().round()
-        return 0.0, value.detach().to(images.device, images.dtype), False
-    if not isinstance(value, Sequence) or not all(isinstance(x, (int, float)) for x in value):
-        raise TypeError(f'value must be a number, one for each channel, or "random", got {type(value).__name__}')
-    if len(value) != channels:
-        raise ValueError(f"value must have one number for each of the {channels} channels, got {len(value)}")
-    numbers = [_check_number(float(x), images.dtype) for x in value]
-    if len(set(numbers)) == 1:
-        return numbers[0], None, False
-    if images.device.type == "cpu":
-        return 0.0, torch.tensor(numbers, dtype=images.dtype), False
-    # filled on the device: a copy from the host would wait for it
-    return 0.0, torch.cat([images.new_full((1,), x) for x in numbers] or [images.new_empty(0)]), False
-
-
-def _check_number(number: float, dtype: torch.dtype) -> float:
-    if dtype == torch.uint8:
-        if not 0 <= number <= 255:
-            raise ValueError(f"value must lie in 0 to 255 for uint8 images, got {number}")
-        return float(round(number))
-    if not abs(number) <= torch.finfo(dtype).max:
-        raise ValueError(f"value must be finite in {dtype}, got {number}")
-    return float(number)
 
 
 @torch.library.register_fake("attrdrop::occlude_blocks_")

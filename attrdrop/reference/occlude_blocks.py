@@ -7,34 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-from attrdrop.reference.philox import MASK32, philox4x32_10
+from attrdrop.reference.philox import below, draw_words, uniform
 
 BLOCK, BATCH, ELEMENT = 0x80000000, 0x80000001, 0x80000002
 """Counter 1 of the draws; no row of an attention matrix has such a number."""
 ATTEMPTS = 10
 
 
-def _words(seed: int, purpose: int, sample_ids: Tensor, call: Tensor) -> tuple[Tensor, ...]:
-    """Four words for each call and sample, int64, broadcast together."""
-    zero = torch.zeros_like(call)
-    return philox4x32_10(seed, (call, zero + purpose, zero, sample_ids & MASK32))
-
-
-def _uniform(word: Tensor) -> Tensor:
-    return word.double() * 2.0**-32
-
-
-def _below(word: Tensor, n: int) -> Tensor:
-    return word * n >> 32
-
-
 def draw_images(sample_ids: Tensor, p: float, alpha: float, seed: int, per_batch: bool) -> Tensor:
     """bool (N,): which images are occluded, with a centre that is guided by relevance."""
-    occluded, guide, _, _ = _words(seed, BLOCK, sample_ids, torch.zeros_like(sample_ids))
+    occluded, guide, _, _ = draw_words(seed, BLOCK, sample_ids, torch.zeros_like(sample_ids))
     if per_batch:
         zero = torch.zeros_like(sample_ids)
-        occluded = _words(seed, BATCH, zero, zero)[0]
-    return (_uniform(occluded) < p) & (_uniform(guide) >= alpha)
+        occluded = draw_words(seed, BATCH, zero, zero)[0]
+    return (uniform(occluded) < p) & (uniform(guide) >= alpha)
 
 
 def block_sizes(
@@ -42,7 +28,7 @@ def block_sizes(
 ) -> tuple[Tensor, Tensor]:
     """Height and width of the blocks, int64 (N,): the first of ten attempts strictly inside the image, else 0."""
     call = torch.arange(1, 1 + ATTEMPTS // 2, device=sample_ids.device)[:, None]  # two attempts a call
-    a, b, c, d = (_uniform(word) for word in _words(seed, BLOCK, sample_ids[None], call))  # each (5, N)
+    a, b, c, d = (uniform(word) for word in draw_words(seed, BLOCK, sample_ids[None], call))  # each (5, N)
     u, v = torch.stack((a, c), 1).flatten(0, 1), torch.stack((b, d), 1).flatten(0, 1)  # (10, N)
     area = float(height * width) * (scale[0] + u * (scale[1] - scale[0]))
     # exp differs by a last place between libraries: in float32 the same number is left
@@ -89,18 +75,18 @@ def draw_boxes(
     sample_ids: Tensor,
 ) -> Tensor:
     """int32 (N, 4): top, left, height, width of the block of each image, zeros where it has none."""
-    _, guide, choice, place = _words(seed, BLOCK, sample_ids, torch.zeros_like(sample_ids))
+    _, guide, choice, place = draw_words(seed, BLOCK, sample_ids, torch.zeros_like(sample_ids))
     h, w = block_sizes(sample_ids, height, width, scale, log_ratio, seed)
     occluded = draw_images(sample_ids, p, 0.0, seed, per_batch) & (h > 0)
-    pixel = _below(place, height * width)
+    pixel = below(place, height * width)
     row, column = pixel // max(width, 1), pixel % max(width, 1)
     if relevance is not None and relevance.shape[0] > 0 and height * width > 0:
         images = torch.arange(count, device=sample_ids.device) if index is None else index
         ranking = scores(relevance).sort(dim=-1, descending=True, stable=True).indices
-        rank = _below(choice[images], min(k_centers, ranking.shape[1]))
+        rank = below(choice[images], min(k_centers, ranking.shape[1]))
         cell = ranking.gather(1, rank[:, None])[:, 0]
         rows, columns = relevance.shape[-2:]
-        is_guided = _uniform(guide[images]) >= alpha
+        is_guided = uniform(guide[images]) >= alpha
         row[images] = torch.where(is_guided, (2 * (cell // columns) + 1) * height // (2 * rows), row[images])
         column[images] = torch.where(is_guided, (2 * (cell % columns) + 1) * width // (2 * columns), column[images])
     (top, h), (left, w) = _place(row, h, height, shift), _place(column, w, width, shift)
@@ -134,7 +120,7 @@ def random_elements(like: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
     """
     size = like.shape[1:].numel()
     call = torch.arange((size + 3) // 4, device=like.device)
-    words = torch.stack(_words(seed, ELEMENT, sample_ids[:, None], call), -1)  # (N, calls, 4)
+    words = torch.stack(draw_words(seed, ELEMENT, sample_ids[:, None], call), -1)  # (N, calls, 4)
     if like.dtype == torch.uint8:
         elements = words >> 24
     else:

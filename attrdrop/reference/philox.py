@@ -29,6 +29,22 @@ def philox4x32_10(seed: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> 
     return c0, c1, c2, c3
 
 
+def draw_words(seed: int, purpose: int, sample_ids: Tensor, call: Tensor) -> tuple[Tensor, ...]:
+    """Four words for each call and sample, int64, broadcast together; ``purpose`` is counter 1."""
+    zero = torch.zeros_like(call)
+    return philox4x32_10(seed, (call, zero + purpose, zero, sample_ids & MASK32))
+
+
+def uniform(word: Tensor) -> Tensor:
+    """A number in [0, 1) from a word."""
+    return word.double() * 2.0**-32
+
+
+def below(word: Tensor, n: int | Tensor) -> Tensor:
+    """A number below n from a word."""
+    return word * n >> 32
+
+
 def drop_threshold(rate: float) -> int:
     """A column is dropped where its 16-bit number lies below this."""
     return int(rate * 65536.0 + 0.5)

@@ -16,9 +16,6 @@ using torch::headeronly::Half;
 constexpr int64_t CHUNK = 1024;  // cells that are summed and searched while they are in the nearest cache
 constexpr int LANES = 16;
 
-// Images that make a task, of `elements` each: waking a thread for less costs more than it saves.
-static int64_t grain(int64_t elements) { return std::max<int64_t>(1, 65536 / std::max<int64_t>(1, elements)); }
-
 // Scores of one row of relevance, CHUNK cells at a time.
 class Scores {
  public:
@@ -221,11 +218,6 @@ static T* at(const ImageView& view, int64_t image, int64_t channel, int64_t row,
 template <class T>
 static void fill_image(const BlockFill& fill, int64_t image, Box box) {
   const int32_t channels = fill.channels;
-  T value;
-  std::memcpy(&value, &fill.value, sizeof value);
-  const auto value_of = [&](int64_t c) {
-    return fill.values ? static_cast<const T*>(fill.values)[c * fill.values_stride] : value;
-  };
   const int64_t from = fill.source.data ? source_image(fill, image) : 0;
   const bool is_inner = is_channels_last(fill.images, channels) &&
                         (!fill.source.data || is_channels_last(fill.source, channels));
@@ -233,7 +225,7 @@ static void fill_image(const BlockFill& fill, int64_t image, Box box) {
     std::vector<T> pixels;  // a line of the image in the replacing values
     if (!fill.source.data) {
       pixels.resize(int64_t{fill.keep ? fill.width : box.width} * channels);
-      for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = value_of(static_cast<int64_t>(i) % channels);
+      for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = constant_at<T>(fill.constant, static_cast<int64_t>(i) % channels);
     }
     for_replaced(box, fill.keep, fill.height, fill.width, [&](int32_t y, int32_t begin, int32_t end) {
       const T* line = fill.source.data ? at<T>(fill.source, from, 0, y, begin) : pixels.data();
@@ -241,9 +233,9 @@ static void fill_image(const BlockFill& fill, int64_t image, Box box) {
     });
     return;
   }
-  RandomElements<T> random(fill.seed, fill_sample(fill, image));
+  RandomElements<T> random(fill.seed, sample_of(fill.sample_ids, image));
   for (int64_t c = 0; c < channels; ++c) {
-    const T constant = value_of(c);
+    const T constant = constant_at<T>(fill.constant, c);
     for_replaced(box, fill.keep, fill.height, fill.width, [&](int32_t y, int32_t begin, int32_t end) {
       T* out = at<T>(fill.images, image, c, y, begin);
       const int64_t step = fill.images.column, count = end - begin;
@@ -302,7 +294,7 @@ Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::o
   torch::stable::parallel_for(0, fill.count, grain(64 + cells), [&](int64_t begin, int64_t end) {
     bool has_nan = false;
     for (int64_t n = begin; n < end; ++n) {
-      const Box found = choose_box(rule, map, rows[n], fill_sample(fill, n), fill.height, fill.width, has_nan);
+      const Box found = choose_box(rule, map, rows[n], sample_of(fill.sample_ids, n), fill.height, fill.width, has_nan);
       std::memcpy(box + 4 * n, &found, sizeof found);
     }
     if (has_nan) any_nan = true;

@@ -3,8 +3,8 @@
 #include <climits>
 
 #include "blocks.h"
-#include "cuda/types.cuh"
-#include "cuda/warp.cuh"
+#include "cuda/elements.cuh"
+#include "cuda/ranked.cuh"
 
 namespace attrdrop {
 
@@ -16,37 +16,7 @@ struct OccludeArgs {
   int32_t* boxes;   // (N, 4)
 };
 
-constexpr int OCCLUDE_THREADS = 512;  // at most; at least 256, one for each bin of ranked_cell
-
-template <Element ELEMENT>
-struct ElementBits {
-  using Type = uint16_t;
-};
-template <>
-struct ElementBits<Element::u8> {
-  using Type = uint8_t;
-};
-template <>
-struct ElementBits<Element::f32> {
-  using Type = uint32_t;
-};
-template <Element ELEMENT>
-using Bits = typename ElementBits<ELEMENT>::Type;
-
-template <Element ELEMENT>
-__device__ __forceinline__ float widen(uint32_t bits) {
-  if constexpr (ELEMENT == Element::f32) return __uint_as_float(bits);
-  else if constexpr (ELEMENT == Element::bf16) return Bf16::widen(static_cast<uint16_t>(bits));
-  else return F16::widen(static_cast<uint16_t>(bits));
-}
-
-// The bits of a number, rounded to the type.
-template <Element ELEMENT>
-__device__ __forceinline__ Bits<ELEMENT> narrow(float x) {
-  if constexpr (ELEMENT == Element::f32) return __float_as_uint(x);
-  else if constexpr (ELEMENT == Element::bf16) return Bf16::narrow(x);
-  else return F16::narrow(x);
-}
+constexpr unsigned OCCLUDE_THREADS = 512;  // at most; at least RANKING_THREADS
 
 // Sum over the channels of cell `cell` of row `row`.
 template <Element RELEVANCE>
@@ -135,55 +105,13 @@ __device__ int32_t first_peak(const RelevanceView& map, int64_t row, bool is_ali
   return cell == INT_MAX ? 0 : static_cast<int32_t>(cell);  // nothing is above -inf: all cells tie
 }
 
-// The bin of 256 in which `rank` falls, counted from the last; rank becomes that in the bin. One warp.
-__device__ __forceinline__ uint32_t bin_of_rank(const uint32_t* counts, uint32_t& rank, int lane) {
-  uint32_t sum = 0;
-  for (int i = 0; i < 8; ++i) sum += counts[255 - 8 * lane - i];
-  uint32_t before = sum;  // becomes that of this lane and those below it
-#pragma unroll
-  for (int step = 1; step < 32; step <<= 1) {
-    const uint32_t other = __shfl_sync(ALL_LANES, before, lane - step);
-    if (lane >= step) before += other;
-  }
-  before -= sum;
-  uint32_t bin = 0, left = rank - before;
-  const uint32_t here = __ballot_sync(ALL_LANES, rank >= before && left < sum);
-  for (int i = 0; i < 8; ++i) {
-    bin = 255 - 8 * lane - i;
-    if (left < counts[bin]) break;
-    left -= counts[bin];
-  }
-  const int owner = __popc((here & (0u - here)) - 1);
-  rank = __shfl_sync(ALL_LANES, left, owner);
-  return __shfl_sync(ALL_LANES, bin, owner);
-}
-
-// The cell with `rank` cells before it in the order of (score descending, index ascending): the bytes of its key, from
-// the first, each by counting.
+// The cell with `rank` cells before it in the order of (score descending, index ascending).
 template <Element RELEVANCE>
 __device__ int32_t ranked_cell(const RelevanceView& map, int64_t row, uint32_t rank) {
-  ATTRDROP_SHARED(uint32_t, counts, 256);
-  ATTRDROP_SHARED(uint32_t, chosen, 2);
-  const uint32_t cells = static_cast<uint32_t>(map.height) * map.width, last = cells - 1;
-  const int index_bits = last > 0xFFFFFFu ? 32 : last > 0xFFFFu ? 24 : last > 0xFFu ? 16 : 8;
-  uint64_t prefix = 0;
-  for (int shift = 24 + index_bits; shift >= 0; shift -= 8) {
-    if (threadIdx.x < 256) counts[threadIdx.x] = 0;
-    __syncthreads();
-    for (uint32_t cell = threadIdx.x; cell < cells; cell += blockDim.x) {
-      const uint64_t key = static_cast<uint64_t>(score_key(score_of<RELEVANCE>(map, row, cell))) << index_bits | (last - cell);
-      if (key >> shift >> 8 == prefix) atomicAdd(&counts[key >> shift & 255], 1u);
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) {
-      const uint32_t bin = bin_of_rank(counts, rank, threadIdx.x);
-      if (threadIdx.x == 0) chosen[0] = bin, chosen[1] = rank;
-    }
-    __syncthreads();
-    prefix = prefix << 8 | chosen[0];
-    rank = chosen[1];
-  }
-  return static_cast<int32_t>(last - static_cast<uint32_t>(prefix & ((uint64_t{1} << index_bits) - 1)));
+  const uint32_t cells = static_cast<uint32_t>(map.height) * map.width;
+  const auto key_of = [&](uint32_t cell) { return score_key(score_of<RELEVANCE>(map, row, cell)); };
+  const uint64_t key = ranked_key(key_of, cells, rank);
+  return static_cast<int32_t>(cells - 1 - static_cast<uint32_t>(key & ((uint64_t{1} << index_bits(cells)) - 1)));
 }
 
 // Row of the relevance that belongs to an image, -1 where none does.
@@ -201,7 +129,7 @@ __device__ __forceinline__ int64_t relevance_row(const RelevanceView& map, int64
 template <Element RELEVANCE>
 __device__ __forceinline__ Box choose_box(const OccludeArgs& a, int64_t image) {
   const int32_t height = a.fill.height, width = a.fill.width;
-  const uint32_t sample = fill_sample(a.fill, image);
+  const uint32_t sample = sample_of(a.fill.sample_ids, image);
   const int64_t row = relevance_row(a.relevance, image);
   if (!is_drawn(a.rule.p, a.rule.seed, a.rule.per_batch, sample)) return {0, 0, 0, 0};
   ATTRDROP_SHARED(int32_t, size, 2);
@@ -258,7 +186,7 @@ __device__ __forceinline__ void fill_image(const BlockFill& fill, int64_t image,
   const int32_t top = fill.keep ? 0 : box.top, left = fill.keep ? 0 : box.left;
   const int32_t lines = fill.keep ? fill.height : box.height;
   const int64_t run = (fill.keep ? fill.width : box.width) * (is_inner ? int64_t{channels} : 1);
-  const uint32_t sample = fill_sample(fill, image);
+  const uint32_t sample = sample_of(fill.sample_ids, image);
   T* out = static_cast<T*>(fill.images.data) + image * fill.images.image;
   const T* in = static_cast<const T*>(fill.source.data);
   if (in) in += source_image(fill, image) * fill.source.image;
@@ -271,11 +199,11 @@ __device__ __forceinline__ void fill_image(const BlockFill& fill, int64_t image,
       const int32_t x = left + static_cast<int32_t>(is_inner ? i / channels : i);
       const int32_t c = is_inner ? static_cast<int32_t>(i % channels) : channel;
       if (line_keeps && x >= box.left && x < right) continue;
-      T value = static_cast<T>(fill.value);
+      T value;
       if (in) value = in[c * fill.source.channel + y * fill.source.row + x * fill.source.column];
       else if (fill.is_random)
         value = random_element<ELEMENT>(fill.seed, sample, (int64_t{c} * fill.height + y) * fill.width + x);
-      else if (fill.values) value = static_cast<const T*>(fill.values)[c * fill.values_stride];
+      else value = constant_at<T>(fill.constant, c);
       out[c * fill.images.channel + y * fill.images.row + x * fill.images.column] = value;
     }
   }
@@ -325,7 +253,7 @@ inline void launch_occlude_blocks(OccludeArgs a, Element element, Stream stream)
   a.is_aligned = is_aligned(a.relevance);
   if (a.fill.height == 0 || a.fill.width == 0) a.rule.p = 0;  // there is no pixel to centre on
   const int64_t cells = static_cast<int64_t>(a.relevance.height) * a.relevance.width;
-  const unsigned threads = cells * a.relevance.channels >= 8192 ? OCCLUDE_THREADS : 256;
+  const unsigned threads = cells * a.relevance.channels >= 8192 ? OCCLUDE_THREADS : RANKING_THREADS;
   if (!a.relevance.data || a.relevance.type == Element::f32)
     launch_occlude_blocks<Element::f32>(a, element, threads, stream);
   else if (a.relevance.type == Element::bf16)

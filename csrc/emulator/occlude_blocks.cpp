@@ -1,29 +1,14 @@
 // The CUDA kernels of occlude_blocks over NumPy arrays, run by the emulator.
 #include "cuda/occlude_blocks.cuh"
 
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-
-#include <optional>
 #include <utility>
 
+#include "emulator/arrays.h"
 #include "emulator/bindings.h"
-
-namespace py = pybind11;
 
 namespace attrdrop {
 
-template <class T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-using Numbers = std::optional<Array<int64_t>>;
 using Pair = std::pair<double, double>;
-
-// float32 and float16 arrays, bfloat16 bits as uint16, bytes.
-static Element element_of(const py::array& a) {
-  if (a.itemsize() == 1) return Element::u8;
-  if (a.itemsize() == 4) return Element::f32;
-  return a.dtype().kind() == 'f' ? Element::f16 : Element::bf16;
-}
 
 static ImageView image_view(py::array& a) {
   if (a.ndim() != 4) throw py::value_error("images must have 4 dimensions");
@@ -37,9 +22,9 @@ static BlockFill block_fill(py::array& images, bool keep, uint32_t value, std::o
   fill.images = image_view(images);
   if (source) fill.source = image_view(*source), fill.sources = source->shape(0);
   if (source_index) fill.source_index = source_index->data(), fill.source_index_stride = 1;
-  if (values) fill.values = values->data(), fill.values_stride = values->strides(0) / values->itemsize();
-  fill.value = value, fill.is_random = is_random, fill.keep = keep, fill.seed = seed;
-  if (sample_ids) fill.sample_ids = sample_ids->data(), fill.sample_stride = 1;
+  fill.constant = constant_of(value, values);
+  fill.is_random = is_random, fill.keep = keep, fill.seed = seed;
+  fill.sample_ids = sample_ids_of(sample_ids);
   fill.count = images.shape(0), fill.channels = static_cast<int32_t>(images.shape(1));
   fill.height = static_cast<int32_t>(images.shape(2)), fill.width = static_cast<int32_t>(images.shape(3));
   return fill;

@@ -72,9 +72,9 @@ static void occlude(uint64_t round) {
     args.fill.source = view(source, coin()), args.fill.sources = n;
     if (coin()) args.fill.source_index = from.data(), args.fill.source_index_stride = 1;
   } else if (coin()) {
-    args.fill.values = values.data(), args.fill.values_stride = 1;
+    args.fill.constant = {values.data(), 1, 0};
   }
-  if (coin()) args.fill.sample_ids = ids.data(), args.fill.sample_stride = 1;
+  if (coin()) args.fill.sample_ids = {ids.data(), 1};
   args.fill.is_random = coin(), args.fill.keep = coin(), args.fill.seed = round;
   args.fill.count = n, args.fill.channels = static_cast<int32_t>(c), args.fill.height = height, args.fill.width = width;
   args.rule = {1.0, 0.2, {0.02, 0.6}, {-1.0, 1.0}, coin() ? 1 : 1 + below(9000), coin(), coin(), round};
