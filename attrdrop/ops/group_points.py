@@ -34,8 +34,8 @@ def group_points(points: Tensor, index: Tensor, centres: Tensor | None = None, *
         TypeError, ValueError: an argument is not as said above, or an index is out of range on the CPU; the message
             names it. RuntimeError: the backend asked for cannot serve.
     """
-    if torch.overrides.has_torch_function_variadic(points, index, centres):  # attribution watches this call
-        given = (points, index, centres)
+    given = (points, index, centres)
+    if torch.overrides.has_torch_function_variadic(*given) or _is_watched():
         return torch.overrides.handle_torch_function(
             group_points, given, points, index, centres=centres, backend=backend
         )
@@ -46,6 +46,11 @@ def group_points(points: Tensor, index: Tensor, centres: Tensor | None = None, *
         if centres.shape[1] != index.shape[1]:
             raise ValueError(f"centres must be one for each of the {index.shape[1]} groups, got {centres.shape[1]}")
     return _Group.apply(points, index, centres, clouds.resolve("group_points", points, backend))
+
+
+def _is_watched() -> bool:
+    """Whether a mode, attribution for one, takes the call; torch.compile asks tensors alone."""
+    return torch.compiler.is_compiling() and torch._C._len_torch_function_stack() > 0  # type: ignore[attr-defined]
 
 
 def _check_index(index: object, points: Tensor) -> None:
