@@ -146,11 +146,11 @@ def report(
 ) -> None:
     """Show the table of an earlier or interrupted 'attrdrop finetune' or 'train-images'."""
     with one_sentence():
-        from attrdrop.lab.images.report import KIND, ImageReport
+        from attrdrop.lab.images.report import ImageReport
         from attrdrop.lab.report import Report
         from attrdrop.lab.results import kind_of
 
-        kind = ImageReport if kind_of(folder) == KIND else Report
+        kind = ImageReport if kind_of(folder) == ImageReport.kind else Report
         console.print(kind.load(folder).table())
 
 

@@ -92,9 +92,9 @@ def test_five_arms_at_two_seeds(train):
         assert 0 <= run["rank_accuracy"] <= 1
         assert len(run["flipping"]["random"]) == len(run["flipping"]["fraction"]) == 17
         assert (run["attributed"] > 0) == (arm in ("reldrop", "relcutmix"))
-        assert (run["epochs"][0]["erased"] > 0) == (arm != "plain")
+        assert (run["epochs"][0]["changed"] > 0) == (arm != "plain")
     for seed in (0, 1):  # the same draws of sizes in every arm
-        areas = [runs[arm, seed]["epochs"][0]["erased"] for arm in ARMS[1:]]
+        areas = [runs[arm, seed]["epochs"][0]["changed"] for arm in ARMS[1:]]
         assert areas == pytest.approx([areas[0]] * 4, rel=1e-9)
 
     frame = pd.read_csv(output / "runs.csv")
