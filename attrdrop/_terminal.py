@@ -1,6 +1,7 @@
 """What the commands share in the terminal: options, messages, exit codes, the progress of an experiment."""
 
 import contextlib
+import dataclasses
 import itertools
 import signal
 import threading
@@ -90,6 +91,29 @@ def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
             _show(experiment, files, f"Stopped early: {finished} of {total} runs are finished and kept in")
             raise
     _show(experiment, files, "Results are in")
+
+
+def arm_settings(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """The settings of an experiment with several arms, from all options."""
+    chosen = {field.name: values[field.name] for field in dataclasses.fields(kind)}
+    return kind(**chosen | {"arms": tuple(arm.strip() for arm in values["arms"].split(","))})
+
+
+def run_arms(kind: Callable[..., Any], settings: Any, values: Mapping[str, Any], load: Callable[[], Any]) -> None:
+    """Loads the task, checks that all arms can work on it, and does the runs that are left."""
+    import torch
+
+    from attrdrop.lab.device import resolve_device
+
+    if values["threads"]:
+        torch.set_num_threads(values["threads"])
+    with console.status("Reading the data and checking the model"):
+        task = load().limited(values["train_size"], values["test_size"])
+        experiment = kind(settings, task, resolve_device(settings.device), values["output"], values["overwrite"])
+    if done := len(experiment.report.runs):
+        total = done + len(experiment.planned)
+        console.print(f"{done} of {total} runs are in {escape(str(experiment.output))} already and are not repeated.")
+    run_experiment(experiment, experiment.report.files)
 
 
 @contextlib.contextmanager

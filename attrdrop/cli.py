@@ -31,6 +31,7 @@ from attrdrop._terminal import (
     values_under,
 )
 from attrdrop.cli_images import train_images
+from attrdrop.cli_points import train_points
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.settings import PRESETS, Settings
 
@@ -138,20 +139,22 @@ def finetune(
 
 
 app.command("train-images")(train_images)
+app.command("train-points")(train_points)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of an experiment.")] = Path("runs/finetune"),
 ) -> None:
-    """Show the table of an earlier or interrupted 'attrdrop finetune' or 'train-images'."""
+    """Show the table of an earlier or interrupted 'finetune', 'train-images' or 'train-points'."""
     with one_sentence():
-        from attrdrop.lab.images.report import KIND, ImageReport
+        from attrdrop.lab.images.report import ImageReport
+        from attrdrop.lab.points.report import PointReport
         from attrdrop.lab.report import Report
         from attrdrop.lab.results import kind_of
 
-        kind = ImageReport if kind_of(folder) == KIND else Report
-        console.print(kind.load(folder).table())
+        kinds: dict[str | None, Any] = {report.kind: report for report in (ImageReport, PointReport)}
+        console.print(kinds.get(kind_of(folder), Report).load(folder).table())
 
 
 @app.command()

@@ -1,22 +1,21 @@
 """The command `attrdrop train-images`."""
 
-import dataclasses
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from attrdrop._terminal import (
     DATA,
     MODEL,
     OUTPUT,
     TRAINING,
-    console,
+    arm_settings,
     one_sentence,
     option,
-    run_experiment,
+    run_arms,
     values_under,
 )
 
@@ -84,29 +83,11 @@ def train_images(
     Ctrl-C keeps every finished run; the same command again does the rest.
     """
     with one_sentence():
+        from attrdrop.lab.images.data import load_task
+        from attrdrop.lab.images.experiment import ImageExperiment
         from attrdrop.lab.images.settings import PRESETS, ImageSettings
 
         values = values_under(context, PRESETS[preset.value] if preset else {})
-        values["arms"] = tuple(arm.strip() for arm in values["arms"].split(","))
-        settings = ImageSettings(**{field.name: values[field.name] for field in dataclasses.fields(ImageSettings)})
-        _train(settings, values)
-
-
-def _train(settings: Any, values: dict[str, Any]) -> None:
-    import torch
-
-    from attrdrop.lab.device import resolve_device
-    from attrdrop.lab.images.data import load_task
-    from attrdrop.lab.images.experiment import ImageExperiment
-
-    if values["threads"]:
-        torch.set_num_threads(values["threads"])
-    with console.status("Reading the data and checking the model"):
-        task = load_task(values["dataset"], values["data"], values["image_size"])
-        task = task.limited(values["train_size"], values["test_size"])
-        device = resolve_device(settings.device)
-        experiment = ImageExperiment(settings, task, device, values["output"], values["overwrite"])
-    if done := len(experiment.report.runs):
-        total = done + len(experiment.planned)
-        console.print(f"{done} of {total} runs are in {escape(str(experiment.output))} already and are not repeated.")
-    run_experiment(experiment, experiment.report.files)
+        settings = arm_settings(ImageSettings, values)
+        load = partial(load_task, values["dataset"], values["data"], values["image_size"])
+        run_arms(ImageExperiment, settings, values, load)

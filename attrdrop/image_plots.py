@@ -1,30 +1,20 @@
 """Sheets of images, drawn without a display: relevance maps over their images, and images with dropped boxes."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from attrdrop._sheets import COLOURS, DPI, SCALE, add_relevance_scale, sheet
 from attrdrop.metrics._checks import pixel_relevance
-
-DPI = 150
-MARGIN = 0.2  # inches, around the sheet and between panels
-TITLE_LINE = 0.14  # inches, at the font size below
-TITLE_SIZE = 8
-CHARACTER = 0.065  # inches, about, at that size
-SCALE = 0.5  # inches, for the colour bar below the sheet
 
 
 def heat_maps(images: Tensor, relevance: Tensor, target: Path | IO[bytes], titles: Sequence[str] | None = None) -> None:
@@ -48,22 +38,16 @@ def heat_maps(images: Tensor, relevance: Tensor, target: Path | IO[bytes], title
             f"relevance must have shape (N, H, W) or (N, C, H, W) with (N, H, W) = {pictures.shape[:3]}, "
             f"got {tuple(relevance.shape)}"
         )
-    colours = matplotlib.colormaps["RdBu_r"]
     gap = np.ones((pictures.shape[1], max(1, round(0.02 * pictures.shape[2])), 3))
     pairs = np.stack(
         [
-            np.concatenate([picture, gap, _overlay(picture, map_, colours)], axis=1)
+            np.concatenate([picture, gap, _overlay(picture, map_)], axis=1)
             for picture, map_ in zip(pictures, maps, strict=True)
         ]
     )
     columns = math.ceil(math.sqrt(len(pairs) / 2))
-    figure, _ = _sheet(pairs, columns, titles, footer=SCALE)
-    width, height = figure.get_size_inches()
-    bar_width = min(2.4, 0.6 * width)
-    bar = figure.add_axes(((width - bar_width) / 2 / width, 0.36 / height, bar_width / width, 0.08 / height))
-    figure.colorbar(ScalarMappable(Normalize(-1, 1), colours), cax=bar, orientation="horizontal", ticks=[-1, 0, 1])
-    bar.set_xticklabels(["negative", "0", "positive"], fontsize=TITLE_SIZE)
-    bar.tick_params(length=2)
+    figure, _ = _image_sheet(pairs, columns, titles, footer=SCALE)
+    add_relevance_scale(figure)
     figure.savefig(target, format="png", dpi=DPI)
 
 
@@ -90,7 +74,7 @@ def contact_sheet(
     pictures = _pictures(images)
     if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
         raise ValueError(f"columns must be a positive int, got {columns!r}")
-    figure, panels = _sheet(pictures, min(columns, len(pictures)), titles)
+    figure, panels = _image_sheet(pictures, min(columns, len(pictures)), titles)
     if boxes is not None:
         halo = patheffects.withStroke(linewidth=2.8, foreground="white")
         for axes, (top, left, bottom, right) in zip(panels, _corners(boxes, *pictures.shape[:3]), strict=True):
@@ -101,47 +85,23 @@ def contact_sheet(
     figure.savefig(target, format="png", dpi=DPI)
 
 
-def _sheet(
+def _image_sheet(
     pictures: np.ndarray, columns: int, titles: Sequence[str] | None, footer: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel per picture (N, H, W, 3), as large as they and their titles need."""
+    """A figure with one panel per picture (N, H, W, 3)."""
     count, height, width = pictures.shape[:3]
-    if titles is not None and (isinstance(titles, str) or len(titles) != count):
-        raise ValueError(f"titles must be a list of {count}, one per image, got {titles!r}")
-    rows = math.ceil(count / columns)
-    panel_width = max(0.8, min(3.2 * width / height, 12 / columns))
-    panel_height = panel_width * height / width
-    wrapped = ["\n".join(_wrap(title, panel_width)) for title in titles or ()]
-    head = TITLE_LINE * max((title.count("\n") + 1 for title in wrapped), default=0)
-    row_height = panel_height + head + MARGIN
-    sheet_width = columns * (panel_width + MARGIN) + MARGIN
-    sheet_height = rows * row_height + MARGIN + footer
-    figure = Figure(figsize=(sheet_width, sheet_height))  # pyplot would look for a display
-    panels = []
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        left = MARGIN + column * (panel_width + MARGIN)
-        bottom = sheet_height - (row + 1) * row_height
-        place = (left / sheet_width, bottom / sheet_height, panel_width / sheet_width, panel_height / sheet_height)
-        axes = figure.add_axes(place)
+    figure, panels = sheet(count, height / width, columns, titles, "image", footer)
+    for axes, picture in zip(panels, pictures, strict=True):
         axes.imshow(picture)
-        axes.set_axis_off()
-        if wrapped:
-            axes.set_title(wrapped[index], fontsize=TITLE_SIZE, pad=2, linespacing=1.1, parse_math=False)
-        panels.append(axes)
     return figure, panels
 
 
-def _wrap(title: str, width: float) -> list[str]:
-    return textwrap.wrap(str(title), max(4, int(width / CHARACTER)), max_lines=2, placeholder="…")
-
-
-def _overlay(picture: np.ndarray, relevance: np.ndarray, colours: matplotlib.colors.Colormap) -> np.ndarray:
+def _overlay(picture: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     """(H, W, 3): the picture in pale grey, tinted by its relevance."""
     largest = np.abs(relevance).max()
     scaled = relevance / largest if largest > 0 else relevance
     grey = 0.5 + 0.5 * picture.mean(-1, keepdims=True)
-    return grey * colours((scaled + 1) / 2)[..., :3]
+    return grey * COLOURS((scaled + 1) / 2)[..., :3]
 
 
 def _pictures(images: Tensor) -> np.ndarray:

@@ -67,9 +67,29 @@ def flipping_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = 
     `frame` has the columns arm, order, fraction (0 to 1) and score, such as one row per sample and step of
     :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG.
     """
-    missing = {"arm", "order", "fraction", "score"} - set(frame.columns)
-    if missing:
-        raise ValueError(f"frame must have the columns arm, order, fraction, score, got {list(frame.columns)}")
+    _check_columns(frame, "arm", "order", "fraction", "score")
+    style = "order" if frame["order"].nunique() > 1 else None
+    _score_curves(frame, target, title, "features flipped (%)", style)
+
+
+def point_loss_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Mean score by the fraction of points lost, one colour per arm, bands of one deviation.
+
+    `frame` has the columns arm, fraction (0 to 1) and score, such as one row per cloud and fraction of
+    :func:`attrdrop.metrics.point_loss_curve`; `target` receives a PNG.
+    """
+    _check_columns(frame, "arm", "fraction", "score")
+    _score_curves(frame, target, title, "points lost at random (%)")
+
+
+def _check_columns(frame: pd.DataFrame, *names: str) -> None:
+    if set(names) - set(frame.columns):
+        raise ValueError(f"frame must have the columns {', '.join(names)}, got {list(frame.columns)}")
+
+
+def _score_curves(
+    frame: pd.DataFrame, target: Path | IO[bytes], title: str, what: str, style: str | None = None
+) -> None:
     with sns.axes_style("whitegrid"):
         figure = Figure(figsize=(7.5, 4), layout="constrained")
         axes = figure.subplots()
@@ -78,11 +98,11 @@ def flipping_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = 
         x="percent",
         y="score",
         hue="arm",
-        style="order" if frame["order"].nunique() > 1 else None,
+        style=style,
         errorbar="sd",
         err_kws={"alpha": 0.12, "linewidth": 0},
         ax=axes,
     )
-    axes.set(title=title, xlabel="features flipped (%)", ylabel="score of the target", xlim=(0, 100))
+    axes.set(title=title, xlabel=what, ylabel="score of the target", xlim=(0, 100))
     sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.savefig(target, format="png", dpi=150)

@@ -1,16 +1,10 @@
 """`attrdrop train-images` end to end on random 16x16 images, its loaders, and what becomes of bad input."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lab_runs import assert_resumable, names, one_thread, results  # noqa: F401
 from PIL import Image
 from refusals import assert_refused
 from typer.testing import CliRunner
@@ -25,15 +19,6 @@ from attrdrop.lab.images.training import ImageTrainer
 CPU = torch.device("cpu")
 TABLES = ["curves.csv", "flipping.csv", "results.json", "runs.csv"]
 SMALL = ["--dataset", "npz", "--epochs", "1", "--batch-size", "16"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _alone():
-    """One thread: such small steps would mostly wait for a second one on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made_up(count=60, channels=3, classes=3, seed=0):
@@ -65,14 +50,6 @@ def train(npz, tmp_path):
     return train
 
 
-def results(output):
-    return json.loads((output / "results.json").read_text())
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.mark.slow
 def test_five_arms_at_two_seeds(train):
     arguments = "--arms", ",".join(ARMS), "--seeds", 2
@@ -92,9 +69,9 @@ def test_five_arms_at_two_seeds(train):
         assert 0 <= run["rank_accuracy"] <= 1
         assert len(run["flipping"]["random"]) == len(run["flipping"]["fraction"]) == 17
         assert (run["attributed"] > 0) == (arm in ("reldrop", "relcutmix"))
-        assert (run["epochs"][0]["erased"] > 0) == (arm != "plain")
+        assert (run["epochs"][0]["changed"] > 0) == (arm != "plain")
     for seed in (0, 1):  # the same draws of sizes in every arm
-        areas = [runs[arm, seed]["epochs"][0]["erased"] for arm in ARMS[1:]]
+        areas = [runs[arm, seed]["epochs"][0]["changed"] for arm in ARMS[1:]]
         assert areas == pytest.approx([areas[0]] * 4, rel=1e-9)
 
     frame = pd.read_csv(output / "runs.csv")
@@ -183,57 +160,10 @@ def test_images_smaller_than_the_patches_of_the_measures(size):
     assert all(title in ("a", "b", "a, taken for b", "b, taken for a") for title in titles)
 
 
-def start(npz, output, *arguments):
-    command = [sys.executable, "-m", "attrdrop.cli", "train-images", *SMALL, "--data", npz, "--output", output]
-    return subprocess.Popen(
-        [*map(str, command), "--threads", "1", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
-def wait_for_runs(process, output, count):
-    deadline = time.monotonic() + 180  # of a busy machine
-    while time.monotonic() < deadline and process.poll() is None:
-        if (output / "results.json").exists() and len(results(output)["runs"]) >= count:
-            return
-        time.sleep(0.02)
-    process.kill()
-    pytest.fail(process.communicate()[0])
-
-
 @pytest.mark.slow
-def test_killed_and_interrupted_experiments_go_on(npz, train, tmp_path):
-    output = tmp_path / "out"
-    arguments = "--arms", "plain,reldrop", "--seeds", "2"
-    process = start(npz, output, *arguments)
-    wait_for_runs(process, output, 1)
-    process.kill()
-    process.communicate()
-    kept = results(output)["runs"]
-    assert 1 <= len(kept) < 3
-    assert not results(output)["complete"]
-    assert (output / "maps_plain.png").exists()
-
-    process = start(npz, output, *arguments)
-    wait_for_runs(process, output, len(kept) + 1)
-    process.send_signal(signal.SIGINT)  # this early it comes in a garbage collection, where Python ignores it
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, printed
-    assert f"{len(kept)} of 4 runs are in" in printed
-    assert f"run {len(kept)} of 4" not in printed
-    assert f"run {len(kept) + 1} of 4" in printed
-    more = results(output)["runs"]
-    assert more[: len(kept)] == kept
-    assert f"Stopped early: {len(more)} of 4 runs are finished and kept" in printed
-    assert "Traceback" not in printed
-    assert ImageReport.load(output).runs == more
-
-    last, _ = train(*arguments)
-    content = results(output)
-    assert content["complete"], last.output
-    assert content["runs"][: len(more)] == more
-    order = [(run["seed"], run["arm"]) for run in content["runs"]]
-    assert order == [(0, "plain"), (0, "reldrop"), (1, "reldrop"), (1, "plain")]
+def test_killed_and_interrupted_experiments_go_on(npz, tmp_path):
+    command = "train-images", *SMALL, "--data", npz
+    assert_resumable(tmp_path / "out", ImageReport, "maps_plain.png", *command)
 
 
 def test_report_before_the_first_run(tmp_path):

@@ -90,7 +90,8 @@ def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
     with tarfile.open(archive) as contents:
         names = contents.getnames()
     for needed in ("csrc/cpu/isa/keep_mask.cpp", "csrc/philox.h", "triton_kernels/pack_mask.py", "CMakeLists.txt",
-                   "build_backend/attrdrop_build.py", "attrdrop/lab/data/rt_sentences.tsv.gz"):  # fmt: skip
+                   "build_backend/attrdrop_build.py", "attrdrop/lab/data/rt_sentences.tsv.gz",
+                   "attrdrop/lab/data/furniture_points.npz"):  # fmt: skip
         assert any(name.endswith(needed) for name in names), needed
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-build-isolation", "--no-deps"]
     env = {**os.environ, "ATTRDROP_CUDA": "OFF", "ATTRDROP_REQUIRE_C": "1"}
@@ -102,7 +103,7 @@ def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
     found = {path.relative_to(installed).as_posix() for path in installed.rglob("*")}
     assert "attrdrop/_C.abi3.so" in found
     assert "attrdrop/triton_kernels/pack_mask.py" in found
-    assert "attrdrop/lab/data/rt_sentences.tsv.gz" in found
+    assert {"attrdrop/lab/data/rt_sentences.tsv.gz", "attrdrop/lab/data/furniture_points.npz"} <= set(found)
     assert not any(name.startswith(("triton_kernels", "build_backend", "tests", "bench")) for name in found)
     code = "import attrdrop, json, torch; print(attrdrop.__file__); print(torch.ops.attrdrop.build_info())"
     printed = python(code, PYTHONPATH=str(installed))

@@ -11,11 +11,13 @@ from attrdrop.metrics.out_of_distribution import (
     evaluate,
     top1,
 )
+from attrdrop.metrics.point_loss import PointLossCurve, point_loss_curve
 from attrdrop.metrics.rank_accuracy import pointing_game, relevance_mass_accuracy, relevance_rank_accuracy
 from attrdrop.metrics.sparsity import channel_relevance, entropy, gini, hoyer
 
 __all__ = [
     "FlippingCurve",
+    "PointLossCurve",
     "anomaly_score",
     "aupr",
     "auroc",
@@ -28,6 +30,7 @@ __all__ = [
     "flipping_curve",
     "gini",
     "hoyer",
+    "point_loss_curve",
     "pointing_game",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",

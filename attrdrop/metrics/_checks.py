@@ -26,3 +26,13 @@ def pixel_relevance(relevance: Tensor) -> Tensor:
             f"relevance must have shape (N, H, W) or (N, C, H, W) with at least one pixel, got {tuple(relevance.shape)}"
         )
     return relevance.sum(1) if relevance.dim() == 4 else relevance
+
+
+def point_relevance(relevance: Tensor) -> Tensor:
+    """(N, P) or (N, P, C) -> (N, P), finite; channels are summed with their sign."""
+    relevance = check_finite("relevance", relevance)
+    if relevance.dim() not in (2, 3) or relevance.shape[1:].numel() == 0:
+        raise ValueError(
+            f"relevance must have shape (N, P) or (N, P, C) with at least one point, got {tuple(relevance.shape)}"
+        )
+    return relevance.sum(2) if relevance.dim() == 3 else relevance

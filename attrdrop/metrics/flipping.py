@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attrdrop._modules import evaluation_mode
-from attrdrop.metrics._checks import check_finite, pixel_relevance
+from attrdrop.metrics._checks import pixel_relevance, point_relevance
+from attrdrop.metrics._scores import Scores, check_positive, check_target
 from attrdrop.ops._checks import check_choice, check_seed, check_tensor
 
 ORDERS = ("descending", "ascending", "random")
-SCORES = ("logit", "probability", "accuracy")
 
 
 class FlippingCurve(NamedTuple):
@@ -55,7 +54,8 @@ def flipping_curve(
             whose features are points.
         target: int64 (N,), the class whose score is followed.
         relevance: floating point; (N, H, W) or (N, C, H, W) for images (summed with its sign over channels and each
-            square), (N, P) for clouds. Of equal features the one with the lower index comes first.
+            square), (N, P) or (N, P, C) for clouds (summed over channels). Of equal features the one with the lower
+            index comes first.
         steps: number of steps S, at most one per feature; after step s, floor(s / S * features) are flipped.
         order: "descending" (most relevant first), "ascending", or "random", in which relevance has no say.
         value: what a flipped feature becomes: a number, a (C,) tensor, or "mean", each sample's own mean per channel.
@@ -73,15 +73,12 @@ def flipping_curve(
         TypeError: an argument has the wrong type. ValueError: a shape does not fit, relevance is not finite, or an
         argument is out of range; the message names it.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    scored = Scores(model, score, output)
     check_choice("order", order, ORDERS)
-    check_choice("score", score, SCORES)
     for name, number in (("steps", steps), ("patch", patch), ("batch_size", 1 if batch_size is None else batch_size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a positive int, got {number!r}")
+        check_positive(name, number)
     inputs = _check_inputs(inputs)
-    target = _check_target(target, inputs)
+    target = check_target(target, inputs)
     features = _Features(inputs, patch)
     ranks = _ranks(features.relevance(relevance), order, seed)
     replacement = _replacement(value, inputs)
@@ -91,17 +88,12 @@ def flipping_curve(
     flipped_counts = [step * count // steps for step in range(steps + 1)]
     batches = (tensor.split(batch_size or len(inputs)) for tensor in (inputs, replacement, ranks, target))
     curves: list[Tensor] = []
-    devices = [inputs.device] if inputs.is_cuda else []  # a model may draw in eval mode too
-    with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(model):
+    with scored.following(inputs, target):
         for x, fill, rank, wanted in zip(*batches, strict=True):
-            curve: list[Tensor] = []
-            for flipped in flipped_counts:
-                out = model(torch.where(features.spread(rank < flipped), fill, x))
-                logits = _check_logits(out if output is None else output(out), len(x))
-                if not curves and not curve:
-                    _check_range(target, logits.shape[1])
-                curve.append(_score(logits, wanted, score))
-            curves.append(torch.stack(curve, 1))
+            steps_of_batch = [
+                scored(torch.where(features.spread(rank < flipped), fill, x), wanted) for flipped in flipped_counts
+            ]
+            curves.append(torch.stack(steps_of_batch, 1))
     scores = torch.cat(curves).to(inputs.device)
     fractions = torch.tensor(flipped_counts, dtype=scores.dtype, device=inputs.device) / count
     return FlippingCurve(fractions, scores)
@@ -121,10 +113,10 @@ class _Features:
         self.device = inputs.device
 
     def relevance(self, relevance: Tensor) -> Tensor:
-        """(N, H, W), (N, C, H, W) or (N, P) -> (N, features)."""
-        per_place = pixel_relevance(relevance) if self.is_image else check_finite("relevance", relevance)
+        """(N, H, W), (N, C, H, W), (N, P) or (N, P, C) -> (N, features)."""
+        per_place = pixel_relevance(relevance) if self.is_image else point_relevance(relevance)
         if tuple(per_place.shape) != (self.batch, *self.sizes):
-            shapes = "(N, H, W) or (N, C, H, W)" if self.is_image else "(N, P)"
+            shapes = "(N, H, W) or (N, C, H, W)" if self.is_image else "(N, P) or (N, P, C)"
             raise ValueError(
                 f"relevance must have shape {shapes} for N and size = {(self.batch, *self.sizes)}, "
                 f"got {tuple(relevance.shape)}"
@@ -172,15 +164,6 @@ def _replacement(value: object, inputs: Tensor) -> Tensor:
     return row.expand(len(inputs), *row.shape[1:])
 
 
-def _score(logits: Tensor, target: Tensor, score: str) -> Tensor:
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    target = target.to(logits.device)
-    if score == "accuracy":
-        return (logits.argmax(1) == target).to(logits.dtype)
-    values = logits.softmax(1) if score == "probability" else logits
-    return values.gather(1, target[:, None]).squeeze(1)
-
-
 def _check_inputs(inputs: object) -> Tensor:
     tensor = check_tensor("inputs", inputs)
     if not tensor.is_floating_point():
@@ -190,26 +173,3 @@ def _check_inputs(inputs: object) -> Tensor:
             f"inputs must be images (N, C, H, W) or point clouds (N, P, C), not empty, got shape {tuple(tensor.shape)}"
         )
     return tensor.detach()
-
-
-def _check_target(target: object, inputs: Tensor) -> Tensor:
-    tensor = check_tensor("target", target)
-    if tensor.dtype != torch.int64 or tuple(tensor.shape) != (len(inputs),):
-        raise ValueError(
-            f"target must be int64 of shape ({len(inputs)},), got {tensor.dtype} of shape {tuple(tensor.shape)}"
-        )
-    return tensor.to(inputs.device)
-
-
-def _check_logits(logits: object, batch: int) -> Tensor:
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"output must turn what the model returns into a tensor of logits, got {type(logits).__name__}")
-    if logits.dim() != 2 or len(logits) != batch:
-        raise ValueError(f"output must give logits ({batch}, classes), got shape {tuple(logits.shape)}")
-    return logits
-
-
-def _check_range(target: Tensor, classes: int) -> None:
-    low, high = int(target.min()), int(target.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"target must lie in [0, {classes}), the classes of the model, got {low if low < 0 else high}")

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import zipfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attrdrop.lab.arms.data import checksum, class_indices, read_npz, said, sample, split
 from attrdrop.lab.errors import InputError
 
-SPLIT_SEED = 0  # one split for all seeds of an experiment
 MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -64,7 +63,7 @@ class ArrayImages:
         return ArrayImages(self.data[indices], self.labels[indices], masks)
 
     def checksum(self) -> int:
-        return _crc(self.data.numpy(), _crc(self.labels.numpy()))
+        return checksum(self.data.numpy(), checksum(self.labels.numpy()))
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class FileImages:
 
     def checksum(self) -> int:
         names = "/".join(path.name for path in self.paths)
-        return zlib.crc32(names.encode(errors="surrogateescape"), _crc(self.labels.numpy()))
+        return zlib.crc32(names.encode(errors="surrogateescape"), checksum(self.labels.numpy()))
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class ImageTask:
 
     def limited(self, train_size: int | None, test_size: int | None) -> "ImageTask":
         """The task with splits cut down to so many images, classes in proportion, the same ones every time."""
-        return replace(self, train=_sample(self.train, train_size), test=_sample(self.test, test_size))
+        return replace(self, train=sample(self.train, train_size), test=sample(self.test, test_size))
 
 
 def load_task(name: str, data: Path | None, image_size: int = 224) -> ImageTask:
@@ -150,7 +149,7 @@ def mnist() -> ImageTask:
     x, y = mnist_data()
     pixels = functional.pad(torch.from_numpy(x.astype(np.uint8)).view(-1, 1, 28, 28), (2, 2, 2, 2))
     everything = ArrayImages(pixels, torch.from_numpy(y.astype(np.int64)), pixels[:, 0] > 0)
-    train, test = _split(everything, 1000)
+    train, test = split(everything, 1000)
     return _in_memory("mnist", [str(digit) for digit in range(10)], train, test, "crop")
 
 
@@ -185,33 +184,19 @@ def cifar(name: str, folder: Path) -> ImageTask:
 
 def from_npz(path: Path) -> ImageTask:
     """x uint8 (N, H, W) or (N, H, W, C), y (N,) integers, perhaps mask bool (N, H, W); a fifth is for testing."""
-    try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with arrays:
-            if missing := {"x", "y"} - set(arrays):
-                raise ValueError(f"there is no {min(missing)} in it")
-            x, y, mask = arrays["x"], arrays["y"], arrays.get("mask")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = "it holds something else" if "pickle" in str(error) else _said(error)
-        raise InputError(f"--data: {path} is no .npz file with arrays x and y: {reason}.") from None
+    x, y, mask = read_npz(path, "mask")
     x = x[..., None] if x.ndim == 3 else x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or len(x) < 2:
         raise InputError(f"--data: x of {path} must be uint8 (N, H, W) or (N, H, W, 1 or 3), got {x.dtype} {x.shape}.")
-    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"--data: y of {path} must be {len(x)} integers, got {y.dtype} {y.shape}.")
+    names, labels = class_indices(path, y, len(x))
     if mask is not None and (mask.shape != x.shape[:3] or mask.dtype != bool):
         raise InputError(f"--data: mask of {path} must be bool {x.shape[:3]}, got {mask.dtype} {mask.shape}.")
-    names, labels = np.unique(y, return_inverse=True)
-    if len(names) < 2:
-        raise InputError(f"--data: y of {path} holds one class only; two or more are needed.")
     everything = ArrayImages(
         torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(labels.astype(np.int64)),
+        torch.from_numpy(labels),
         None if mask is None else torch.from_numpy(mask),
     )
-    train, test = _split(everything, max(1, len(x) // 5))
+    train, test = split(everything, max(1, len(x) // 5))
     return _in_memory(path.stem, [str(name) for name in names], train, test, "crop-flip")
 
 
@@ -248,30 +233,6 @@ def _in_memory(name: str, names: list[str], train: ArrayImages, test: ArrayImage
     mean = shares @ levels
     std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp_min(1e-3)
     return ImageTask(name, names, train, test, mean.tolist(), std.tolist(), augment)
-
-
-def _split(images: ArrayImages, held_out: int) -> tuple[ArrayImages, ArrayImages]:
-    left, right = _divided(images.labels, held_out)
-    return images.select(left), images.select(right)
-
-
-def _sample(images: Any, size: int | None) -> Any:
-    if size is None or size >= len(images.labels):
-        return images
-    return images.select(_divided(images.labels, size)[1])
-
-
-def _divided(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
-    """Indices of a fixed random split, classes in proportion where that is possible."""
-    from sklearn.model_selection import train_test_split
-
-    counts = labels.bincount()
-    possible = bool((counts[counts > 0] >= 2).all()) and min(held_out, len(labels) - held_out) >= len(counts)
-    left, right = train_test_split(
-        np.arange(len(labels)), test_size=held_out, random_state=SPLIT_SEED,
-        stratify=labels.numpy() if possible else None,
-    )  # fmt: skip
-    return torch.from_numpy(np.sort(left)), torch.from_numpy(np.sort(right))
 
 
 def _cropped(x: Tensor, flip: bool, generator: torch.Generator | None, margin: int = 4) -> Tensor:
@@ -313,10 +274,6 @@ def _read(path: Path, size: int, augment: str, draw: list[float]) -> np.ndarray:
     return np.asarray(image)
 
 
-def _crc(array: np.ndarray, start: int = 0) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).data, start)
-
-
 def _opened(path: Path) -> Any:
     """A PIL image of which the header is read."""
     from PIL import Image
@@ -343,12 +300,4 @@ def _unpickled(path: Path, *keys: bytes) -> list[Any]:
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         return [content[key] for key in keys]
     except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(
-            f"--data: {path} cannot be read as a part of CIFAR's python archive: {_said(error)}."
-        ) from None
-
-
-def _said(error: Exception) -> str:
-    """The message of an error, as part of a sentence."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return f"no entry {text}" if type(error) is KeyError else text.rstrip(".")
+        raise InputError(f"--data: {path} cannot be read as a part of CIFAR's python archive: {said(error)}.") from None

@@ -1,0 +1,1 @@
+"""What experiments share that train from scratch and compare arms: on images, on point clouds."""

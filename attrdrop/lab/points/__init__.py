@@ -1,0 +1,1 @@
+"""RelDrop on point clouds: data sets, training runs, results. Behind the command ``attrdrop train-points``."""

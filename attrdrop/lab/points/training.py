@@ -1,0 +1,108 @@
+"""Training on point clouds: models, arms, and what is measured of a trained model."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attrdrop import lrp, metrics
+from attrdrop.lab.arms.training import EVAL_BATCH, ArmTrainer, Counts, Run, logits_of, spaced
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.points.data import Augmentation, Clouds
+from attrdrop.lab.points.settings import DROPOUT, PLAIN, RELDROP, RULES
+
+MEASURED = 128
+FLIPPING_STEPS = 16
+LOSS_REPEATS = 3
+ORDERS: tuple[Literal["descending", "random", "ascending"], ...] = ("descending", "random", "ascending")
+
+
+@dataclass(frozen=True)
+class PointRun(Run):
+    """One arm at one seed on clouds; class_accuracy is the mean over the classes of the test split."""
+
+    class_accuracy: float
+    point_loss_auc: float
+    point_loss: dict[str, list[float]]
+
+
+class PointTrainer(ArmTrainer):
+    """Runs (arm, seed) after (arm, seed) on clouds."""
+
+    examples = "clouds"
+    step_work: ClassVar = {PLAIN: 3.0, DROPOUT: 3.0, RELDROP: 5.0}
+    run_type = PointRun
+    measured_rule = lrp.EpsilonFlat(1e-6)
+
+    def build(self, seed: int) -> nn.Module:
+        from attrdrop import models
+
+        torch.manual_seed(seed)
+        make: Any = getattr(models, self.settings.model.replace("-", "_"))
+        sizes = {"channels": self.task.channels, "points": self.task.points, "width": self.settings.width}
+        return make(len(self.task.label_names), **sizes).to(self.device)
+
+    def check(self) -> None:
+        try:
+            transform = self._transform(RELDROP, self.build(self.settings.first_seed).train(), 0)
+            transform(*self._batch(self.task.train, spaced(self.task.train, 2)))
+        except (ValueError, TypeError) as error:
+            given = f"--model {self.settings.model}, --rule {self.settings.rule}, --points {self.task.points}"
+            raise InputError(f"{given}: RelDrop cannot work with them: {error}.") from error
+
+    def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
+        """Some test clouds (n, P, C), their relevance (n, P, C), and what they are and are taken for."""
+        return self._explained(model, spaced(self.task.test, count))
+
+    @torch.no_grad()
+    def dropped(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
+        """Some training clouds (n, P, C), what RelDrop takes away of them, bool (n, P), and what they are."""
+        x, y = self._batch(self.task.train, spaced(self.task.train, count))
+        shown = self._transform(RELDROP, model.train(), 0)(x, y)
+        return x.cpu(), (shown != x).any(2).cpu(), [self.task.label_names[label] for label in y.tolist()]
+
+    def _transform(self, arm: str, model: nn.Module, seed: int) -> Any:
+        from attrdrop import RelDropPoints
+
+        settings = self.settings
+        rule: Any = RULES[settings.rule]() if arm == RELDROP else "random"
+        return RelDropPoints(
+            model, alpha=settings.alpha, beta=settings.beta, mode=settings.mode, value=settings.value, rule=rule,
+            output=logits_of, seed=seed,
+        )  # fmt: skip
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+
+    def _batch(
+        self, examples: Clouds, indices: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        augmentation = None if generator is None else Augmentation(self.settings.jitter, self.settings.rotate)
+        points = self.task.batch(examples, indices, augmentation, generator)
+        return points.to(self.device), examples.labels[indices].to(self.device)
+
+    def _counts(self, transform: Any) -> Counts:
+        found = transform.statistics()
+        return Counts(found.clouds, found.attributed, found.points, found.dropped)
+
+    def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
+        """Accuracy by class on the whole test split, the rest on some clouds of it."""
+        test = self.task.test
+        x, y = self._batch(test, spaced(test, MEASURED))
+        steps = min(FLIPPING_STEPS, x.shape[1])
+        loss = metrics.point_loss_curve(
+            model, x, y, repeats=LOSS_REPEATS, score="accuracy", batch_size=EVAL_BATCH, output=logits_of
+        )
+        return {
+            "class_accuracy": class_accuracy(logits, test.labels),
+            **self._flipping(model, x, y, self._relevance(model, x, y), ORDERS, steps=steps),
+            "point_loss_auc": float(loss.auc.mean()),
+            "point_loss": {"fraction": loss.fractions.tolist(), "score": loss.scores.mean(0).tolist()},
+        }
+
+
+def class_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that occur of the share that is right in each."""
+    is_right = (logits.argmax(1) == labels).float()
+    return float(torch.stack([is_right[labels == label].mean() for label in labels.unique()]).mean())
