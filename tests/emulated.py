@@ -1,5 +1,7 @@
 """CUDA kernels run by the emulator of attrdrop._host, with the arguments of the public functions."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest.mock import patch
 
@@ -9,6 +11,7 @@ from torch import Tensor
 
 import attrdrop
 from attrdrop import KeepMask
+from attrdrop.ops.group_points import inverse_index
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
@@ -94,3 +97,24 @@ def emulated_fill_blocks(images: Tensor, boxes: Tensor, *, scheduler_seed: int =
     """attrdrop.fill_blocks with the CUDA kernel behind it."""
     with patch.object(torch.ops.attrdrop, "fill_blocks_", partial(_fill_blocks_, scheduler_seed)):
         return attrdrop.fill_blocks(images, boxes, **arguments, backend="cpp")
+
+
+def _run_on_points(name: str, scheduler_seed: int, *arguments) -> Tensor:
+    from attrdrop import _host
+
+    if name == "scatter_points":
+        grad, index, size, *_ = arguments
+        arguments = (grad, size, *inverse_index(index, size))
+    arrays = (as_numpy(x) if isinstance(x, Tensor) else x for x in arguments)
+    result = torch.from_numpy(getattr(_host, f"{name}_cuda")(*arrays, scheduler_seed))
+    return result.view(torch.bfloat16) if result.dtype == torch.uint16 else result
+
+
+@contextmanager
+def emulated_points(scheduler_seed: int = 0) -> Iterator[None]:
+    """Inside it, backend="cpp" of the ops on points is the CUDA kernel."""
+    with ExitStack() as patches:
+        for name in ("farthest_point_sample", "ball_query", "group_points", "scatter_points"):
+            run = partial(_run_on_points, name, scheduler_seed)
+            patches.enter_context(patch.object(torch.ops.attrdrop, name, run))
+        yield

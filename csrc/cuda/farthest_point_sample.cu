@@ -13,7 +13,7 @@ Tensor farthest_point_sample_cuda(Tensor points, int64_t n, std::optional<Tensor
   const int64_t clouds = points.size(0), size = points.size(1);
   Tensor chosen = torch::stable::new_empty(points, {clouds, n}, ScalarType::Long);
   Tensor nearest =
-      torch::stable::new_empty(points, {size > SAMPLE_LARGEST_HELD ? clouds : 0, size}, ScalarType::Float);
+      torch::stable::new_empty(points, {size > FARTHEST_MOST_HELD ? clouds : 0, size}, ScalarType::Float);
   launch_farthest_point_sample({point_view(points, "points"), valid_view(valid, points), start_view(start, clouds),
                                 static_cast<int32_t>(clouds), static_cast<int32_t>(size), n,
                                 static_cast<float*>(nearest.mutable_data_ptr()), chosen.mutable_data_ptr<int64_t>()},

@@ -17,8 +17,8 @@ struct SampleArgs {
   int64_t* out;    // (N, n)
 };
 
-constexpr int SAMPLE_THREADS = 512, SAMPLE_FEW = 4, SAMPLE_MANY = 16;  // points that a thread holds
-constexpr int32_t SAMPLE_LARGEST_HELD = SAMPLE_THREADS * SAMPLE_MANY;
+constexpr int FARTHEST_THREADS = 512, FARTHEST_FEW = 4, FARTHEST_MANY = 16;  // points that a thread holds
+constexpr int32_t FARTHEST_MOST_HELD = FARTHEST_THREADS * FARTHEST_MANY;
 
 // The point with the highest score, of equals the first.
 struct Ranked {
@@ -107,7 +107,7 @@ struct HeldPoints<0> {
 
 // Grid: one block of threads per cloud.
 template <int HELD>
-__global__ void __launch_bounds__(SAMPLE_THREADS, 1) farthest_point_sample_kernel(SampleArgs a) {
+__global__ void __launch_bounds__(FARTHEST_THREADS, 1) farthest_point_sample_kernel(SampleArgs a) {
   const int32_t cloud = blockIdx.x;
   int64_t* out = a.out + cloud * a.n;
   HeldPoints<HELD> points;
@@ -127,13 +127,13 @@ __global__ void __launch_bounds__(SAMPLE_THREADS, 1) farthest_point_sample_kerne
 inline void launch_farthest_point_sample(const SampleArgs& a, Stream stream) {
   if (a.clouds == 0 || a.n == 0) return;
   const auto clouds = static_cast<unsigned>(a.clouds);
-  if (a.size <= SAMPLE_THREADS * SAMPLE_FEW) {
-    const unsigned warps = static_cast<unsigned>(a.size + 32 * SAMPLE_FEW - 1) / (32 * SAMPLE_FEW);
-    ATTRDROP_LAUNCH(farthest_point_sample_kernel<SAMPLE_FEW>, clouds, 32 * warps, 0, stream, a);
-  } else if (a.size <= SAMPLE_LARGEST_HELD) {
-    ATTRDROP_LAUNCH(farthest_point_sample_kernel<SAMPLE_MANY>, clouds, SAMPLE_THREADS, 0, stream, a);
+  if (a.size <= FARTHEST_THREADS * FARTHEST_FEW) {
+    const unsigned warps = static_cast<unsigned>(a.size + 32 * FARTHEST_FEW - 1) / (32 * FARTHEST_FEW);
+    ATTRDROP_LAUNCH(farthest_point_sample_kernel<FARTHEST_FEW>, clouds, 32 * warps, 0, stream, a);
+  } else if (a.size <= FARTHEST_MOST_HELD) {
+    ATTRDROP_LAUNCH(farthest_point_sample_kernel<FARTHEST_MANY>, clouds, FARTHEST_THREADS, 0, stream, a);
   } else {
-    ATTRDROP_LAUNCH(farthest_point_sample_kernel<0>, clouds, SAMPLE_THREADS, 0, stream, a);
+    ATTRDROP_LAUNCH(farthest_point_sample_kernel<0>, clouds, FARTHEST_THREADS, 0, stream, a);
   }
 }
 

@@ -4,10 +4,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "cuda/ball_query.cuh"
+#include "cuda/farthest_point_sample.cuh"
+#include "cuda/group_points.cuh"
 #include "cuda/keep_mask_launch.cuh"
 #include "cuda/occlude_blocks.cuh"
 #include "emulator/samples.cuh"
@@ -89,6 +93,43 @@ static void occlude(uint64_t round) {
   launch_fill_blocks(args.fill, boxes.data(), type, Stream{round});
 }
 
+// Points in channels first or last, all that is done with them, and the gradient back to them.
+static void group(uint64_t round) {
+  const Input input = static_cast<Input>(below(3));
+  const Dtype type = input == Input::f32 ? Dtype::f32 : input == Input::bf16 ? Dtype::bf16 : Dtype::f16;
+  const auto clouds = static_cast<int32_t>(1 + below(2)), channels = static_cast<int32_t>(3 + below(14));
+  const auto size = static_cast<int32_t>(1 + below(below(8) ? 200 : 9000));
+  const int64_t centres_each = 1 + below(9), k = 1 + below(40), n = below(6), rows = clouds * centres_each * k;
+  const Elements points(input, int64_t{clouds} * size * channels, coin()), centres(input, clouds * centres_each * 3, coin());
+  const bool is_last = coin();
+  const PointView cloud{points.data, int64_t{size} * channels, is_last ? channels : 1, is_last ? 1 : size, type};
+  const PointView from{centres.data, centres_each * 3, 3, 1, type};
+  const std::unique_ptr<bool[]> mask(new bool[clouds * size]);
+  for (int64_t i = 0; i < int64_t{clouds} * size; ++i) mask[i] = below(4) > 0;
+  const ValidView valid = coin() ? ValidView{mask.get(), size, 1} : ValidView{};
+  const std::vector<int64_t> start(clouds, size + 7);
+  std::vector<float> nearest(size > FARTHEST_MOST_HELD ? clouds * size : 0);
+  std::vector<int64_t> chosen(clouds * n), index(rows);
+  launch_farthest_point_sample({cloud, valid, coin() ? StartView{start.data(), 1} : StartView{}, clouds, size, n,
+                                nearest.data(), chosen.data()}, Stream{round});
+
+  QueryArgs query{cloud, from, valid, clouds, centres_each, size, k > 1 ? 2 : 1, static_cast<int32_t>(k), {}, {}, index.data()};
+  query.radius2[0] = 1, query.radius2[1] = 4, query.k[0] = static_cast<int32_t>(k > 1 ? k / 2 : 1);
+  query.k[1] = static_cast<int32_t>(k - query.k[0]);
+  launch_ball_query(query, Stream{round});
+  if (coin()) index[below(rows)] = 1 << 20;
+
+  std::vector<unsigned char> grouped(rows * channels * points.size), sums(int64_t{clouds} * size * channels * points.size);
+  launch_group_points({cloud, {index.data(), centres_each * k, k, 1}, coin() ? from : PointView{}, clouds, size, channels,
+                       centres_each, k, grouped.data()}, Stream{round});
+  std::vector<int64_t> order(rows), starts(int64_t{clouds} * size + 1);
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = 0; i < starts.size(); ++i)  // all rows of a cloud belong to its first point
+    starts[i] = static_cast<int64_t>((i + size - 1) / size) * centres_each * k;
+  launch_scatter_points({{grouped.data(), centres_each * k * channels, k * channels, channels, 1}, order.data(),
+                         starts.data(), type, clouds, size, channels, centres_each, k, sums.data()}, Stream{round});
+}
+
 int main(int count, char** arguments) {
   if (count > 1 && std::string(arguments[1]) == "overrun") {
     overrun();
@@ -142,6 +183,7 @@ int main(int count, char** arguments) {
     launch_pack_mask(mask.data(), valid.data(), n_q, n_k, n_k, 1, Stream{1});
     launch_transpose_mask(rows.data(), cols.data(), batch * heads, n_q, n_k, n_q * words, words, Stream{1});
     occlude(static_cast<uint64_t>(round));
+    group(static_cast<uint64_t>(round));
   }
   std::printf("emulated: %d problems\n", problems);
 }

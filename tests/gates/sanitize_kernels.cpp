@@ -30,9 +30,29 @@ struct Scratch {
   void* data;
 };
 
+// A cloud of whole blocks, the last of them partly filled, and what is chosen of it and found in it.
+static void sample(const Kernels& kernel) {
+  const int64_t blocks = 1 + below(4), size = blocks * CLOUD_BLOCK, scales = 1 + below(4), n = below(40);
+  std::vector<float> x(size, NAN), y(size, NAN), z(size, NAN), nearest(size);
+  for (int64_t i = 0; i < size - below(CLOUD_BLOCK); ++i) {
+    x[i] = below(9) == 0 ? NAN : static_cast<float>(below(7) - 3);
+    y[i] = static_cast<float>(below(7) - 3), z[i] = static_cast<float>(below(7) - 3);
+  }
+  const Cloud cloud{x.data(), y.data(), z.data(), size};
+  std::vector<int64_t> chosen(n), k(scales), found(scales);
+  kernel.farthest_points({cloud, below(size), n, nearest.data(), chosen.data()});
+  std::vector<float> radius2(scales);
+  int64_t columns = 0;
+  for (int64_t i = 0; i < scales; ++i) columns += k[i] = 1 + below(90), radius2[i] = static_cast<float>(below(12));
+  std::vector<int64_t> index(columns);
+  kernel.ball_query({cloud, 1, static_cast<float>(below(9) - 4), -1, radius2.data(), k.data(), scales, found.data(),
+                     index.data()});
+}
+
 int main() {
   const Kernels& kernel = kernels();
   for (int round = 0; round < 400; ++round) {
+    sample(kernel);
     const int64_t n_q = 1 + below(70), n_k = 1 + below(140), d = 1 + below(20), k = 1 + below(30);
     const int64_t words = word_count(n_k), column_words = word_count(n_q);
     std::vector<float> x = small_integers(n_q * d), y = small_integers(n_k * d), lse(n_q);
