@@ -101,7 +101,7 @@ def test_three_arms_at_two_seeds(train):
 
 @pytest.mark.slow
 def test_killed_and_interrupted_experiments_go_on(npz, tmp_path):
-    command = "train-points", *SMALL, "--epochs", "8", "--data", npz
+    command = "train-points", *SMALL, "--epochs", "4", "--data", npz
     assert_resumable(tmp_path / "out", PointReport, "relevance_plain.png", *command)
 
 

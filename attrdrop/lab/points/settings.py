@@ -27,7 +27,7 @@ RULES: dict[str, Callable[[], lrp.Rule]] = {
 DEMO: dict[str, Any] = {
     "points": 256,
     "width": 0.25,
-    "epochs": 12,
+    "epochs": 20,
     "batch_size": 16,
     "lr": 4e-3,
     "beta": 0.3,

@@ -39,9 +39,11 @@ class PointTrainer(ArmTrainer):
         from attrdrop import models
 
         torch.manual_seed(seed)
-        make: Any = getattr(models, self.settings.model.replace("-", "_"))
-        sizes = {"channels": self.task.channels, "points": self.task.points, "width": self.settings.width}
-        return make(len(self.task.label_names), **sizes).to(self.device)
+        name = self.settings.model.replace("-", "_")
+        sizes = {"channels": self.task.channels, "width": self.settings.width}
+        if name != "pointnet":  # it samples nothing
+            sizes["points"] = self.task.points
+        return getattr(models, name)(len(self.task.label_names), **sizes).to(self.device)
 
     def check(self) -> None:
         try:

@@ -1,0 +1,101 @@
+"""Argument checks shared by the public operators. Each message names the argument, what it was and what it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_probability(name: str, value: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number in [0, 1], got {type(value).__name__}")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    return value
+
+
+def check_heads(
+    name: str, value: object, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> Tensor:
+    """A floating-point (B, H, n, d) tensor, made unit-stride in its last dimension if it is not."""
+    tensor = check_tensor(name, value)
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
+    if tensor.dim() != 4:
+        raise ValueError(f"{name} must have shape (batch, heads, length, head dim), got {tuple(tensor.shape)}")
+    if dtype is not None and tensor.dtype != dtype:
+        raise TypeError(f"{name} must have the dtype of the other inputs, {dtype}, got {tensor.dtype}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on the device of the other inputs, {device}, got {tensor.device}")
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def check_groups(name: str, kv_heads: int, heads: int) -> None:
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(f"{name} has {kv_heads} heads, which must divide the {heads} query heads")
+
+
+def check_seed(seed: int) -> int:
+    """A 64-bit seed as a signed integer, as operator schemas want it."""
+    if isinstance(seed, torch.SymInt):  # under torch.compile
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must fit in 64 bits, got {seed}")
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def check_layer(layer: object) -> int:
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise TypeError(f"layer must be an int, got {type(layer).__name__}")
+    if not 0 <= layer < 65536:
+        raise ValueError(f"layer must lie in [0, 65536), got {layer}")
+    return layer
+
+
+def check_bits(name: str, bits: Tensor | None, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:
+    """Packed bits broadcastable to ``shape`` = (B, H, n_q, W)."""
+    return None if bits is None else check_rows(name, bits, shape, device)
+
+
+def check_rows(name: str, bits: Tensor, shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    bits = check_tensor(name, bits)
+    if bits.dtype != torch.int32:
+        raise TypeError(f"{name} must be packed int32 words (see pack_mask), got {bits.dtype}")
+    if bits.device != device:
+        raise ValueError(f"{name} must be on {device}, got {bits.device}")
+    fits = bits.dim() == 4 and all(a in (1, b) for a, b in zip(bits.shape[:3], shape[:3], strict=True))
+    if not fits or bits.shape[3] != shape[3]:
+        raise ValueError(f"{name} must broadcast to (B, H, n_q, words) = {shape}, got {tuple(bits.shape)}")
+    return bits if bits.stride(-1) == 1 or bits.shape[-1] <= 1 else bits.contiguous()
+
+
+def check_sample_ids(sample_ids: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    if sample_ids is None:
+        return None
+    sample_ids = check_tensor("sample_ids", sample_ids)
+    if sample_ids.dtype != torch.int64 or tuple(sample_ids.shape) != (batch,):
+        raise ValueError(
+            f"sample_ids must be int64 of shape ({batch},), got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
+        )
+    return sample_ids.to(device)
+
+
+def word_count(n: int) -> int:
+    return (n + 31) // 32
