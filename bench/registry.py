@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 import attrdrop
-from bench import attention, images, peers
+from bench import attention, images, peers, sampling
 from bench.shapes import (
+    DTYPES,
     ELEMENTWISE,
     FACTORS,
     FEATURE_SHAPES,
     IMAGE_SHAPES,
     OVER_N,
+    POINT_DTYPES,
+    POINT_SHAPES,
     RANKED_OVER_N,
     SEED,
     SHAPES,
@@ -51,6 +54,7 @@ class Entry:
     modes: tuple[str, ...] = ("forward",)  # of FACTORS; train: forward and backward; dropout: inputs.dropout is DROPOUT
     shapes: Mapping[str, tuple[AnyShape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
     factors: Mapping[str, Cost] = field(default_factory=lambda: FACTORS, hash=False)  # by mode
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=lambda: DTYPES, hash=False)  # by device
     agree: Callable[[object, object], bool] | None = None
     unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
 
@@ -233,7 +237,7 @@ ENTRIES = (
         images.BlockInputs,
         lambda i, backend: attrdrop.occlude_blocks(i.images, i.relevance, seed=SEED, backend=backend),
         images.occlusion_peers,
-        lambda s, size: Cost(0, 2 * s.values * size + 4 * s.batch * s.n),
+        lambda s, size: Cost(0, 2 * (3 * size + 4) * s.batch * s.n),
         shapes=IMAGE_SHAPES,
         agree=images.same_images,
     ),
@@ -256,6 +260,40 @@ ENTRIES = (
         stem="occlude_blocks",
         shapes=IMAGE_SHAPES,
         unlike=("torch",),
+    ),
+    Entry(
+        "farthest_point_sample",
+        sampling.GroupInputs,
+        lambda i, backend: attrdrop.farthest_point_sample(i.points, i.count, backend=backend),
+        sampling.sample_peers,
+        lambda s, size: Cost(4 * s.batch * s.n * s.n, (3 * size + 4) * s.batch * s.n),
+        shapes=POINT_SHAPES,
+        dtypes=POINT_DTYPES,
+        agree=_same,
+    ),
+    Entry(
+        "ball_query",
+        sampling.GroupInputs,
+        lambda i, backend: attrdrop.ball_query(
+            i.points, i.centres, radius=sampling.RADIUS, k=sampling.NEIGHBOURS, backend=backend
+        ),
+        sampling.query_peers,
+        lambda s, size: Cost(4 * s.batch * s.n * s.n, (4.5 * size + 4 * sampling.NEIGHBOURS) * s.batch * s.n),
+        shapes=POINT_SHAPES,
+        dtypes=POINT_DTYPES,
+        agree=sampling.mostly_same,
+    ),
+    Entry(
+        "group_points",
+        sampling.GroupInputs,
+        lambda i, backend: attrdrop.group_points(i.points, i.index, i.centres, backend=backend),
+        sampling.group_peers,
+        lambda s, size: Cost(0, sampling.NEIGHBOURS / 2 * (s.values * size + 8 * s.batch * s.n) + s.values * size),
+        modes=tuple(sampling.GATHERED),
+        shapes=POINT_SHAPES,
+        factors=sampling.GATHERED,
+        dtypes=POINT_DTYPES,
+        agree=_close,
     ),
 )
 REGISTRY = {entry.name: entry for entry in ENTRIES}

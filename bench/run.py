@@ -23,10 +23,10 @@ import attrdrop
 from attrdrop import _backend
 from bench import kernels, rows, timing
 from bench.registry import REGISTRY, Entry
-from bench.shapes import DROPOUT, DTYPES, FACTORS, FEATURES, IMAGES, NAMED, AnyShape, Inputs
+from bench.shapes import DROPOUT, FACTORS, FEATURES, IMAGES, NAMED, POINTS, AnyShape, Inputs
 
 OURS = "attrdrop"
-KNOWN = NAMED | IMAGES | FEATURES
+KNOWN = NAMED | IMAGES | FEATURES | POINTS
 console = Console()
 
 
@@ -50,7 +50,7 @@ class Variant(NamedTuple):
 class Selection:
     """Which groups are measured, and which peers in them; what is empty excludes nothing."""
 
-    shapes: tuple[str, ...] = ()  # names of shapes.NAMED and shapes.IMAGES
+    shapes: tuple[str, ...] = ()  # names of KNOWN
     n: tuple[int, ...] = ()
     modes: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()  # how their names begin
@@ -127,7 +127,7 @@ def left_out(what: str, error: Exception) -> None:
 def variants(case: Case, device: torch.device, selection: Selection = ALL) -> dict[str, Variant]:
     """Ours on every backend that serves, the automatic choice first, and the fastest form of each peer."""
     entry, mode = case.entry, case.mode
-    inputs = entry.make(case.shape, device, DTYPES[device.type])
+    inputs = entry.make(case.shape, device, entry.dtypes[device.type])
     inputs.dropout = DROPOUT if mode.endswith("dropout") else 0.0
     ours = partial(entry.call, inputs, None)
     chosen = backend_of(entry.name, torch.no_grad()(ours))
@@ -200,7 +200,7 @@ def measure(case: Case, device: torch.device, budget: float, selection: Selectio
     """One row per variant; ratios are to ours."""
     found = agreeing(case, variants(case, device, selection))
     times = timing.interleave({name: variant.call for name, variant in found.items()}, device, budget=budget)
-    dtype = DTYPES[device.type]
+    dtype = case.entry.dtypes[device.type]
     cost, factor = case.entry.cost(case.shape, dtype.itemsize), case.entry.factors[case.mode]
 
     def row(name: str, variant: Variant) -> rows.Row:

@@ -54,7 +54,27 @@ class ImageShape(NamedTuple):
         return self.height * self.width
 
 
-AnyShape = Shape | ImageShape
+class PointShape(NamedTuple):
+    """Clouds, points in each, channels."""
+
+    batch: int
+    points: int
+    channels: int
+
+    def __str__(self) -> str:
+        return f"N{self.batch} {self.points}x{self.channels}"
+
+    @property
+    def values(self) -> int:
+        return self.batch * self.points * self.channels
+
+    @property
+    def n(self) -> int:
+        """Points of a cloud, as --n selects by it."""
+        return self.points
+
+
+AnyShape = Shape | ImageShape | PointShape
 
 
 class Cost(NamedTuple):
@@ -72,9 +92,12 @@ FEATURES = {  # of convolutions
 }
 FEATURE_SHAPES = {"cpu": (ImageShape(128, 64, 32, 32), ImageShape(64, 512, 7, 7)), "cuda": tuple(FEATURES.values())}
 IMAGE_SHAPES = {"cpu": tuple(IMAGES.values()), "cuda": tuple(IMAGES.values())}
+POINTS = {"P1": PointShape(16, 1024, 3), "P2": PointShape(16, 1024, 64)}
+POINT_SHAPES = {"cpu": tuple(POINTS.values()), "cuda": tuple(POINTS.values())}
 NAMED = {"S1": Shape(32, 12, 512, 64), "S2": Shape(4, 32, 4096, 128)}
 SHAPES = {"cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)), "cuda": tuple(NAMED.values())}
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
+POINT_DTYPES = {"cpu": torch.float32, "cuda": torch.float32}  # coordinates are rarely halved
 
 TOKENS, WIDTH = 16384, 2048  # batch times n, and heads times d, of the shapes over n
 LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384)
