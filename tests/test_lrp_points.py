@@ -22,8 +22,7 @@ def build(name: str, has_shift: bool = True, clouds: int = 2, size: int = 64) ->
     """A net in float64 and eval mode without eps in BatchNorm, clouds in the unit sphere, targets."""
     torch.manual_seed(3)
     net = prepare(NETS[name](), has_shift)
-    channels = (net.layers[0] if name == "pointnet" else net.levels[0].scales[0][0]).in_features
-    points = 0.4 * torch.randn(clouds, size, channels, dtype=torch.float64)
+    points = 0.4 * torch.randn(clouds, size, net.channels, dtype=torch.float64)
     return net, points, torch.arange(clouds) % 5
 
 

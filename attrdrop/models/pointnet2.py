@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class SetAbstraction(nn.Module):
         samples: number of centres S.
         radii: of the ball around a centre, one for each scale.
         neighbours: number of points k in a ball, likewise.
-        channels: of a point, its three coordinates included.
+        channels: of a point and its features, its three coordinates included.
         widths: of the shared layers, for each scale.
     """
 
@@ -64,7 +64,7 @@ class SetAbstraction(nn.Module):
         widths: Sequence[Sequence[int]],
     ) -> None:
         super().__init__()
-        self.samples, self.radii, self.neighbours = samples, tuple(radii), tuple(neighbours)
+        self.samples, self.radii, self.neighbours, self.channels = samples, tuple(radii), tuple(neighbours), channels
         self.scales = nn.ModuleList(SharedLayers((channels, *layers)) for layers in widths)
 
     def find(self, points: Tensor, valid: Tensor | None = None) -> tuple[Neighbours, Tensor]:
@@ -110,7 +110,8 @@ class PointNet2(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(levels)
+        self.levels: Any = nn.ModuleList(levels)
+        self.channels = levels[0].channels
         self.top = SharedLayers(layers)
         self.head = _head((layers[-1], *head), classes, dropout)
 
@@ -133,9 +134,9 @@ class PointNet2(nn.Module):
             valid: bool (N, P), False where a cloud has no point; each cloud must have one.
             neighbours: of :meth:`neighbours`; valid is then not looked at.
         """
-        _check_points(points, _channels_of(self.levels[0].scales[0]), valid)
+        _check_points(points, self.channels, valid)
         neighbours = self.neighbours(points, valid) if neighbours is None else neighbours
-        features = None
+        features: Any = None
         for level, found in zip(self.levels, neighbours, strict=True):
             points, features = level(points, features, found)
         return self.head(self.top(torch.cat((points, features), -1)).max(1)[0])
@@ -163,16 +164,18 @@ class PointNet(nn.Module):
         turns: bool,
     ) -> None:
         super().__init__()
-        self.turn = PointNet(3, layers, head, 9, 0.0, turns=False) if turns else None
-        if self.turn is not None:  # begins as no turn at all
-            nn.init.zeros_(self.turn.head[-1].weight)
+        self.channels = channels
+        self.turn: PointNet | None = None
+        if turns:
+            self.turn = PointNet(3, layers, head, 9, 0.0, turns=False)
+            nn.init.zeros_(self.turn.head[-1].weight)  # begins as no turn at all
             nn.init.zeros_(self.turn.head[-1].bias)
         self.layers = SharedLayers((channels, *layers))
-        self.head = _head((layers[-1], *head), classes, dropout)
+        self.head: Any = _head((layers[-1], *head), classes, dropout)
 
     def forward(self, points: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits (N, classes) of clouds (N, P, C); valid as in :meth:`PointNet2.forward`."""
-        _check_points(points, _channels_of(self.layers), valid)
+        _check_points(points, self.channels, valid)
         if valid is not None:  # what is not there repeats a point, which changes no maximum
             everyone = torch.arange(points.shape[1], device=points.device)
             index = torch.where(valid, everyone, valid.int().argmax(1, keepdim=True))
@@ -249,10 +252,6 @@ def _head(widths: Sequence[int], classes: int, dropout: float) -> nn.Sequential:
         layers += [nn.Linear(channels_in, channels_out, bias=False), nn.BatchNorm1d(channels_out), nn.ReLU()]
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
-
-
-def _channels_of(layers: nn.Module) -> int:
-    return layers[0].in_features  # type: ignore[index]
 
 
 def _check_points(points: Tensor, channels: int, valid: Tensor | None) -> None:
