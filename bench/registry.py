@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 import attrdrop
-from bench import attention, images, peers, sampling
+from bench import attention, images, peers, points, sampling
 from bench.shapes import (
     DTYPES,
     ELEMENTWISE,
     FACTORS,
     FEATURE_SHAPES,
     IMAGE_SHAPES,
+    OCCLUDED_SHAPES,
     OVER_N,
     POINT_DTYPES,
     POINT_SHAPES,
@@ -250,6 +251,14 @@ ENTRIES = (
         stem="occlude_blocks",
         shapes=IMAGE_SHAPES,
         agree=_same,
+    ),
+    Entry(
+        "occlude_points",
+        points.PointInputs,
+        lambda i, backend: attrdrop.occlude_points(i.points, i.relevance, seed=SEED, backend=backend),
+        points.peers,
+        lambda s, size: Cost(0, 2 * s.values * size + 5 * s.batch * s.n),
+        shapes=OCCLUDED_SHAPES,
     ),
     Entry(
         "draw_images",
