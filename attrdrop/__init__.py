@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
     from attrdrop.integrations.transformers import ADDropTrainer
     from attrdrop.reldrop import BlockStatistics, RelCutMix, RelDrop
+    from attrdrop.reldrop_points import PointStatistics, RelDropPoints
 
 # Imported when first asked for: the Trainer needs transformers, and the ops need none of these.
 _LAZY = {
@@ -44,6 +45,8 @@ _LAZY = {
     "BlockStatistics": "attrdrop.reldrop",
     "RelCutMix": "attrdrop.reldrop",
     "RelDrop": "attrdrop.reldrop",
+    "PointStatistics": "attrdrop.reldrop_points",
+    "RelDropPoints": "attrdrop.reldrop_points",
 }
 _SUBMODULES = ("lrp", "metrics", "schedules")
 
@@ -65,8 +68,10 @@ __all__ = [
     "BlockStatistics",
     "DropStatistics",
     "KeepMask",
+    "PointStatistics",
     "RelCutMix",
     "RelDrop",
+    "RelDropPoints",
     "TopEntries",
     "__version__",
     "attention_attribution",

@@ -9,7 +9,7 @@ OUT=${OUT:-bench/results}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH=$PWD ATTRDROP_COMMIT=${ATTRDROP_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 export COLUMNS=${COLUMNS:-180} # of the tables printed
-wanted=" ${*:-build load tests sanitizer attention sweep ranking ops steps bert images photos} "
+wanted=" ${*:-build load tests sanitizer attention sweep ranking ops steps bert images photos points} "
 mkdir -p "$OUT"
 failed=()
 
@@ -35,19 +35,20 @@ csv=$OUT/$("$PYTHON" -c 'from bench.rows import default_output; from bench.run i
 print(default_output(current_device()).name)')
 bench=("$PYTHON" -m bench.run --output "$csv")
 masked=("${bench[@]}" masked_attention)
-stage attention 80 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 64
-stage sweep 45 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 35
+stage attention 75 "${masked[@]}" --shapes S1,S2 --seconds 1 --limit 60
+stage sweep 40 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdrop --seconds 0.5 --limit 31
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
 stage ranking 35 "${bench[@]}" keep_mask --seconds 0.5 --limit 27
-stage ops 25 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
+stage ops 24 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
   occlude_blocks fill_blocks occlude_points relevance_gate_relu farthest_point_sample ball_query group_points \
   --shapes S1,I1,I2,F1,P1,P2,P3,P4 --seconds 0.5 --limit 18
 step=("$PYTHON" bench/step.py --no-memory --output "$csv")
 stage steps 20 "${step[@]}" --seconds 4
-stage bert 25 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 6
+stage bert 22 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 6
 images=("$PYTHON" bench/step_images.py --output "$csv" --seconds 6)
-stage images 27 "${images[@]}" --model resnet18 --batch 128 --size 32
-stage photos 28 "${images[@]}" --model resnet50 --batch 64 --size 224 --dtype bfloat16 --channels-last
+stage images 24 "${images[@]}" --model resnet18 --batch 128 --size 32
+stage photos 25 "${images[@]}" --model resnet50 --batch 64 --size 224 --dtype bfloat16 --channels-last
+stage points 20 "$PYTHON" bench/step_points.py --output "$csv" --no-memory --seconds 4 --batch 32
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -11,7 +11,7 @@ from bench.shapes import IMAGES, NAMED, POINTS
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 GROUP = ["name", "op", "mode", "shape", "dtype"]
-STEPS = ("step", "step images")
+STEPS = ("step", "step images", "step points")
 RIVALS = ("plain", "lean eager", "per-layer loop", "random erasing", "zennit")  # among the arms of the steps
 
 

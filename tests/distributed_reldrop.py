@@ -1,20 +1,27 @@
-"""RelDrop and one training step on each process of a gloo group; rank 0 saves images and gradients. Run by torchrun."""
+"""RelDrop and a training step on each process of a gloo group; rank 0 saves inputs and gradients. Run by torchrun."""
 
 import sys
 
 import torch
 import torch.distributed as dist
 from image_models import image_batch, small_resnet
+from point_models import point_batch, small_pointnet2
 from torch.nn.parallel import DistributedDataParallel
 
-from attrdrop import RelDrop
+from attrdrop import RelDrop, RelDropPoints
+
+KINDS = {
+    "images": (small_resnet, image_batch, RelDrop, {"p": 0.7, "alpha": 0.3, "seed": 3}),
+    "points": (small_pointnet2, point_batch, RelDropPoints, {"mode": "calibrated", "beta": 0.3, "seed": 3}),
+}
 
 if __name__ == "__main__":
+    make_model, make_batch, transform, settings = KINDS[sys.argv[2]]
     dist.init_process_group("gloo")
     rank, count = dist.get_rank(), dist.get_world_size()
-    model = DistributedDataParallel(small_resnet(is_frozen=True))
-    images, labels = (tensor.chunk(count)[rank] for tensor in image_batch(8))
-    occluded = RelDrop(model, p=0.7, alpha=0.3, seed=3)(images, labels)
+    model = DistributedDataParallel(make_model(is_frozen=True))
+    inputs, labels = (tensor.chunk(count)[rank] for tensor in make_batch(8))
+    occluded = transform(model, **settings)(inputs, labels)
     torch.nn.functional.cross_entropy(model(occluded), labels).backward()
     parts = [torch.empty_like(occluded) for _ in range(count)]
     dist.all_gather(parts, occluded)
