@@ -237,3 +237,17 @@ def test_nothing_to_group(backend, shape):
         sums = call(backend, gradient, points, index, None, grad)
         assert sums.shape == shape
         assert not sums.any()
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_device():
+    points = torch.rand(2, 500, 6, device="cuda", requires_grad=True)
+    valid = torch.rand(2, 500, device="cuda") < 0.9
+    centres = points.detach()[:, :20]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        farthest_point_sample(points, 20, valid=valid, start=valid.long().argmax(1))
+        index = ball_query(points, centres, radius=0.3, k=8, valid=valid)
+        group_points(points, index, centres).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

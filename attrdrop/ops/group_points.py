@@ -104,8 +104,9 @@ def inverse_index(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """
     first = torch.arange(index.shape[0], device=index.device) * size  # point 0 of each cloud, counting all
     number = (index.clamp(0, max(size - 1, 0)) + first[:, None, None]).flatten()
-    found, order = number.int().sort(stable=True)  # a radix sort of half the passes
-    every = torch.arange(index.shape[0] * size + 1, device=index.device, dtype=torch.int32)
+    dtype = torch.int32 if index.shape[0] * size < 2**31 else torch.int64  # half the bits, half the passes of the sort
+    found, order = number.to(dtype).sort(stable=True)
+    every = torch.arange(index.shape[0] * size + 1, device=index.device, dtype=dtype)
     return order, torch.searchsorted(found, every)
 
 

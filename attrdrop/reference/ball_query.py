@@ -27,7 +27,7 @@ def ball_query(points: Tensor, centres: Tensor, radius: list[float], k: list[int
     number = torch.arange(xyz.shape[1], device=xyz.device)
     found = []
     for r, most in zip(radius, k, strict=True):
-        limit = torch.tensor(r, dtype=xyz.dtype, device=xyz.device).square()
+        limit = xyz.new_full((), r, dtype=torch.float64).to(xyz.dtype).square()
         is_within = is_point & (distance <= limit)
         inside = torch.where(is_within, number, len(number)).sort(-1).values[..., :most]
         inside = torch.nn.functional.pad(inside, (0, most - inside.shape[-1]), value=len(number))
