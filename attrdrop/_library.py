@@ -34,6 +34,8 @@ SCHEMAS = (
     " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> Tensor",
     "fill_blocks_(Tensor(a!) images, Tensor boxes, bool keep, float value, Tensor? values, bool is_random,"
     " Tensor? source, Tensor? source_index, SymInt seed, Tensor? sample_ids) -> ()",
+    "occlude_points_(Tensor(a!) points, Tensor? relevance, Tensor? valid, float alpha, float beta, bool calibrated,"
+    " int norm, int replacement, float value, Tensor? values, SymInt seed, Tensor? sample_ids) -> Tensor",
     "draw_images(Tensor sample_ids, float p, float alpha, SymInt seed, bool per_batch) -> Tensor",
     "farthest_point_sample(Tensor points, SymInt n, Tensor? valid, Tensor? start) -> Tensor",
     "ball_query(Tensor points, Tensor centres, float[] radius, int[] k, Tensor? valid) -> Tensor",

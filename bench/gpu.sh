@@ -40,7 +40,7 @@ stage sweep 45 "${masked[@]}" --modes forward,backward --peers SDPA,eager,attrdr
 stage flex 520 "${masked[@]}" --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 490
 stage ranking 35 "${bench[@]}" keep_mask --seconds 0.5 --limit 27
 stage ops 25 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
-  occlude_blocks fill_blocks relevance_gate_relu --shapes S1,I1,I2,F1 --seconds 0.5 --limit 18
+  occlude_blocks fill_blocks occlude_points relevance_gate_relu --shapes S1,I1,I2,P1,P2,F1 --seconds 0.5 --limit 18
 step=("$PYTHON" bench/step.py --no-memory --output "$csv")
 stage steps 20 "${step[@]}" --seconds 4
 stage bert 25 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.rows import COLUMNS, RESULTS
-from bench.shapes import IMAGES, NAMED
+from bench.shapes import IMAGES, NAMED, POINTS
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 GROUP = ["name", "op", "mode", "shape", "dtype"]
@@ -26,7 +26,7 @@ def load(paths: list[Path]) -> pd.DataFrame:
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
     """All rows but those of the further lengths on a GPU, which have a figure of their own."""
-    named = found["shape"].isin([str(shape) for shape in (*NAMED.values(), *IMAGES.values())])
+    named = found["shape"].isin([str(shape) for shape in (*NAMED.values(), *IMAGES.values(), *POINTS.values())])
     return found[(found.device == "cpu") | found.op.isin(STEPS) | named]
 
 

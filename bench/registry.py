@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 import attrdrop
-from bench import attention, images, peers
+from bench import attention, images, peers, points
 from bench.shapes import (
     ELEMENTWISE,
     FACTORS,
     FEATURE_SHAPES,
     IMAGE_SHAPES,
     OVER_N,
+    POINT_SHAPES,
     RANKED_OVER_N,
     SEED,
     SHAPES,
@@ -246,6 +247,14 @@ ENTRIES = (
         stem="occlude_blocks",
         shapes=IMAGE_SHAPES,
         agree=_same,
+    ),
+    Entry(
+        "occlude_points",
+        points.PointInputs,
+        lambda i, backend: attrdrop.occlude_points(i.points, i.relevance, seed=SEED, backend=backend),
+        points.peers,
+        lambda s, size: Cost(0, 2 * s.values * size + 5 * s.batch * s.n),
+        shapes=POINT_SHAPES,
     ),
     Entry(
         "draw_images",

@@ -23,10 +23,10 @@ import attrdrop
 from attrdrop import _backend
 from bench import kernels, rows, timing
 from bench.registry import REGISTRY, Entry
-from bench.shapes import DROPOUT, DTYPES, FACTORS, FEATURES, IMAGES, NAMED, AnyShape, Inputs
+from bench.shapes import DROPOUT, DTYPES, FACTORS, FEATURES, IMAGES, NAMED, POINTS, AnyShape, Inputs
 
 OURS = "attrdrop"
-KNOWN = NAMED | IMAGES | FEATURES
+KNOWN = NAMED | IMAGES | FEATURES | POINTS
 console = Console()
 
 
@@ -50,7 +50,7 @@ class Variant(NamedTuple):
 class Selection:
     """Which groups are measured, and which peers in them; what is empty excludes nothing."""
 
-    shapes: tuple[str, ...] = ()  # names of shapes.NAMED and shapes.IMAGES
+    shapes: tuple[str, ...] = ()  # names in KNOWN
     n: tuple[int, ...] = ()
     modes: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()  # how their names begin

@@ -54,7 +54,28 @@ class ImageShape(NamedTuple):
         return self.height * self.width
 
 
-AnyShape = Shape | ImageShape
+class PointShape(NamedTuple):
+    """Clouds, points of each, channels."""
+
+    batch: int
+    n: int
+    channels: int
+
+    def __str__(self) -> str:
+        return f"N{self.batch} P{self.n} C{self.channels}"
+
+    @property
+    def values(self) -> int:
+        return self.batch * self.n * self.channels
+
+
+AnyShape = Shape | ImageShape | PointShape
+TINY: Mapping[type, AnyShape] = {
+    Shape: Shape(2, 2, 40, 16),
+    ImageShape: ImageShape(2, 2, 40, 16),
+    PointShape: PointShape(2, 40, 3),
+}
+"""A small shape of each kind."""
 
 
 class Cost(NamedTuple):
@@ -65,6 +86,7 @@ class Cost(NamedTuple):
 
 
 IMAGES = {"I1": ImageShape(128, 3, 32, 32), "I2": ImageShape(256, 3, 224, 224)}
+POINTS = {"P1": PointShape(32, 1024, 3), "P2": PointShape(16, 2048, 6)}
 FEATURES = {  # of convolutions
     "F1": ImageShape(256, 64, 112, 112),
     "F2": ImageShape(256, 256, 56, 56),
@@ -72,6 +94,7 @@ FEATURES = {  # of convolutions
 }
 FEATURE_SHAPES = {"cpu": (ImageShape(128, 64, 32, 32), ImageShape(64, 512, 7, 7)), "cuda": tuple(FEATURES.values())}
 IMAGE_SHAPES = {"cpu": tuple(IMAGES.values()), "cuda": tuple(IMAGES.values())}
+POINT_SHAPES = {"cpu": tuple(POINTS.values()), "cuda": tuple(POINTS.values())}
 NAMED = {"S1": Shape(32, 12, 512, 64), "S2": Shape(4, 32, 4096, 128)}
 SHAPES = {"cpu": (Shape(16, 12, 128, 32), Shape(4, 12, 512, 64)), "cuda": tuple(NAMED.values())}
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}

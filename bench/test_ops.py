@@ -8,6 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.registry import REGISTRY
 from bench.run import Case, Variant, agreeing, cases, current_device, variants
+from bench.shapes import TINY
 
 DEVICE = current_device()
 
@@ -21,7 +22,7 @@ def contest(case: Case) -> dict[str, Variant]:
 def names(op: str, mode: str) -> tuple[str, ...]:
     """The variants of an op, as they are at a tiny shape."""
     entry = REGISTRY[op]
-    tiny = type(entry.shapes[DEVICE.type][0])(1, 1, 32, 64)
+    tiny = TINY[type(entry.shapes[DEVICE.type][0])]
     return tuple(variants(Case(entry, tiny, mode), DEVICE))
 
 

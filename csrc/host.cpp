@@ -65,6 +65,7 @@ PYBIND11_MODULE(_host, m) {
   bind_emulator(m);
   bind_occlude_blocks(m);
   bind_sampling(m);
+  bind_occlude_points(m);
   m.def("philox", &philox, py::arg("seed"), py::arg("counters"));
   m.def("bernoulli_words", &bernoulli_words, py::arg("seed"), py::arg("layer"), py::arg("head"), py::arg("sample"),
         py::arg("n_rows"), py::arg("words"), py::arg("rate"));

@@ -38,6 +38,9 @@ Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::o
 void fill_blocks_cpu(Tensor images, Tensor boxes, bool keep, double value, std::optional<Tensor> values, bool is_random,
                      std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
                      std::optional<Tensor> sample_ids);
+Tensor occlude_points_cpu(Tensor points, std::optional<Tensor> relevance, std::optional<Tensor> valid, double alpha,
+                          double beta, bool calibrated, int64_t norm, int64_t replacement, double value,
+                          std::optional<Tensor> values, int64_t seed, std::optional<Tensor> sample_ids);
 Tensor draw_images_cpu(Tensor sample_ids, double p, double alpha, int64_t seed, bool per_batch);
 Tensor farthest_point_sample_cpu(Tensor points, int64_t n, std::optional<Tensor> valid, std::optional<Tensor> start);
 Tensor ball_query_cpu(Tensor points, Tensor centres, std::vector<double> radius, std::vector<int64_t> k,

@@ -22,6 +22,10 @@ struct ValidView {
   int64_t cloud, point;
 };
 
+ATTRDROP_HD bool is_valid(const ValidView& valid, int64_t cloud, int64_t point) {
+  return !valid.data || valid.data[cloud * valid.cloud + point * valid.point];
+}
+
 // int64 (N,): the point at which each cloud begins.
 struct StartView {
   const int64_t* data;  // null: the first that is valid

@@ -30,6 +30,14 @@ ATTRDROP_HD int32_t ordered_key(float value) {
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
 }
 
+// The float of an ordered key that is not KEY_NAN.
+ATTRDROP_HD float ordered_value(int32_t key) {
+  key ^= (key >> 31) & 0x7FFFFFFF;
+  float value;
+  memcpy(&value, &key, sizeof value);
+  return value;
+}
+
 // What a row's comparison with its threshold means for the candidate region.
 struct RowRule {
   bool all;   // every valid column is a candidate

@@ -59,12 +59,16 @@ def _optional(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else as_numpy(tensor)
 
 
+def _bits(value: float, dtype: torch.dtype) -> int:
+    """The bits of a number in a type."""
+    integer = {1: np.uint8, 2: np.uint16, 4: np.uint32}[dtype.itemsize]
+    return int(as_numpy(torch.tensor([value], dtype=dtype)).view(integer)[0])
+
+
 def _fill(images: Tensor, keep, value, values, is_random, source, source_index, seed, sample_ids) -> tuple:
     """The last arguments of occlude_blocks_ and fill_blocks_; a number as its bits in the type of the images."""
-    integer = {1: np.uint8, 2: np.uint16, 4: np.uint32}[images.itemsize]
-    bits = int(as_numpy(torch.tensor([value], dtype=images.dtype)).view(integer)[0])
     rest = _optional(source), _optional(source_index), seed % 2**64, _optional(sample_ids)
-    return keep, bits, _optional(values), is_random, *rest
+    return keep, _bits(value, images.dtype), _optional(values), is_random, *rest
 
 
 def _occlude_blocks_(scheduler_seed: int, images: Tensor, relevance, index, *arguments) -> Tensor:
@@ -94,3 +98,18 @@ def emulated_fill_blocks(images: Tensor, boxes: Tensor, *, scheduler_seed: int =
     """attrdrop.fill_blocks with the CUDA kernel behind it."""
     with patch.object(torch.ops.attrdrop, "fill_blocks_", partial(_fill_blocks_, scheduler_seed)):
         return attrdrop.fill_blocks(images, boxes, **arguments, backend="cpp")
+
+
+def _occlude_points_(scheduler_seed: int, points: Tensor, relevance, valid, *arguments) -> Tensor:
+    from attrdrop import _host
+
+    *rule, value, values, seed, sample_ids = arguments
+    tensors = as_numpy(points), _optional(relevance), _optional(valid)
+    rest = _bits(value, points.dtype), _optional(values), seed % 2**64, _optional(sample_ids)
+    return torch.from_numpy(_host.occlude_points_cuda(*tensors, *rule, *rest, scheduler_seed))
+
+
+def emulated_occlude_points(points: Tensor, relevance: Tensor | None = None, *, scheduler_seed: int = 0, **arguments):
+    """attrdrop.occlude_points with the CUDA kernel behind it."""
+    with patch.object(torch.ops.attrdrop, "occlude_points_", partial(_occlude_points_, scheduler_seed)):
+        return attrdrop.occlude_points(points, relevance, **arguments, backend="cpp")

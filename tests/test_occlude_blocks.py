@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from backends import GPU, on_cpu, on_gpu
 from emulated import emulated_fill_blocks, emulated_occlude_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,27 +16,11 @@ TYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
 POINT = dict(scale=(0.02, 0.02), ratio=(1.0, 1.0))  # in 8 x 8 pixels, a block of one
 
 
-def on_gpu(call):
-    """The same call on the device."""
-
-    def there(*tensors, scheduler_seed=0, **arguments):
-        move = lambda x: x.cuda() if isinstance(x, torch.Tensor) else x  # noqa: E731
-        result = call(*map(move, tensors), **{k: move(v) for k, v in arguments.items()}, backend="cuda")
-        return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
-
-    return there
-
-
-def on_cpu(call, backend):
-    return lambda *tensors, scheduler_seed=0, **arguments: call(*tensors, **arguments, backend=backend)
-
-
 BACKENDS = {
     "cpp": (on_cpu(occlude_blocks, "cpp"), on_cpu(fill_blocks, "cpp")),
     "emulated": (emulated_occlude_blocks, emulated_fill_blocks),
     "cuda": (on_gpu(occlude_blocks), on_gpu(fill_blocks)),
 }
-GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 @pytest.fixture(params=["cpp", "emulated", GPU])

@@ -7,6 +7,7 @@ from attrdrop.ops.group_points import group_points
 from attrdrop.ops.keep_mask import AttentionWeight, KeepMask, keep_mask, random_keep_mask
 from attrdrop.ops.masked_attention import masked_attention
 from attrdrop.ops.occlude_blocks import draw_images, fill_blocks, occlude_blocks
+from attrdrop.ops.occlude_points import occlude_points
 from attrdrop.ops.pack_mask import pack_mask, transpose_mask, unpack_mask
 from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
 
@@ -23,6 +24,7 @@ __all__ = [
     "keep_mask",
     "masked_attention",
     "occlude_blocks",
+    "occlude_points",
     "pack_mask",
     "random_keep_mask",
     "relevance_gate",

@@ -78,9 +78,9 @@ class Clouds {
     bool is_finite = true;
     for (int64_t i = 0; i < points; ++i) {
       const Point point = read_point<T>(view, n, i);
-      const bool is_valid = !mask.data || mask.data[n * mask.cloud + i * mask.point];
-      is_finite &= !is_valid | point.is_finite();
-      x[i] = is_valid ? point.x : NAN, y[i] = point.y, z[i] = point.z;
+      const bool counts = is_valid(mask, n, i);
+      is_finite &= !counts | point.is_finite();
+      x[i] = counts ? point.x : NAN, y[i] = point.y, z[i] = point.z;
     }
     for (float* values : {x, y, z}) std::fill(values + points, values + size, NAN);
     return is_finite;

@@ -21,9 +21,11 @@ namespace attrdrop {
   void gate_backward(const GateBackwardProblem&, int64_t, int64_t);                                              \
   void farthest_points(const SampleProblem&);                                                                    \
   void ball_query(const QueryProblem&);                                                                          \
+  int64_t points_scratch(const PointProblem&);                                                                   \
+  bool choose_points(const PointProblem&, int64_t, void*);                                                       \
   static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, softmax, softmax_backward,   \
                                 attribution_scratch, attribution, gate, gate_backward, farthest_points,          \
-                                ball_query};                                                                     \
+                                ball_query, points_scratch, choose_points};                                      \
   }
 
 ATTRDROP_DECLARE(base)

@@ -132,6 +132,8 @@ struct QueryProblem {
   int64_t* out;          // (sum of k), one scale after the other
 };
 
+struct PointProblem;  // occlude_points, see point_occlusion.h
+
 struct Kernels {
   const char* isa;
   int64_t (*keep_mask_scratch)(const KeepMaskProblem&);
@@ -147,6 +149,9 @@ struct Kernels {
   void (*gate_backward)(const GateBackwardProblem&, int64_t begin, int64_t end);
   void (*farthest_points)(const SampleProblem&);
   void (*ball_query)(const QueryProblem&);
+  int64_t (*points_scratch)(const PointProblem&);
+  // Which points of a cloud are dropped; false where the relevance of a valid one is not finite.
+  bool (*choose_points)(const PointProblem&, int64_t cloud, void* scratch);
 };
 
 // The best variant this processor runs, or the one named by ATTRDROP_ISA (base, avx2, avx512).

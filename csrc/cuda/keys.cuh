@@ -202,7 +202,7 @@ struct F32Keys {
     return bits ^ (bits >> 31 & 0x7FFFFFFF);
   }
   __device__ __forceinline__ static float value(int32_t ordered) {
-    return __uint_as_float(static_cast<uint32_t>(ordered ^ (ordered >> 31 & 0x7FFFFFFF)));
+    return ordered_value(ordered);
   }
   __device__ __forceinline__ static Pivot pivot(int32_t ordered) { return value(ordered); }
 };

@@ -1,49 +1,18 @@
 // The CUDA kernels of farthest_point_sample, ball_query and group_points over NumPy arrays, run by the emulator.
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-
 #include <algorithm>
 #include <numeric>
-#include <optional>
-#include <vector>
 
 #include "cuda/ball_query.cuh"
 #include "cuda/farthest_point_sample.cuh"
 #include "cuda/group_points.cuh"
+#include "emulator/arrays.h"
 #include "emulator/bindings.h"
 
-namespace py = pybind11;
-
 namespace attrdrop {
-
-template <class T>
-using Optional = std::optional<py::array_t<T>>;
-
-// float32 and float16 arrays, bfloat16 bits as uint16.
-static Dtype dtype_of(const py::array& a) {
-  if (a.itemsize() == 4) return Dtype::f32;
-  return a.dtype().kind() == 'f' ? Dtype::f16 : Dtype::bf16;
-}
-
-static int64_t step(const py::array& a, int dim) { return a.strides(dim) / a.itemsize(); }
-
-static PointView point_view(const py::array& a) {
-  if (a.ndim() != 3) throw py::value_error("points and centres must have 3 dimensions");
-  return {a.data(), step(a, 0), step(a, 1), step(a, 2), dtype_of(a)};
-}
-
-static ValidView valid_view(const Optional<bool>& a) { return a ? ValidView{a->data(), step(*a, 0), step(*a, 1)} : ValidView{}; }
 
 static IndexView index_view(const py::array_t<int64_t>& a) { return {a.data(), step(a, 0), step(a, 1), step(a, 2)}; }
 
 static int32_t length(const py::array& a, int dim) { return static_cast<int32_t>(a.shape(dim)); }
-
-// An array of the type of `like`, poisoned.
-static py::array poisoned(const py::dtype& type, std::vector<py::ssize_t> shape) {
-  py::array a(type, shape);
-  std::memset(a.mutable_data(), 0xEE, a.nbytes());
-  return a;
-}
 
 static py::array farthest_point_sample_emulated(py::array points, int64_t n, Optional<bool> valid, Optional<int64_t> start,
                                                 uint64_t scheduler_seed) {

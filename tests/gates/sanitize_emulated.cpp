@@ -10,6 +10,7 @@
 
 #include "cuda/keep_mask_launch.cuh"
 #include "cuda/occlude_blocks.cuh"
+#include "cuda/occlude_points.cuh"
 #include "emulator/samples.cuh"
 
 using namespace attrdrop;
@@ -89,6 +90,35 @@ static void occlude(uint64_t round) {
   launch_fill_blocks(args.fill, boxes.data(), type, Stream{round});
 }
 
+// Clouds in channels first or last, with relevance of its own type, and room for scratch memory where they are large.
+static void drop_points(uint64_t round) {
+  constexpr Dtype types[] = {Dtype::f32, Dtype::bf16, Dtype::f16};  // as Input
+  const Input input = static_cast<Input>(below(3)), guide = static_cast<Input>(below(3));
+  const int64_t n = 1 + below(3), size = below(12) ? 1 + below(300) : 8193 + below(300), c = below(5), maps = 1 + below(3);
+  const Elements points(input, n * size * c, coin()), relevance(guide, n * size * maps, coin()), values(input, c, coin());
+  const std::unique_ptr<bool[]> valid(new bool[n * size]), dropped(new bool[n * size]);
+  for (int64_t i = 0; i < n * size; ++i) valid[i] = below(4) > 0;
+  const std::vector<int64_t> ids(n, 9);
+
+  PointProblem p{};
+  const bool is_last = coin();
+  p.points = {points.data, size * c, is_last ? c : 1, is_last ? 1 : size, types[static_cast<int>(input)]};
+  if (below(4)) p.relevance = {relevance.data, size * maps, maps, 1, types[static_cast<int>(guide)]};
+  if (coin()) p.valid = {valid.get(), size, 1};
+  p.rule = {0.3, static_cast<double>(below(11)) / 10, coin(), static_cast<Norm>(below(3)), round};
+  p.replacement = static_cast<Replacement>(below(3));
+  if (coin()) p.constant = {values.data, 1, 0};
+  if (coin()) p.sample_ids = {ids.data(), 1};
+  p.count = n, p.size = static_cast<uint32_t>(size), p.channels = static_cast<int32_t>(c);
+  p.relevance_channels = static_cast<int32_t>(maps), p.dropped = dropped.get();
+  std::vector<unsigned char> scratch;
+  const auto new_scratch = [&](int64_t bytes) {
+    scratch = std::vector<unsigned char>(bytes, 0xEE);
+    return static_cast<void*>(scratch.data());
+  };
+  launch_occlude_points(p, new_scratch, Stream{round});
+}
+
 int main(int count, char** arguments) {
   if (count > 1 && std::string(arguments[1]) == "overrun") {
     overrun();
@@ -142,6 +172,7 @@ int main(int count, char** arguments) {
     launch_pack_mask(mask.data(), valid.data(), n_q, n_k, n_k, 1, Stream{1});
     launch_transpose_mask(rows.data(), cols.data(), batch * heads, n_q, n_k, n_q * words, words, Stream{1});
     occlude(static_cast<uint64_t>(round));
+    drop_points(static_cast<uint64_t>(round));
   }
   std::printf("emulated: %d problems\n", problems);
 }

@@ -3,11 +3,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <random>
 #include <vector>
 
 #include "bits.h"
 #include "cpu/kernels.h"
+#include "point_occlusion.h"
 
 using namespace attrdrop;
 
@@ -30,9 +32,25 @@ struct Scratch {
   void* data;
 };
 
+// One cloud of two, of which a part may be padding.
+static void drop_points(const Kernels& kernel) {
+  const int64_t size = below(200), channels = 1 + below(3);
+  const std::vector<float> relevance = small_integers(2 * size * channels + 1);
+  const std::unique_ptr<bool[]> valid(new bool[2 * size]), dropped(new bool[2 * size]);
+  for (int64_t i = 0; i < 2 * size; ++i) valid[i] = below(4) > 0;
+  PointProblem p{};
+  if (below(4)) p.relevance = {relevance.data(), size * channels, channels, 1, Dtype::f32};
+  if (coin()) p.valid = {valid.get(), size, 1};
+  p.rule = {0.3, static_cast<double>(below(11)) / 10, coin(), static_cast<Norm>(below(3)), 5};
+  p.count = 2, p.size = static_cast<uint32_t>(size), p.relevance_channels = static_cast<int32_t>(channels);
+  p.dropped = dropped.get();
+  kernel.choose_points(p, below(2), Scratch(kernel.points_scratch(p)).data);
+}
+
 int main() {
   const Kernels& kernel = kernels();
   for (int round = 0; round < 400; ++round) {
+    drop_points(kernel);
     const int64_t n_q = 1 + below(70), n_k = 1 + below(140), d = 1 + below(20), k = 1 + below(30);
     const int64_t words = word_count(n_k), column_words = word_count(n_q);
     std::vector<float> x = small_integers(n_q * d), y = small_integers(n_k * d), lse(n_q);

@@ -1,26 +1,10 @@
-// Philox over vector lanes: each lane draws one word of 32 columns.
+// Bernoulli bits: each vector lane draws one word of 32 columns.
 #pragma once
-#include "cpu/isa/simd.h"
+#include "cpu/isa/philox_lanes.h"
 #include "cpu/kernels.h"
-#include "philox.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
-
-static inline void philox_lanes(uint64_t seed, vuint c[4]) {
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < PHILOX_ROUNDS; ++round) {
-    vuint high0, low0, high1, low1;
-    multiply_wide(c[0], PHILOX_M0, high0, low0);
-    multiply_wide(c[2], PHILOX_M1, high1, low1);
-    c[0] = high1 ^ c[1] ^ k0;
-    c[1] = low1;
-    c[2] = high0 ^ c[3] ^ k1;
-    c[3] = low0;
-    k0 += PHILOX_W0;
-    k1 += PHILOX_W1;
-  }
-}
 
 // Dropped bits of rows [begin, end), `words` words a row, contiguous in out.
 static void bernoulli_words(const Draw& draw, int64_t begin, int64_t end, int64_t words, uint32_t* out) {

@@ -1,7 +1,7 @@
 // Tiles of x y^T in float32: eight rows at a time against packed panels of y. Every product is one chain of fused
 // multiply-adds over d in ascending order, whatever the vector length, so all variants give the same keys.
 #pragma once
-#include "bits.h"
+#include "cpu/isa/scratch.h"
 #include "cpu/isa/simd.h"
 #include "cpu/kernels.h"
 
@@ -15,18 +15,6 @@ constexpr int MICRO_ROWS = 8;
 #else
 constexpr int MICRO_ROWS = 4;
 #endif
-
-// Hands out 64-byte aligned parts of one block of scratch memory. From a null base only the total counts.
-struct Carver {
-  template <class T>
-  void take(T*& pointer, int64_t count) {
-    pointer = reinterpret_cast<T*>(next);
-    next += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-  }
-  char* next;
-};
-
-static inline int64_t padded(int64_t columns) { return 32 * word_count(columns); }
 
 // Calls run with a typed pointer to the matrix.
 template <class Run>
