@@ -27,9 +27,10 @@ RULES: dict[str, Callable[[], lrp.Rule]] = {
 DEMO: dict[str, Any] = {
     "points": 256,
     "width": 0.25,
-    "epochs": 20,
+    "epochs": 80,
     "batch_size": 16,
-    "lr": 4e-3,
+    "lr": 6e-3,
+    "seeds": 2,
     "beta": 0.3,
     "mode": "calibrated",
 }
