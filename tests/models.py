@@ -108,12 +108,12 @@ def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrd
 
 
 def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch.float32, seed: int = 1):
-    """Random inputs; the second sample is padded."""
+    """Random inputs without a token twice in a sample, so that no attributions tie; the second sample is padded."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (size,), generator=generator)
     if name == "vit":
         return dict(pixel_values=torch.randn(size, 3, 16, 16, generator=generator).to(dtype), labels=labels)
-    ids = torch.randint(3, 99, (size, length), generator=generator)
+    ids = torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
     mask = torch.ones_like(ids)
     if size > 1:
         mask[1, length - 8 :] = 0
