@@ -5,97 +5,25 @@ import weakref
 
 import pytest
 import torch
+from eager import EagerPass, bits_of, check_a_step, gradients_of
 from models import EVERY, UNREACHABLE, batch, build
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from attrdrop import ADDrop, ADDropConfig, unpack_mask
-from attrdrop._passes import AttributionPass, Draws, derive_seed
-from attrdrop.addrop import attribution_target
+from attrdrop import ADDrop, ADDropConfig
+from attrdrop._passes import AttributionPass, Draws
+from attrdrop.addrop import ATTRIBUTIONS, attribution_target
 from attrdrop.integrations.transformers import attention_forward
-from attrdrop.reference.keep_mask import candidates, draw
 
 
-class EagerPass:
-    """Attention with materialised probabilities, which autograd can be asked about; or under given boolean masks."""
-
-    def __init__(self, eligible, keeps=None):
-        self.eligible, self.keeps = eligible, keeps
-        self.probabilities, self.valid = [], []
-
-    def attend(self, call, plain):
-        if call.module not in self.eligible:
-            return plain()
-        groups = call.q.shape[1] // call.k.shape[1]
-        k, v = call.k.repeat_interleave(groups, 1), call.v.repeat_interleave(groups, 1)
-        scores = call.q @ k.transpose(-1, -2) * (call.q.shape[-1] ** -0.5 if call.scale is None else call.scale)
-        if call.position_bias is not None:
-            scores = scores + call.position_bias
-        valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.mask.expand(scores.shape)
-        if call.is_causal:
-            valid = valid.tril()
-        index = len(self.probabilities)
-        allowed = valid if self.keeps is None or self.keeps[index] is None else self.keeps[index]
-        probability = torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1)
-        probability = torch.where(allowed.any(-1, keepdim=True), probability, 0.0)
-        self.probabilities.append(probability)
-        self.valid.append(valid)
-        return (probability @ v).transpose(1, 2).contiguous()
-
-
-def eager_step(model, inputs, addrop, layers, p, q):
-    """The step by the paper's text: dF/dA by autograd on every A, full sorts, -inf scores in a second pass."""
-    first = EagerPass(addrop._scope)
-    outputs = model(**inputs, attrdrop=first)
-    target = attribution_target(outputs, inputs, addrop.config.target, model)
-    gradients = torch.autograd.grad(target, first.probabilities, allow_unused=True)
-    seed = derive_seed(addrop.config.seed, 0)
-    keeps = []
-    for index, (b, valid) in enumerate(zip(gradients, first.valid, strict=True)):
-        if index not in layers:
-            keeps.append(None)
-            continue
-        region = candidates(b, valid, p, low=False)
-        rows, _, _ = draw(region, valid, q, seed, index, None)
-        keeps.append(unpack_mask(rows, valid.shape[-1]))
-    second = EagerPass(addrop._scope, keeps)
-    loss = model(**inputs, attrdrop=second).loss
-    loss.backward()
-    return loss.detach(), keeps
-
-
-def gradients_of(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def bits_of(masks, length):
-    keeps = [keep for entry in masks._masks.values() for keep, _ in entry]
-    return [None if keep is None else unpack_mask(keep.rows, length) for keep in keeps]
-
-
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("layers", ["all", "first"])
-def test_a_step_equals_the_eager_one_in_float64(name, layers):
-    model, inputs = build(name, torch.float64), batch(name, dtype=torch.float64)
-    addrop = ADDrop(model, p=0.3, q=0.4, layers=layers, cross_tuning=False)
-    masks = addrop.attribute(**inputs)
-    assert all(p.grad is None for p in model.parameters())
-    loss = model(**inputs, attrdrop=masks).loss
-    loss.backward()
-    ours = gradients_of(model)
-    model.zero_grad()
-    count = sum(len(entry) for entry in masks._masks.values())
-    chosen = range(count) if layers == "all" else [0]
-    expected_loss, keeps = eager_step(model, inputs, addrop, chosen, 0.3, 0.4)
-    for mine, theirs in zip(bits_of(masks, 20 if name != "vit" else 17), keeps, strict=True):
-        assert (mine is None) == (theirs is None)
-        assert mine is None or torch.equal(mine, theirs)
-    assert addrop.statistics().dropped > 0
-    assert abs(float(loss - expected_loss)) < 1e-9
-    theirs = gradients_of(model)
-    assert ours.keys() == theirs.keys()
-    for parameter, gradient in theirs.items():
-        torch.testing.assert_close(ours[parameter], gradient, atol=1e-9, rtol=1e-9)
+def test_a_step_equals_the_eager_one_in_float64(name, layers, attribution):
+    model = build(name, torch.float64)
+    options = dict(attribution=attribution, iga_steps=3, layers=layers, cross_tuning=False)
+    addrop = ADDrop(model, p=0.3, q=0.4, **options)
+    check_a_step(model, batch(name, dtype=torch.float64), addrop, None if layers == "all" else [0])
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert", "marian", "vit", "llama"])
@@ -104,7 +32,7 @@ def test_a_step_in_float32_errs_at_most_twice_as_much_as_torch(name):
     inputs = batch(name)
     addrop = ADDrop(single, p=0.3, q=0.4, cross_tuning=False)
     masks = addrop.attribute(**inputs)
-    keeps = bits_of(masks, 20 if name != "vit" else 17)
+    keeps = bits_of(masks)
 
     def run(model, context):
         model.zero_grad()
@@ -409,7 +337,7 @@ def test_other_models_are_refused():
         (dict(p=1.1), ValueError, r"p must lie in \[0, 1\], got 1.1"),
         (dict(q=math.nan), ValueError, r"q must lie in \[0, 1\]"),
         (dict(p="0.3"), TypeError, "p must be a number"),
-        (dict(attribution="LRP"), ValueError, "attribution must be 'GA', got 'LRP'"),
+        (dict(attribution="LRP"), ValueError, "attribution must be 'GA' or 'IGA' or 'AA' or 'RD', got 'LRP'"),
         (dict(layers="last"), ValueError, "layers must be 'all' or 'first' or a list of indices, got 'last'"),
         (dict(layers=[]), ValueError, "layers must be"),
         (dict(target="silver"), ValueError, "target must be 'pseudo' or 'gold' or a callable"),
