@@ -6,6 +6,8 @@ import torch
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -83,6 +85,12 @@ TOKEN_MODELS = {
             encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
         )
     ),
+    "bart": lambda: BartForConditionalGeneration(
+        BartConfig(
+            **SEQ2SEQ, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
+        )
+    ),
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(**SEQ2SEQ, d_kv=8, d_ff=40, num_layers=2, num_heads=4, dropout_rate=0.0)
     ),
@@ -107,17 +115,23 @@ def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrd
     return model.to(dtype).train()
 
 
+def distinct_tokens(size: int, length: int, generator: torch.Generator):
+    """No token twice in a sample: equal ones would tie wherever positions do not count, as in T5."""
+    return torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
+
+
 def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch.float32, seed: int = 1):
-    """Random inputs without a token twice in a sample, so that no attributions tie; the second sample is padded."""
+    """Random inputs; the second sample is padded."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (size,), generator=generator)
     if name == "vit":
         return dict(pixel_values=torch.randn(size, 3, 16, 16, generator=generator).to(dtype), labels=labels)
-    ids = torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
+    ids = distinct_tokens(size, length, generator)
     mask = torch.ones_like(ids)
     if size > 1:
         mask[1, length - 8 :] = 0
     if name in TOKEN_MODELS:
-        labels = torch.randint(3, 5 if name == "bert-tokens" else 99, (size, length), generator=generator)
-        labels[:, 0] = -100
+        labels = distinct_tokens(size, length, generator)
+        labels = labels % 5 if name == "bert-tokens" else labels
+        labels[:, -1] = -100
     return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)

@@ -112,12 +112,14 @@ def test_pass_one_leaves_nothing_but_bits(monkeypatch):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_masks_do_not_depend_on_accumulation():
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_masks_do_not_depend_on_accumulation(attribution):
     model, inputs = build("bert"), batch("bert", size=4)
 
     def accumulated(parts):
         model.zero_grad()
-        addrop = ADDrop(model, p=0.4, q=0.5, cross_tuning=False, accumulation_steps=parts)
+        config = ADDropConfig(p=0.4, q=0.5, attribution=attribution, iga_steps=2, cross_tuning=False)
+        addrop = ADDrop(model, config, accumulation_steps=parts)
         for index in range(parts):
             part = {key: value.chunk(parts)[index] for key, value in inputs.items()}
             (addrop(**part).loss / parts).backward()
@@ -241,7 +243,8 @@ def test_gold_and_custom_targets():
     assert torch.equal(attribution_target(outputs, inputs, "pseudo", model), -outputs.loss)
 
 
-def test_gradient_checkpointing():
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_gradient_checkpointing(attribution):
     plain, checkpointed = build("bert"), build("bert")
     for model in (plain, checkpointed):
         model.config.attention_probs_dropout_prob = 0.2
@@ -249,7 +252,8 @@ def test_gradient_checkpointing():
             layer.attention.self.dropout.p = 0.2
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
     for model in (plain, checkpointed):
-        ADDrop(model, cross_tuning=False)(**batch("bert")).loss.backward()
+        options = dict(attribution=attribution, iga_steps=3, cross_tuning=False)
+        ADDrop(model, **options)(**batch("bert")).loss.backward()
     for (name, a), (_, b) in zip(gradients_of(plain).items(), gradients_of(checkpointed).items(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": True})
@@ -257,12 +261,13 @@ def test_gradient_checkpointing():
         ADDrop(checkpointed, cross_tuning=False)(**batch("bert"))
 
 
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_autocast_in_bfloat16(dropout):
+def test_autocast_in_bfloat16(dropout, attribution):
     model, inputs = build("bert"), batch("bert")
     for layer in model.bert.encoder.layer:
         layer.attention.self.dropout.p = dropout
-    addrop = ADDrop(model, cross_tuning=False)
+    addrop = ADDrop(model, attribution=attribution, iga_steps=2, cross_tuning=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = addrop(**inputs).loss
     loss.backward()
@@ -270,26 +275,29 @@ def test_autocast_in_bfloat16(dropout):
     assert addrop.statistics().dropped > 0
 
 
-def test_lora_and_frozen_models():
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_lora_and_frozen_models(attribution):
     peft = pytest.importorskip("peft")
     base = build("bert")
     model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
     model.train()
-    addrop = ADDrop(model, cross_tuning=False)
+    options = dict(attribution=attribution, iga_steps=2, cross_tuning=False)
+    addrop = ADDrop(model, **options)
     addrop(**batch("bert")).loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     assert addrop.statistics().dropped > 0
     frozen = build("bert").requires_grad_(False)
-    assert ADDrop(frozen, cross_tuning=False).attribute(**batch("bert")) is not None
+    assert ADDrop(frozen, **options).attribute(**batch("bert")) is not None
 
 
-def test_compiled_models():
+@pytest.mark.parametrize("attribution", ["GA", "RD"])  # the others' masked pass is GA's
+def test_compiled_models(attribution):
     eager, other = build("bert"), build("bert")
     for model in (eager, other):
         for layer in model.bert.encoder.layer:
             layer.attention.self.dropout.p = 0.1
     compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
-    steps = ADDrop(eager, cross_tuning=False), ADDrop(compiled, cross_tuning=False)
+    steps = [ADDrop(model, attribution=attribution, cross_tuning=False) for model in (eager, compiled)]
     for index in range(3):
         losses = [step(**batch("bert", seed=index)).loss for step in steps]
         torch.testing.assert_close(*losses)
@@ -338,6 +346,11 @@ def test_other_models_are_refused():
         (dict(q=math.nan), ValueError, r"q must lie in \[0, 1\]"),
         (dict(p="0.3"), TypeError, "p must be a number"),
         (dict(attribution="LRP"), ValueError, "attribution must be 'GA' or 'IGA' or 'AA' or 'RD', got 'LRP'"),
+        (dict(iga_steps=0), ValueError, "iga_steps must be a positive int, got 0"),
+        (dict(iga_steps=2.5), ValueError, "iga_steps must be a positive int, got 2.5"),
+        (dict(attention="self"), ValueError, "attention must be 'encoder' or 'decoder' or 'cross' or a list of them"),
+        (dict(attention=("cross", 1)), ValueError, "attention must be .* got 1"),
+        (dict(attention=[]), ValueError, "attention must name at least one of 'encoder', 'decoder', 'cross'"),
         (dict(layers="last"), ValueError, "layers must be 'all' or 'first' or a list of indices, got 'last'"),
         (dict(layers=[]), ValueError, "layers must be"),
         (dict(target="silver"), ValueError, "target must be 'pseudo' or 'gold' or a callable"),
