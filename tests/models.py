@@ -17,6 +17,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -66,6 +68,12 @@ CLASSIFIERS = {
     "modernbert": lambda: ModernBertForSequenceClassification(
         ModernBertConfig(
             **SIZE, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, local_attention=8
+        )
+    ),
+    "gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=99, n_embd=32, n_layer=3, n_head=4, n_positions=64, pad_token_id=0, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
         )
     ),
     "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
