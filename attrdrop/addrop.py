@@ -22,6 +22,7 @@ from attrdrop.schedules import Schedule, check_schedule, scheduled
 
 ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
 ATTENTIONS = ("encoder", "decoder", "cross")
+CROSS_NAMES = ("cross", "encoder_attn", "encdec")  # in transformers, attention to the encoder's outputs
 TARGETS = ("pseudo", "gold")
 PASS1_MODES = ("train", "eval")
 
@@ -165,7 +166,7 @@ class ADDrop:
         self.accumulation_steps = accumulation_steps
         self.epoch = 1
         self._scope = _attention_scope(model, self.config.attention)
-        self._modules: list[nn.Module] | None = None
+        self._modules: list[nn.Module] = []
         self._step = self._calls = self._samples = 0
         self._has_warned = False
         self._counts: Tensor | None = None
@@ -255,7 +256,7 @@ class ADDrop:
 
     def _survey(self, batch: Mapping[str, Any]) -> tuple[list[nn.Module], list[int]]:
         """The modules that attend, one entry a layer, found by one forward at the first call; and the masked layers."""
-        if self._modules is None:
+        if not self._modules:
             inner = unwrap(self.model)
             survey = Survey(self._scope.__contains__)
             with evaluation_mode(inner), uncompiled(), torch.no_grad():
@@ -355,13 +356,17 @@ def _part(model: Any, attention: str) -> set[nn.Module]:
     if attention == "encoder":
         return set(model.get_encoder().modules())
     decoder = model.get_decoder()
-    marks = ("cross", "encoder_attn", "encdec")  # how transformers names the attention to the encoder's outputs
     cross = {
         part
         for name, module in decoder.named_modules()
-        if any(mark in name.lower() for mark in marks)
+        if any(mark in name.lower() for mark in CROSS_NAMES)
         for part in module.modules()
     }
+    if not cross:
+        raise ValueError(
+            f"attention {attention!r}: no module of {type(decoder).__name__} is named as a cross-attention "
+            f"({', '.join(CROSS_NAMES)}), so self- and cross-attention cannot be told apart"
+        )
     return cross if attention == "cross" else set(decoder.modules()) - cross
 
 

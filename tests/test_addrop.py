@@ -95,20 +95,23 @@ def test_one_gradient_call_that_stops_at_the_lowest_masked_layer(monkeypatch):
     assert visited == [2]  # layer 1 is where the walk ends: nothing below its head outputs is visited
 
 
-def test_pass_one_leaves_nothing_but_bits(monkeypatch):
+@pytest.mark.parametrize("attribution", ["GA", "IGA"])
+def test_pass_one_leaves_nothing_but_bits(monkeypatch, attribution):
     model, inputs = build("bert"), batch("bert")
     alive = []
     real = type(model).forward
 
     def forward(self, *args, **kwargs):
+        assert not any(logits() is not None for logits in alive)  # each graph is freed before the next forward
         out = real(self, *args, **kwargs)
         alive.append(weakref.ref(out.logits))
         return out
 
     monkeypatch.setattr(type(model), "forward", forward)
-    masks = ADDrop(model, cross_tuning=False).attribute(**inputs)
+    masks = ADDrop(model, attribution=attribution, iga_steps=3, cross_tuning=False).attribute(**inputs)
     assert masks is not None
-    assert alive[0]() is None
+    assert len(alive) == (1 if attribution == "GA" else 1 + 3 * 2)
+    assert not any(logits() is not None for logits in alive)
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -272,6 +272,8 @@ def test_unreachable_attention_is_named(attribution):
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="never calls transformers' attention interface"):
         addrop.attribute(**inputs)
+    model.set_attn_implementation("attrdrop")
+    assert addrop.attribute(**inputs) is not None
 
 
 @pytest.mark.skipif(TRITON_MISSING is not None, reason=str(TRITON_MISSING))
@@ -304,7 +306,11 @@ def test_attention_of_the_decoder(name, attention, attribution):
     assert addrop.statistics().valid == 2 * 4 * sum(each[kind] for kind in kinds)
 
 
-def test_kinds_of_attention_that_a_model_lacks_are_named():
+def test_kinds_of_attention_that_a_model_lacks_are_named(monkeypatch):
     for name in CLASSIFIERS:
         with pytest.raises(ValueError, match=r"attention is for encoder-decoder models, which \w+ is not"):
             ADDrop(build(name), attention="decoder")
+    monkeypatch.setattr("attrdrop.addrop.CROSS_NAMES", ("memory",))
+    for attention in ("cross", "decoder"):
+        with pytest.raises(ValueError, match=f"attention '{attention}': no module of BartDecoder is named as a cross"):
+            ADDrop(build("bart"), attention=attention)
