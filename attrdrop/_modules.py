@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -39,3 +40,20 @@ def uncompiled() -> contextlib.AbstractContextManager:
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+class RandomState(NamedTuple):
+    """States of torch's generators, of the CPU and of a device."""
+
+    device: torch.device
+    states: tuple[Tensor, ...]
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        states = (torch.get_rng_state(),)
+        return cls(device, (*states, torch.cuda.get_rng_state(device)) if device.type == "cuda" else states)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.states[1], self.device)

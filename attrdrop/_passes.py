@@ -1,20 +1,21 @@
 """The two forward passes of an AD-DROP step, as objects that travel through the model in a keyword argument.
 
-A pass is told of each attention call in turn. :class:`AttributionPass` taps the head outputs, so that the backward
-turns (dO, V) into bits at once; :class:`MaskedPass` attends under those bits.
+A pass is told of each attention call in turn. :class:`AttributionPass` (GA) taps the head outputs, so that the backward
+turns (dO, V) into bits at once; :class:`MaskedPass` attends under those bits. What ranks by attention, by integrated
+gradients or not at all stands in _attention_passes.py and _integrated.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from attrdrop._backend import COMPILED_MISSING
-from attrdrop.ops import KeepMask, keep_mask, masked_attention, pack_mask
+from attrdrop.ops import AttentionWeight, KeepMask, keep_mask, masked_attention, pack_mask
 
 
 class AttentionCall(NamedTuple):
@@ -48,6 +49,24 @@ class AttentionCall(NamedTuple):
         present = [part for part in parts if part is not None]
         return sum(present[1:], present[0]) if present else None
 
+    def detached(self) -> AttentionCall:
+        """The same call without its graph."""
+        bias = None if self.position_bias is None else self.position_bias.detach()
+        return self._replace(q=self.q.detach(), k=self.k.detach(), v=self.v.detach(), position_bias=bias)
+
+    def score_factors(self) -> tuple[Tensor, Tensor, float]:
+        """x, y and a scale with scale x yᵀ = the scores: q and k or, under a bias, the scores and a unit matrix."""
+        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        bias = self.bias()
+        if bias is None:
+            return self.q, self.k, scale
+        batch, kv_heads, n_k, _ = self.k.shape
+        k = self.k.repeat_interleave(self.q.shape[1] // kv_heads, 1)
+        scores = self.q @ k.transpose(-1, -2) * scale + bias  # (B, H, n_q, n_k)
+        scores = scores.to(self.q.dtype).clamp(min=torch.finfo(self.q.dtype).min)  # -inf times 0 is NaN
+        unit = torch.eye(n_k, dtype=scores.dtype, device=scores.device)
+        return scores, unit.expand(batch, kv_heads, n_k, n_k), 1.0
+
 
 class Draws(NamedTuple):
     """What the random bits of a step depend on besides their place, and how candidates are chosen."""
@@ -58,6 +77,13 @@ class Draws(NamedTuple):
     sample_ids: Tensor
     keys: str = "auto"
     region: str = "high"
+
+    def keep_mask(self, site: Site, x: Tensor, y: Tensor, weight: AttentionWeight | None = None) -> KeepMask:
+        """The bits of a site whose attribution is x yᵀ, weighed where ``weight`` says so."""
+        return keep_mask(
+            x, y, p=self.p, q=self.q, seed=self.seed, layer=site.index, valid=site.valid, is_causal=site.is_causal,
+            region=self.region, weight=weight, keys=self.keys, sample_ids=self.sample_ids,
+        )  # fmt: skip
 
 
 def derive_seed(*parts: int) -> int:
@@ -73,18 +99,79 @@ def derive_seed(*parts: int) -> int:
 
 @dataclass(eq=False)
 class Site:
-    """One attention call of the forward pass: what its tap needs, and the bits it leaves."""
+    """One attention call of the forward pass, and the bits it is given."""
 
     index: int
     module: nn.Module
-    marker: Tensor
-    valid: Tensor | None
-    is_causal: bool
+    valid: Tensor | None = None
+    is_causal: bool = False
     keep: KeepMask | None = None
 
 
+class SiteOrder:
+    """Tells which site a call is; a module that serves several layers is told apart by the order of its calls."""
+
+    def __init__(self, sites: list[Site]):
+        self._sites: dict[int, list[Site]] = {}
+        for site in sites:  # alive in the list, so that each id stays its own
+            self._sites.setdefault(id(site.module), []).append(site)
+        self._calls = dict.fromkeys(self._sites, 0)
+
+    def find(self, module: nn.Module) -> Site | None:
+        key = id(module)
+        sites = self._sites.get(key)
+        if sites is None:
+            return None
+        index = 0
+        if len(sites) > 1:
+            index = self._calls[key]
+            if index == len(sites):
+                raise ValueError(SHARED_AND_CHECKPOINTED.format(type(module).__name__))
+            self._calls[key] = index + 1
+        return sites[index]
+
+
+class ValidBits:
+    """The masks of attention calls as bits, packed once per forward: the layers of a model share theirs."""
+
+    def __init__(self) -> None:
+        self._packed: list[tuple[Tensor | None, bool, KeepMask]] = []
+
+    def __call__(self, call: AttentionCall) -> KeepMask:
+        for mask, is_causal, packed in self._packed:
+            if mask is call.mask and is_causal == call.is_causal:
+                return packed
+        n_q, n_k = call.q.shape[2], call.k.shape[2]
+        valid = call.valid()
+        if valid is None:
+            valid = torch.ones(n_q if call.is_causal else 1, n_k, dtype=torch.bool, device=call.q.device)
+            valid = valid.tril() if call.is_causal else valid
+        rows = pack_mask(valid.reshape((1,) * (4 - valid.dim()) + tuple(valid.shape)))
+        packed = KeepMask.from_rows(rows, n_k)
+        self._packed.append((call.mask, call.is_causal, packed))
+        return packed
+
+
+class Pass1:
+    """What every first pass does: attention as the model has it, with its own dropout."""
+
+    def __init__(self, draws: Draws):
+        self.draws = draws
+        self._valid_bits = ValidBits()
+
+    def _note_mask(self, site: Site, call: AttentionCall) -> None:
+        site.valid = None if call.mask is None else self._valid_bits(call).rows
+        site.is_causal = call.is_causal
+
+    def _attend_plainly(self, call: AttentionCall, site: Site, plain: Callable[[], Tensor]) -> Tensor:
+        if not _has_slow_dropout(call):
+            return plain()
+        seed = derive_seed(self.draws.seed, 1, site.index)
+        return _attend(call, self._valid_bits(call), seed, self.draws.sample_ids)
+
+
 class _Tap(torch.autograd.Function):
-    """Identity on a head output (B, n, H, d) whose backward turns (dO, V) into bits (Eq. 5 to 7)."""
+    """Identity on a head output (B, n, H, d) whose backward hands (dO, V) on (Eq. 5)."""
 
     @staticmethod
     def forward(ctx, out, v, marker, site, receive):
@@ -99,16 +186,21 @@ class _Tap(torch.autograd.Function):
         return grad_out, None, None, None, None
 
 
-class AttributionPass:
-    """Pass 1: plain attention, with a tap on the head outputs of each eligible module."""
+class AttributionPass(Pass1):
+    """Pass 1 of GA: plain attention, with a tap on the head outputs of each eligible module."""
 
     def __init__(self, draws: Draws, is_eligible: Callable[[nn.Module], bool]):
-        self.draws = draws
+        super().__init__(draws)
         self.is_eligible = is_eligible
         self.sites: list[Site] = []
+        self._markers: list[Tensor] = []  # leaves of the graph, where the walk back ends
         self._selected: frozenset[int] = frozenset()
+        self._reached: set[int] = set()
         self._is_recording = True  # a checkpointed layer runs again in the backward
-        self._packed: dict[tuple[int, bool], tuple[Tensor | None, KeepMask]] = {}
+
+    def run(self, forward: Callable[[Any], Any], model: nn.Module) -> Any:
+        """The outputs of the model's forward under this pass."""
+        return forward(self)
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
         if not self.is_eligible(call.module):
@@ -120,25 +212,24 @@ class AttributionPass:
                 'gradient_checkpointing_kwargs={"use_reentrant": False}'
             )
         site = self._record(call) if self._is_recording else self._recall(call)
-        out = self._attend_with_dropout(call, site) if _has_slow_dropout(call) else plain()
-        return _Tap.apply(out, call.v, site.marker, site, self._receive)
+        out = self._attend_plainly(call, site, plain)
+        return _Tap.apply(out, call.v, self._markers[site.index], site, self._receive)
 
     def attribute(self, target: Tensor, layers: list[int]) -> list[Site]:
-        """Walks back from the target to the lowest of the layers; the sites with their bits."""
+        """Walks back from the target to the lowest of the layers; the sites, with what their taps left."""
         self._is_recording = False
         self._selected = frozenset(layers)
-        markers = [self.sites[index].marker for index in layers]
-        torch.autograd.grad(target, markers, allow_unused=True)
-        missing = [index for index in layers if self.sites[index].keep is None]
+        torch.autograd.grad(target, [self._markers[index] for index in layers], allow_unused=True)
+        missing = sorted(self._selected - self._reached)
         if missing:
             raise RuntimeError(f"the attribution target does not depend on attention layers {missing}; leave them out")
         return self.sites
 
     def _record(self, call: AttentionCall) -> Site:
-        marker = torch.zeros((), device=call.q.device, requires_grad=True)
-        valid = None if call.mask is None else self._valid_bits(call).rows
-        site = Site(len(self.sites), call.module, marker, valid, call.is_causal)
+        site = Site(len(self.sites), call.module)
+        self._note_mask(site, call)
         self.sites.append(site)
+        self._markers.append(torch.zeros((), device=call.q.device, requires_grad=True))
         return site
 
     def _recall(self, call: AttentionCall) -> Site:
@@ -148,58 +239,31 @@ class AttributionPass:
         return sites[0]
 
     def _receive(self, site: Site, grad_out: Tensor, v: Tensor) -> None:
-        if site.index not in self._selected:
-            return
-        draws = self.draws
-        site.keep = keep_mask(
-            grad_out.transpose(1, 2).to(v.dtype), v, p=draws.p, q=draws.q, seed=draws.seed, layer=site.index,
-            valid=site.valid, is_causal=site.is_causal, region=draws.region, keys=draws.keys,
-            sample_ids=draws.sample_ids,
-        )  # fmt: skip
+        if site.index in self._selected:
+            self._reached.add(site.index)
+            self._use(site, grad_out, v)
 
-    def _valid_bits(self, call: AttentionCall) -> KeepMask:
-        """The mask as bits, packed once per forward: the layers of a model share it."""
-        key = id(call.mask), call.is_causal
-        if key not in self._packed:
-            n_q, n_k = call.q.shape[2], call.k.shape[2]
-            valid = call.valid()
-            if valid is None:
-                valid = torch.ones(n_q if call.is_causal else 1, n_k, dtype=torch.bool, device=call.q.device)
-                valid = valid.tril() if call.is_causal else valid
-            rows = pack_mask(valid.reshape((1,) * (4 - valid.dim()) + tuple(valid.shape)))
-            self._packed[key] = call.mask, KeepMask.from_rows(rows, n_k)  # holding the mask keeps its id its own
-        return self._packed[key][1]
-
-    def _attend_with_dropout(self, call: AttentionCall, site: Site) -> Tensor:
-        seed = derive_seed(self.draws.seed, 1, site.index)
-        return _attend(call, self._valid_bits(call), seed, self.draws.sample_ids)
+    def _use(self, site: Site, grad_out: Tensor, v: Tensor) -> None:
+        site.keep = self.draws.keep_mask(site, grad_out.transpose(1, 2).to(v.dtype), v)
 
 
 class MaskedPass:
     """Pass 2: attention under the bits of pass 1; modules without bits attend plainly."""
 
     def __init__(self, sites: list[Site], draws: Draws):
-        self.sample_ids = draws.sample_ids
-        self._masks: dict[int, list[tuple[KeepMask | None, int]]] = {}
-        for site in sites:
-            seed = derive_seed(draws.seed, 2, site.index)
-            self._masks.setdefault(id(site.module), []).append((site.keep, seed))
-        self._calls = dict.fromkeys(self._masks, 0)
-        self._modules = [site.module for site in sites]  # alive, so that each id stays its own
+        self.sites, self.draws = sites, draws
+        self._order = SiteOrder(sites)
+        self._seeds = [derive_seed(draws.seed, 2, site.index) for site in sites]
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
-        key = id(call.module)
-        masks = self._masks.get(key)
-        if masks is None:
+        site = self._order.find(call.module)
+        keep = None if site is None else self._bits(site, call)
+        if site is None or keep is None:
             return plain()
-        index = 0
-        if len(masks) > 1:  # one module serves several layers, in order
-            index = self._calls[key]
-            if index == len(masks):
-                raise ValueError(SHARED_AND_CHECKPOINTED.format(type(call.module).__name__))
-            self._calls[key] = index + 1
-        keep, seed = masks[index]
-        return plain() if keep is None else _attend(call, keep, seed, self.sample_ids)
+        return _attend(call, keep, self._seeds[site.index], self.draws.sample_ids)
+
+    def _bits(self, site: Site, call: AttentionCall) -> KeepMask | None:
+        return site.keep
 
 
 SHARED_AND_CHECKPOINTED = (

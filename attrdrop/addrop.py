@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attrdrop._attention_passes import AttentionPass, RandomPass, Survey
 from attrdrop._distributed import process_count, process_rank
+from attrdrop._integrated import IntegratedPass
 from attrdrop._modules import evaluation_mode, uncompiled, unwrap
 from attrdrop._passes import AttributionPass, Draws, MaskedPass, Site, derive_seed
+from attrdrop._targets import Target, attribution_target, predictions
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule, scheduled
 
-Target = str | Callable[[Any, Mapping[str, Any]], Tensor]
-
-ATTRIBUTIONS = ("GA",)
+ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
+ATTENTIONS = ("encoder", "decoder", "cross")
+CROSS_NAMES = ("cross", "encoder_attn", "encdec")  # in transformers, attention to the encoder's outputs
 TARGETS = ("pseudo", "gold")
 PASS1_MODES = ("train", "eval")
 
@@ -31,8 +34,14 @@ class ADDropConfig:
     Attributes:
         p: share of each row in the candidate discard region, or a callable from the optimizer step to it.
         q: probability that a candidate is dropped, or such a callable.
-        attribution: "GA", the gradient of the target with respect to the attention probabilities (Eq. 5).
+        attribution: what ranks. "GA": the gradient of the target with respect to the attention probabilities (Eq. 5).
+            "IGA": its integral times the probabilities (Eq. 3); for each masked layer ``iga_steps`` forwards and walks
+            back. "AA": the scores, and so the probabilities before dropout; pass 1 needs no gradients. "RD": nothing,
+            each position is dropped with probability p q; there is no pass 1.
+        iga_steps: m of Eq. 3.
         layers: "all", "first", or indices of attention layers, counted from the input, negative from the end.
+        attention: which attention of an encoder-decoder model is masked: "encoder", its self-attention; "decoder", the
+            decoder's self-attention; "cross"; or a list of them. Layers are counted over all of these.
         target: what is attributed. "pseudo": the logit of the predicted class (Eq. 4; for token-level logits minus
             the cross-entropy to the model's own prediction, for regression minus the loss). "gold": the same with the
             labels. Or a callable from (outputs, batch) to a scalar.
@@ -42,6 +51,8 @@ class ADDropConfig:
         region: "high", or "low" for the paper's prior experiment (Section 2.2).
         seed: seed of all draws.
 
+    Target and pass1 say nothing to RD, nor the target to AA.
+
     Raises:
         ValueError, TypeError: a field is not as said above; the message names it.
     """
@@ -49,7 +60,9 @@ class ADDropConfig:
     p: Schedule = 0.3
     q: Schedule = 0.3
     attribution: str = "GA"
+    iga_steps: int = 20
     layers: str | Sequence[int] = "all"
+    attention: str | Sequence[str] = "encoder"
     target: Target = "pseudo"
     pass1: str = "train"
     cross_tuning: bool = True
@@ -73,6 +86,14 @@ class ADDropConfig:
             if not layers or any(isinstance(i, bool) or not isinstance(i, int) for i in layers):
                 raise ValueError(f"layers must be 'all', 'first' or a non-empty list of indices, got {self.layers!r}")
             object.__setattr__(self, "layers", layers)
+        if isinstance(self.iga_steps, bool) or not isinstance(self.iga_steps, int) or self.iga_steps < 1:
+            raise ValueError(f"iga_steps must be a positive int, got {self.iga_steps!r}")
+        attention = (self.attention,) if isinstance(self.attention, str) else tuple(self.attention)
+        if not attention:
+            raise ValueError(f"attention must name at least one of {', '.join(map(repr, ATTENTIONS))}, got none")
+        for name in attention:
+            _check_choice("attention", name, ATTENTIONS, " or a list of them")
+        object.__setattr__(self, "attention", attention)
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ class ADDrop:
 
     Args:
         model: a transformers model with ``attn_implementation="attrdrop"``, also inside PEFT, DistributedDataParallel
-            or torch.compile. In encoder-decoder models the encoder's self-attention is masked.
+            or torch.compile. In encoder-decoder models the encoder's self-attention is masked, if not told otherwise.
         config: an :class:`ADDropConfig`; or give its fields as keywords.
         accumulation_steps: calls per optimizer step. Samples of one optimizer step are numbered through, so the masks
             do not depend on how it is split over calls and processes.
@@ -144,7 +165,8 @@ class ADDrop:
         self.model = model
         self.accumulation_steps = accumulation_steps
         self.epoch = 1
-        self._scope = _attention_scope(model)
+        self._scope = _attention_scope(model, self.config.attention)
+        self._modules: list[nn.Module] = []
         self._step = self._calls = self._samples = 0
         self._has_warned = False
         self._counts: Tensor | None = None
@@ -194,11 +216,9 @@ class ADDrop:
             return None
         sample_ids = torch.arange(first, first + size, device=device)
         draws = Draws(p, q, derive_seed(self.config.seed, self._step), sample_ids, self.config.keys, self.config.region)
-        sites = self._run_pass1(draws, batch)
-        counts = torch.stack([site.keep.counts for site in sites if site.keep is not None]).sum(0)
-        self._counts = counts if self._counts is None else self._counts + counts
+        masks = self._masks(draws, batch)
         self._two_pass_steps += 1
-        return MaskedPass(sites, draws)
+        return masks
 
     def statistics(self) -> DropStatistics:
         """What was dropped on this process since the last reset. Waits for the device."""
@@ -231,59 +251,62 @@ class ADDrop:
                 stacklevel=4,
             )
 
+    def _count(self, counts: Tensor) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def _survey(self, batch: Mapping[str, Any]) -> tuple[list[nn.Module], list[int]]:
+        """The modules that attend, one entry a layer, found by one forward at the first call; and the masked layers."""
+        if not self._modules:
+            inner = unwrap(self.model)
+            survey = Survey(self._scope.__contains__)
+            with evaluation_mode(inner), uncompiled(), torch.no_grad():
+                inner(**batch, attrdrop=survey)
+            self._modules = survey.modules
+        return self._modules, self._layers(len(self._modules))
+
+    def _layers(self, count: int) -> list[int]:
+        if not count:
+            raise ValueError(_unreachable(unwrap(self.model)))
+        return _resolve_layers(self.config.layers, count)
+
+    def _masks(self, draws: Draws, batch: Mapping[str, Any]) -> MaskedPass:
+        if self.config.attribution == "RD":
+            modules, layers = self._survey(batch)
+            return RandomPass(modules, layers, draws, self._count)
+        sites = self._run_pass1(draws, batch)
+        self._count(torch.stack([site.keep.counts for site in sites if site.keep is not None]).sum(0))
+        return MaskedPass(sites, draws)
+
     def _run_pass1(self, draws: Draws, batch: Mapping[str, Any]) -> list[Site]:
         inner = unwrap(self.model)
-        recorder = AttributionPass(draws, self._scope.__contains__)
         mode = evaluation_mode(inner) if self.config.pass1 == "eval" else contextlib.nullcontext()
+
+        def run(attrdrop: Any) -> Any:
+            return inner(**batch, attrdrop=attrdrop)
+
+        if self.config.attribution == "AA":
+            modules, layers = self._survey(batch)
+            with torch.no_grad(), uncompiled(), mode:
+                return AttentionPass(modules, layers, draws).run(run)
         with torch.enable_grad(), uncompiled(), mode:
-            outputs = inner(**batch, attrdrop=recorder)
-            if not recorder.sites:
-                raise ValueError(_unreachable(inner))
-            layers = _resolve_layers(self.config.layers, len(recorder.sites))
-            target = attribution_target(outputs, batch, self.config.target, inner)
-            return recorder.attribute(target, layers)
+            return self._walk_back(draws, batch, run)
+
+    def _walk_back(self, draws: Draws, batch: Mapping[str, Any], run: Callable[[Any], Any]) -> list[Site]:
+        inner, target = unwrap(self.model), self.config.target
+        recorder = _RECORDERS[self.config.attribution](draws, self._scope.__contains__)
+        outputs = recorder.run(run, inner)
+        layers = self._layers(len(recorder.sites))
+        recorder.attribute(attribution_target(outputs, batch, target, inner), layers)
+        if isinstance(recorder, IntegratedPass):
+            predicted = predictions(outputs)
+            del outputs  # and the graph with them
+            recorder.integrate(
+                lambda scaled: attribution_target(run(scaled), batch, target, inner, predicted), self.config.iga_steps
+            )
+        return recorder.sites
 
 
-def attribution_target(outputs: Any, batch: Mapping[str, Any], target: Target, model: nn.Module) -> Tensor:
-    """The scalar F whose gradient ranks the attention positions (Eq. 4 and the paper's Appendix A)."""
-    if callable(target):
-        return target(outputs, batch)
-    logits = getattr(outputs, "logits", None)
-    labels: Any = batch.get("labels")
-    if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"target {target!r} needs a model whose output has logits, {type(model).__name__} gives "
-            f"{', '.join(outputs.keys()) if hasattr(outputs, 'keys') else type(outputs).__name__}; give a callable"
-        )
-    config = getattr(model, "config", None)
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise ValueError("multi-label models have no single predicted class; give target as a callable")
-    is_regression = getattr(config, "problem_type", None) == "regression" or logits.shape[-1] == 1
-    if is_regression:
-        if getattr(outputs, "loss", None) is None:
-            raise ValueError("a regression model is attributed through its loss: the batch needs labels")
-        return -outputs.loss.float()
-    if logits.dim() == 2:
-        if target == "gold" and labels is None:
-            raise ValueError("target 'gold' needs labels in the batch")
-        chosen = logits.argmax(-1) if target == "pseudo" else labels.view(-1)
-        return logits.gather(-1, chosen.unsqueeze(-1)).float().sum()
-    return -_token_loss(logits, batch, labels, target)
-
-
-def _token_loss(logits: Tensor, batch: Mapping[str, Any], labels: Tensor | None, target: str) -> Tensor:
-    """Cross-entropy of (B, n, C) logits over the active tokens, to the labels or the model's own prediction."""
-    shape = logits.shape[:-1]
-    attention_mask = batch.get("attention_mask")
-    chosen = logits.argmax(-1)
-    if labels is not None and labels.shape == shape:
-        chosen = labels if target == "gold" else chosen.masked_fill(labels.eq(-100), -100)
-    elif target == "gold":
-        found = None if labels is None else tuple(labels.shape)
-        raise ValueError(f"target 'gold' needs labels of shape {tuple(shape)} for these logits, got {found}")
-    elif attention_mask is not None and attention_mask.shape == shape:
-        chosen = chosen.masked_fill(attention_mask == 0, -100)
-    return nn.functional.cross_entropy(logits.flatten(0, -2).float(), chosen.flatten(), ignore_index=-100)
+_RECORDERS = {"GA": AttributionPass, "IGA": IntegratedPass}
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str], more: str = "") -> None:
@@ -300,8 +323,8 @@ def _resolve_layers(layers: str | Sequence[int], count: int) -> list[int]:
     return sorted({index % count for index in layers})
 
 
-def _attention_scope(model: nn.Module) -> set[nn.Module]:
-    """The modules whose attention is masked: all, or the encoder's in an encoder-decoder model."""
+def _attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module]:
+    """The modules whose attention is masked: all, or the parts of an encoder-decoder model that are named."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a transformers model, got {type(model).__name__}")
     inner = unwrap(model)
@@ -319,8 +342,32 @@ def _attention_scope(model: nn.Module) -> set[nn.Module]:
             f"the model attends with {chosen!r}; load it with attn_implementation='attrdrop' after "
             "'import attrdrop.integrations.transformers', or call model.set_attn_implementation('attrdrop')"
         )
-    scope = pretrained.get_encoder() if getattr(pretrained.config, "is_encoder_decoder", False) else inner
-    return set(scope.modules())
+    if getattr(pretrained.config, "is_encoder_decoder", False):
+        return {module for name in attention for module in _part(pretrained, name)}
+    if set(attention) != {"encoder"}:
+        raise ValueError(
+            f"attention is for encoder-decoder models, which {type(pretrained).__name__} is not; got {attention!r}"
+        )
+    return set(inner.modules())
+
+
+def _part(model: Any, attention: str) -> set[nn.Module]:
+    """The modules of one kind of attention in an encoder-decoder model."""
+    if attention == "encoder":
+        return set(model.get_encoder().modules())
+    decoder = model.get_decoder()
+    cross = {
+        part
+        for name, module in decoder.named_modules()
+        if any(mark in name.lower() for mark in CROSS_NAMES)
+        for part in module.modules()
+    }
+    if not cross:
+        raise ValueError(
+            f"attention {attention!r}: no module of {type(decoder).__name__} is named as a cross-attention "
+            f"({', '.join(CROSS_NAMES)}), so self- and cross-attention cannot be told apart"
+        )
+    return cross if attention == "cross" else set(decoder.modules()) - cross
 
 
 def _unreachable(model: nn.Module) -> str:

@@ -91,6 +91,12 @@ def finetune(
         float, option(ADDROP, "Share of each row's positions that are candidates, highest attribution first.")
     ] = Settings.p,
     q: Annotated[float, option(ADDROP, "Probability with which a candidate is dropped.")] = Settings.q,
+    attribution: Annotated[
+        str, option(ADDROP, "What ranks: gradient (GA), its integral (IGA), attention (AA), or nothing (RD).")
+    ] = Settings.attribution,
+    iga_steps: Annotated[
+        int, option(ADDROP, "Steps of the integral of IGA; each costs a pass per layer.", min=1)
+    ] = Settings.iga_steps,
     layers: Annotated[
         str, option(ADDROP, "Layers to drop in: all, first, or numbers from 0 such as 0,1,2.")
     ] = Settings.layers,

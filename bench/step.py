@@ -24,7 +24,7 @@ import attrdrop
 import attrdrop.integrations.transformers
 from bench import peers, rows, step_cli, timing
 from bench.run import backend_of
-from bench.step_peers import LeanEager, PerLayerLoop
+from bench.step_peers import IntegratedLoop, LeanEager, PerLayerLoop
 
 MODELS = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -109,10 +109,10 @@ def lean(settings: Settings) -> tuple[nn.Module, Callable, str]:
     return model, LeanEager(model, settings.p, settings.q, peers.EAGER_MASKS[best]), best
 
 
-def loop(settings: Settings) -> tuple[nn.Module, Callable, str]:
-    """PerLayerLoop."""
+def loop(settings: Settings, kind: type[PerLayerLoop] = PerLayerLoop) -> tuple[nn.Module, Callable, str]:
+    """PerLayerLoop, or its form for IGA."""
     model = build_model(settings, "bench_loop")
-    return model, PerLayerLoop(model, settings.p, settings.q), "eager"
+    return model, kind(model, settings.p, settings.q), "eager"
 
 
 ARMS: dict[str, Callable[[Settings], tuple[nn.Module, Callable, str]]] = {
@@ -120,9 +120,14 @@ ARMS: dict[str, Callable[[Settings], tuple[nn.Module, Callable, str]]] = {
     "ADDrop": addrop,
     "ADDrop, pass 1 in eval": partial(addrop, pass1="eval"),
     "ADDrop, first layer": partial(addrop, layers="first"),
+    "ADDrop, AA": partial(addrop, attribution="AA"),
+    "ADDrop, RD": partial(addrop, attribution="RD"),
+    "ADDrop, IGA first layer": partial(addrop, attribution="IGA", layers="first"),
     "lean eager": lean,
     "per-layer loop": loop,
+    "per-layer loop, IGA first layer": partial(loop, kind=IntegratedLoop),
 }
+MASK_OPS = {"ADDrop, RD": "random_keep_mask"}
 
 
 def training_step(settings: Settings, arm: str) -> tuple[Callable[[], float], str]:
@@ -171,7 +176,7 @@ def measure(settings: Settings, arms: list[str], budget: float, memory: bool = T
             op="step",
             mode=f"attention dropout {dropout}",
             variant=arm,
-            backend=built[arm][1] or backend_of("keep_mask", built[arm][0]),
+            backend=built[arm][1] or backend_of(MASK_OPS.get(arm, "keep_mask"), built[arm][0]),
             shape=str(settings),
             dtype=settings.dtype,
             median_ms=times[arm].median,

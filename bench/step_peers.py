@@ -1,12 +1,14 @@
-"""Two rival AD-DROP steps for transformers models, called as `step(**batch) -> output` like attrdrop.ADDrop.
+"""Rival AD-DROP steps for transformers models, called as `step(**batch) -> output` like attrdrop.ADDrop.
 
 LeanEager is what one would write today: one autograd.grad call on the head outputs, dO Vᵀ by bmm, a threshold per row,
 SDPA with a boolean mask. PerLayerLoop is the historical form: eager attention, one autograd.grad call per layer on the
-attention probabilities, full sorts, int64 masks that become -10000 in the scores.
+attention probabilities, full sorts, int64 masks that become -10000 in the scores. IntegratedLoop is the same for IGA
+in the first layer: a whole forward and gradient call per step of the integral.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ class Tape:
     values: dict[nn.Module, Tensor] = field(default_factory=dict)
     tapped: dict[nn.Module, Tensor] = field(default_factory=dict)
     masks: dict[nn.Module, Tensor] | None = None
+    shares: dict[nn.Module, float] = field(default_factory=dict)
+    labels: Tensor | None = None
 
 
 def _lean_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, tape=None, **_):
@@ -39,9 +43,11 @@ def _traced_attention(module, query, key, value, attention_mask, scaling=None, d
     scores = query @ key.mT * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    if tape.masks is not None:
+    if tape.masks is not None and module in tape.masks:
         scores = scores + (1 - tape.masks[module]) * -10000.0
     weights = drop(scores.softmax(-1), dropout)
+    if module in tape.shares:
+        weights = weights * tape.shares[module]
     if tape.masks is None:
         tape.tapped[module] = weights
     return (weights @ value).transpose(1, 2).contiguous(), weights
@@ -60,12 +66,14 @@ def _lengths(attention_mask: Tensor) -> tuple[int, ...] | None:
     return None if min(lengths) == attention_mask.shape[1] else lengths
 
 
-def _pass1(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tape]:
-    """F, the summed logits of the pseudo labels, and the record of the forward."""
-    tape = Tape()
+def _pass1(model: nn.Module, batch: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tape]:
+    """F, the summed logits of the pseudo labels, and the record of the forward; options are fields of the Tape."""
+    tape = Tape(**options)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits = model(**inputs, tape=tape).logits
-    return logits.max(-1).values.sum(), tape
+    if tape.labels is None:
+        tape.labels = logits.argmax(-1)
+    return logits.gather(-1, tape.labels[:, None]).sum(), tape
 
 
 @dataclass
@@ -111,3 +119,21 @@ class PerLayerLoop:
 
     def __call__(self, **batch: Tensor):
         return self.model(**batch, tape=Tape(masks=self.masks(batch)))
+
+
+@dataclass
+class IntegratedLoop(PerLayerLoop):
+    """The historical form of IGA, in the first layer."""
+
+    steps: int = 20
+
+    def masks(self, batch: dict[str, Tensor]) -> dict[nn.Module, Tensor]:
+        """Pass 1: the int64 mask (B,H,n,n) of the first attention module."""
+        _, whole = _pass1(self.model, batch)
+        module, weights = next(iter(whole.tapped.items()))
+        total = torch.zeros_like(weights)
+        for k in range(1, self.steps + 1):
+            target, tape = _pass1(self.model, batch, shares={module: k / self.steps}, labels=whole.labels)
+            total += torch.autograd.grad(target, tape.tapped[module])[0]
+        integral = weights.detach() * total / self.steps
+        return {module: peers.sort_and_drop(integral, self.p, self.q, _lengths(batch["attention_mask"]))}

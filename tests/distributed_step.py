@@ -1,4 +1,5 @@
-"""One AD-DROP step on each process of a gloo group; rank 0 saves the averaged gradients. Run by torchrun."""
+"""One AD-DROP step on each process of a gloo group; rank 0 saves the averaged gradients. Run by torchrun
+with the attribution and the file."""
 
 import sys
 
@@ -13,9 +14,9 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, count = dist.get_rank(), dist.get_world_size()
     model = DistributedDataParallel(build("bert"))
-    addrop = ADDrop(model, p=0.4, q=0.5, cross_tuning=False)
+    addrop = ADDrop(model, p=0.4, q=0.5, attribution=sys.argv[1], iga_steps=3, cross_tuning=False)
     part = {key: value.chunk(count)[rank] for key, value in batch("bert", size=4).items()}
     addrop(**part).loss.backward()
     if rank == 0:
-        torch.save({name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}, sys.argv[1])
+        torch.save({name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}, sys.argv[2])
     dist.destroy_process_group()

@@ -6,6 +6,8 @@ import torch
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -15,6 +17,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -66,6 +70,12 @@ CLASSIFIERS = {
             **SIZE, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, local_attention=8
         )
     ),
+    "gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=99, n_embd=32, n_layer=3, n_head=4, n_positions=64, pad_token_id=0, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
+        )
+    ),
     "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
     "vit": lambda: ViTForImageClassification(
         ViTConfig(
@@ -79,6 +89,12 @@ TOKEN_MODELS = {
     "llama-lm": lambda: LlamaForCausalLM(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
     "marian": lambda: MarianMTModel(
         MarianConfig(
+            **SEQ2SEQ, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
+        )
+    ),
+    "bart": lambda: BartForConditionalGeneration(
+        BartConfig(
             **SEQ2SEQ, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
             encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
         )
@@ -107,17 +123,23 @@ def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrd
     return model.to(dtype).train()
 
 
+def distinct_tokens(size: int, length: int, generator: torch.Generator):
+    """No token twice in a sample: equal ones would tie wherever positions do not count, as in T5."""
+    return torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
+
+
 def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch.float32, seed: int = 1):
-    """Random inputs without a token twice in a sample, so that no attributions tie; the second sample is padded."""
+    """Random inputs; the second sample is padded."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (size,), generator=generator)
     if name == "vit":
         return dict(pixel_values=torch.randn(size, 3, 16, 16, generator=generator).to(dtype), labels=labels)
-    ids = torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
+    ids = distinct_tokens(size, length, generator)
     mask = torch.ones_like(ids)
     if size > 1:
         mask[1, length - 8 :] = 0
     if name in TOKEN_MODELS:
-        labels = torch.randint(3, 5 if name == "bert-tokens" else 99, (size, length), generator=generator)
-        labels[:, 0] = -100
+        labels = distinct_tokens(size, length, generator)
+        labels = labels % 5 if name == "bert-tokens" else labels
+        labels[:, -1] = -100
     return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)

@@ -5,97 +5,25 @@ import weakref
 
 import pytest
 import torch
+from eager import EagerPass, bits_of, check_a_step, gradients_of
 from models import EVERY, UNREACHABLE, batch, build
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from attrdrop import ADDrop, ADDropConfig, unpack_mask
-from attrdrop._passes import AttributionPass, Draws, derive_seed
-from attrdrop.addrop import attribution_target
+from attrdrop import ADDrop, ADDropConfig
+from attrdrop._passes import AttributionPass, Draws
+from attrdrop.addrop import ATTRIBUTIONS, attribution_target
 from attrdrop.integrations.transformers import attention_forward
-from attrdrop.reference.keep_mask import candidates, draw
 
 
-class EagerPass:
-    """Attention with materialised probabilities, which autograd can be asked about; or under given boolean masks."""
-
-    def __init__(self, eligible, keeps=None):
-        self.eligible, self.keeps = eligible, keeps
-        self.probabilities, self.valid = [], []
-
-    def attend(self, call, plain):
-        if call.module not in self.eligible:
-            return plain()
-        groups = call.q.shape[1] // call.k.shape[1]
-        k, v = call.k.repeat_interleave(groups, 1), call.v.repeat_interleave(groups, 1)
-        scores = call.q @ k.transpose(-1, -2) * (call.q.shape[-1] ** -0.5 if call.scale is None else call.scale)
-        if call.position_bias is not None:
-            scores = scores + call.position_bias
-        valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.mask.expand(scores.shape)
-        if call.is_causal:
-            valid = valid.tril()
-        index = len(self.probabilities)
-        allowed = valid if self.keeps is None or self.keeps[index] is None else self.keeps[index]
-        probability = torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1)
-        probability = torch.where(allowed.any(-1, keepdim=True), probability, 0.0)
-        self.probabilities.append(probability)
-        self.valid.append(valid)
-        return (probability @ v).transpose(1, 2).contiguous()
-
-
-def eager_step(model, inputs, addrop, layers, p, q):
-    """The step by the paper's text: dF/dA by autograd on every A, full sorts, -inf scores in a second pass."""
-    first = EagerPass(addrop._scope)
-    outputs = model(**inputs, attrdrop=first)
-    target = attribution_target(outputs, inputs, addrop.config.target, model)
-    gradients = torch.autograd.grad(target, first.probabilities, allow_unused=True)
-    seed = derive_seed(addrop.config.seed, 0)
-    keeps = []
-    for index, (b, valid) in enumerate(zip(gradients, first.valid, strict=True)):
-        if index not in layers:
-            keeps.append(None)
-            continue
-        region = candidates(b, valid, p, low=False)
-        rows, _, _ = draw(region, valid, q, seed, index, None)
-        keeps.append(unpack_mask(rows, valid.shape[-1]))
-    second = EagerPass(addrop._scope, keeps)
-    loss = model(**inputs, attrdrop=second).loss
-    loss.backward()
-    return loss.detach(), keeps
-
-
-def gradients_of(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def bits_of(masks, length):
-    keeps = [keep for entry in masks._masks.values() for keep, _ in entry]
-    return [None if keep is None else unpack_mask(keep.rows, length) for keep in keeps]
-
-
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("layers", ["all", "first"])
-def test_a_step_equals_the_eager_one_in_float64(name, layers):
-    model, inputs = build(name, torch.float64), batch(name, dtype=torch.float64)
-    addrop = ADDrop(model, p=0.3, q=0.4, layers=layers, cross_tuning=False)
-    masks = addrop.attribute(**inputs)
-    assert all(p.grad is None for p in model.parameters())
-    loss = model(**inputs, attrdrop=masks).loss
-    loss.backward()
-    ours = gradients_of(model)
-    model.zero_grad()
-    count = sum(len(entry) for entry in masks._masks.values())
-    chosen = range(count) if layers == "all" else [0]
-    expected_loss, keeps = eager_step(model, inputs, addrop, chosen, 0.3, 0.4)
-    for mine, theirs in zip(bits_of(masks, 20 if name != "vit" else 17), keeps, strict=True):
-        assert (mine is None) == (theirs is None)
-        assert mine is None or torch.equal(mine, theirs)
-    assert addrop.statistics().dropped > 0
-    assert abs(float(loss - expected_loss)) < 1e-9
-    theirs = gradients_of(model)
-    assert ours.keys() == theirs.keys()
-    for parameter, gradient in theirs.items():
-        torch.testing.assert_close(ours[parameter], gradient, atol=1e-9, rtol=1e-9)
+def test_a_step_equals_the_eager_one_in_float64(name, layers, attribution):
+    model = build(name, torch.float64)
+    options = dict(attribution=attribution, iga_steps=3, layers=layers, cross_tuning=False)
+    addrop = ADDrop(model, p=0.3, q=0.4, **options)
+    check_a_step(model, batch(name, dtype=torch.float64), addrop, None if layers == "all" else [0])
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert", "marian", "vit", "llama"])
@@ -104,7 +32,7 @@ def test_a_step_in_float32_errs_at_most_twice_as_much_as_torch(name):
     inputs = batch(name)
     addrop = ADDrop(single, p=0.3, q=0.4, cross_tuning=False)
     masks = addrop.attribute(**inputs)
-    keeps = bits_of(masks, 20 if name != "vit" else 17)
+    keeps = bits_of(masks)
 
     def run(model, context):
         model.zero_grad()
@@ -167,29 +95,34 @@ def test_one_gradient_call_that_stops_at_the_lowest_masked_layer(monkeypatch):
     assert visited == [2]  # layer 1 is where the walk ends: nothing below its head outputs is visited
 
 
-def test_pass_one_leaves_nothing_but_bits(monkeypatch):
+@pytest.mark.parametrize("attribution", ["GA", "IGA"])
+def test_pass_one_leaves_nothing_but_bits(monkeypatch, attribution):
     model, inputs = build("bert"), batch("bert")
     alive = []
     real = type(model).forward
 
     def forward(self, *args, **kwargs):
+        assert not any(logits() is not None for logits in alive)  # each graph is freed before the next forward
         out = real(self, *args, **kwargs)
         alive.append(weakref.ref(out.logits))
         return out
 
     monkeypatch.setattr(type(model), "forward", forward)
-    masks = ADDrop(model, cross_tuning=False).attribute(**inputs)
+    masks = ADDrop(model, attribution=attribution, iga_steps=3, cross_tuning=False).attribute(**inputs)
     assert masks is not None
-    assert alive[0]() is None
+    assert len(alive) == (1 if attribution == "GA" else 1 + 3 * 2)
+    assert not any(logits() is not None for logits in alive)
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_masks_do_not_depend_on_accumulation():
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_masks_do_not_depend_on_accumulation(attribution):
     model, inputs = build("bert"), batch("bert", size=4)
 
     def accumulated(parts):
         model.zero_grad()
-        addrop = ADDrop(model, p=0.4, q=0.5, cross_tuning=False, accumulation_steps=parts)
+        config = ADDropConfig(p=0.4, q=0.5, attribution=attribution, iga_steps=2, cross_tuning=False)
+        addrop = ADDrop(model, config, accumulation_steps=parts)
         for index in range(parts):
             part = {key: value.chunk(parts)[index] for key, value in inputs.items()}
             (addrop(**part).loss / parts).backward()
@@ -313,7 +246,8 @@ def test_gold_and_custom_targets():
     assert torch.equal(attribution_target(outputs, inputs, "pseudo", model), -outputs.loss)
 
 
-def test_gradient_checkpointing():
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_gradient_checkpointing(attribution):
     plain, checkpointed = build("bert"), build("bert")
     for model in (plain, checkpointed):
         model.config.attention_probs_dropout_prob = 0.2
@@ -321,7 +255,8 @@ def test_gradient_checkpointing():
             layer.attention.self.dropout.p = 0.2
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
     for model in (plain, checkpointed):
-        ADDrop(model, cross_tuning=False)(**batch("bert")).loss.backward()
+        options = dict(attribution=attribution, iga_steps=3, cross_tuning=False)
+        ADDrop(model, **options)(**batch("bert")).loss.backward()
     for (name, a), (_, b) in zip(gradients_of(plain).items(), gradients_of(checkpointed).items(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": True})
@@ -329,12 +264,13 @@ def test_gradient_checkpointing():
         ADDrop(checkpointed, cross_tuning=False)(**batch("bert"))
 
 
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_autocast_in_bfloat16(dropout):
+def test_autocast_in_bfloat16(dropout, attribution):
     model, inputs = build("bert"), batch("bert")
     for layer in model.bert.encoder.layer:
         layer.attention.self.dropout.p = dropout
-    addrop = ADDrop(model, cross_tuning=False)
+    addrop = ADDrop(model, attribution=attribution, iga_steps=2, cross_tuning=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = addrop(**inputs).loss
     loss.backward()
@@ -342,26 +278,29 @@ def test_autocast_in_bfloat16(dropout):
     assert addrop.statistics().dropped > 0
 
 
-def test_lora_and_frozen_models():
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_lora_and_frozen_models(attribution):
     peft = pytest.importorskip("peft")
     base = build("bert")
     model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
     model.train()
-    addrop = ADDrop(model, cross_tuning=False)
+    options = dict(attribution=attribution, iga_steps=2, cross_tuning=False)
+    addrop = ADDrop(model, **options)
     addrop(**batch("bert")).loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     assert addrop.statistics().dropped > 0
     frozen = build("bert").requires_grad_(False)
-    assert ADDrop(frozen, cross_tuning=False).attribute(**batch("bert")) is not None
+    assert ADDrop(frozen, **options).attribute(**batch("bert")) is not None
 
 
-def test_compiled_models():
+@pytest.mark.parametrize("attribution", ["GA", "RD"])  # the others' masked pass is GA's
+def test_compiled_models(attribution):
     eager, other = build("bert"), build("bert")
     for model in (eager, other):
         for layer in model.bert.encoder.layer:
             layer.attention.self.dropout.p = 0.1
     compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
-    steps = ADDrop(eager, cross_tuning=False), ADDrop(compiled, cross_tuning=False)
+    steps = [ADDrop(model, attribution=attribution, cross_tuning=False) for model in (eager, compiled)]
     for index in range(3):
         losses = [step(**batch("bert", seed=index)).loss for step in steps]
         torch.testing.assert_close(*losses)
@@ -409,7 +348,12 @@ def test_other_models_are_refused():
         (dict(p=1.1), ValueError, r"p must lie in \[0, 1\], got 1.1"),
         (dict(q=math.nan), ValueError, r"q must lie in \[0, 1\]"),
         (dict(p="0.3"), TypeError, "p must be a number"),
-        (dict(attribution="LRP"), ValueError, "attribution must be 'GA', got 'LRP'"),
+        (dict(attribution="LRP"), ValueError, "attribution must be 'GA' or 'IGA' or 'AA' or 'RD', got 'LRP'"),
+        (dict(iga_steps=0), ValueError, "iga_steps must be a positive int, got 0"),
+        (dict(iga_steps=2.5), ValueError, "iga_steps must be a positive int, got 2.5"),
+        (dict(attention="self"), ValueError, "attention must be 'encoder' or 'decoder' or 'cross' or a list of them"),
+        (dict(attention=("cross", 1)), ValueError, "attention must be .* got 1"),
+        (dict(attention=[]), ValueError, "attention must name at least one of 'encoder', 'decoder', 'cross'"),
         (dict(layers="last"), ValueError, "layers must be 'all' or 'first' or a list of indices, got 'last'"),
         (dict(layers=[]), ValueError, "layers must be"),
         (dict(target="silver"), ValueError, "target must be 'pseudo' or 'gold' or a callable"),

@@ -215,6 +215,20 @@ def test_rival_steps_find_the_same_candidates(rivals):
     assert losses[2] != pytest.approx(losses[0], abs=1e-3)
 
 
+def test_the_rival_of_iga_finds_the_same_candidates(rivals):
+    build, _, batch = rivals
+    from bench.step_peers import IntegratedLoop
+
+    (theirs,) = IntegratedLoop(build("bench_loop"), 0.3, 1.0, steps=5).masks(batch).values()
+    importlib.import_module("attrdrop.integrations.transformers")
+    addrop = attrdrop.ADDrop(
+        build("attrdrop"), p=0.3, q=1.0, attribution="IGA", iga_steps=5, layers="first", cross_tuning=False
+    )
+    keep = addrop.attribute(**batch).sites[0].keep
+    alive = batch["attention_mask"].bool()[:, None, :, None].expand(3, 2, 40, 40)  # a padded query has no gradient
+    assert (attrdrop.unpack_mask(keep.rows, 40) == theirs.bool())[alive].float().mean() > 0.998
+
+
 def test_rival_steps_drop_p_times_q_and_train(rivals):
     _, steps, batch = rivals
     torch.manual_seed(0)

@@ -115,6 +115,18 @@ def test_pairs_with_string_labels_from_files(finetune, tmp_path):
     assert "test accuracy" not in outcome.output
 
 
+@pytest.mark.parametrize("attribution", ["IGA", "AA", "RD"])
+def test_other_attributions(finetune, attribution):
+    arguments = [*SMALL, "--seeds", 1, "--no-cross-tuning", "--attribution", attribution, "--iga-steps", 2]
+    outcome, output = finetune(*arguments)
+    assert outcome.exit_code == 0, outcome.output
+    content = results(output)
+    assert content["settings"]["attribution"] == attribution
+    dropped = content["summary"]["arms"]["ad-drop"]["fraction_dropped"]["mean"]
+    # AA has no ties; the last layer of IGA is full of them: only the first token is read
+    assert dropped == pytest.approx(0.2 if attribution == "IGA" else 0.1, abs=0.02)
+
+
 def test_demo_preset_yields_to_options(finetune):
     outcome, output = finetune("--preset", "demo", *SMALL, "--seeds", 1)
     assert outcome.exit_code == 0, outcome.output
@@ -128,6 +140,7 @@ def bad_inputs():
     yield "q", ["--q", "-0.1"], ["--q ", "-0.1"]
     yield "layer", ["--layers", "0,7"], ["layers", "7"]
     yield "layers", ["--layers", "some"], ["--layers", "'some'", "first"]
+    yield "attribution", ["--attribution", "LRP"], ["--attribution", "'IGA'", "'LRP'"]
     yield "target", ["--target", "silver"], ["--target", "silver"]
     yield "pass1", ["--pass1", "test"], ["--pass1", "test"]
     yield "epochs", ["--epochs", "1"], ["--epochs", "--no-cross-tuning"]

@@ -10,6 +10,7 @@ from models import batch, build
 from transformers import Trainer, TrainingArguments
 
 from attrdrop import ADDrop, ADDropConfig, ADDropTrainer
+from attrdrop.addrop import ATTRIBUTIONS
 
 
 class Sentences(torch.utils.data.Dataset):
@@ -83,17 +84,18 @@ def test_a_resumed_run_draws_the_same_masks(tmp_path):
         torch.testing.assert_close(a, b, msg=name)
 
 
-def test_two_processes_draw_what_one_draws(tmp_path):
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_two_processes_draw_what_one_draws(tmp_path, attribution):
     saved = tmp_path / "gradients.pt"
     here = os.path.dirname(__file__)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
-        os.path.join(here, "distributed_step.py"), str(saved),
+        os.path.join(here, "distributed_step.py"), attribution, str(saved),
     ]  # fmt: skip
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": here}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     model, inputs = build("bert"), batch("bert", size=4)
-    addrop = ADDrop(model, p=0.4, q=0.5, cross_tuning=False)
+    addrop = ADDrop(model, p=0.4, q=0.5, attribution=attribution, iga_steps=3, cross_tuning=False)
     addrop(**inputs).loss.backward()
     for name, gradient in torch.load(saved).items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)

@@ -37,6 +37,8 @@ class Settings:
     device: str = "auto"
     p: float = 0.3
     q: float = 0.3
+    attribution: str = "GA"
+    iga_steps: int = 20
     layers: str = "all"
     target: str = "pseudo"
     pass1: str = "train"
@@ -57,7 +59,7 @@ class Settings:
 
     @property
     def addrop_arguments(self) -> dict[str, Any]:
-        names = ("p", "q", "target", "pass1", "cross_tuning")
+        names = ("p", "q", "attribution", "iga_steps", "target", "pass1", "cross_tuning")
         return {name: getattr(self, name) for name in names} | {"layers": _parse_layers(self.layers)}
 
 

@@ -1,0 +1,179 @@
+"""IGA: pass 1 of AD-DROP that ranks by integrated gradients (Eq. 3).
+
+Scaling A of one layer by k / m scales its head outputs O = A V, so B = A * (mean over k of dO_k) Vᵀ with dO_k the
+gradient at (k / m) O. Step k = m is the plain gradient, and one walk back gives it for all layers. Each other step of a
+layer is a forward and a walk back over what lies above that layer: what lies below does not change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from attrdrop._modules import RandomState, unwrap
+from attrdrop._passes import AttentionCall, AttributionPass, Draws, Pass1, Site, SiteOrder
+from attrdrop.ops import AttentionWeight, masked_attention
+
+
+@dataclass(eq=False)
+class Integrand:
+    """What a layer's integral needs: its call and head outputs (B, n, H, d) of step m, without graph.
+
+    random is the generators' state behind the call: every step goes on from it, so that all have the same dropout.
+    """
+
+    site: Site
+    call: AttentionCall
+    out: Tensor
+    random: RandomState
+    total: Tensor | None = None
+
+    def add(self, grad_out: Tensor) -> None:
+        """Adds dO_k, in float32 or wider."""
+        grad_out = grad_out.to(torch.promote_types(grad_out.dtype, torch.float32))
+        self.total = grad_out if self.total is None else self.total + grad_out
+
+
+class IntegratedPass(AttributionPass):
+    """Pass 1 of IGA: step m, and after :meth:`attribute` the others, by :meth:`integrate`."""
+
+    def __init__(self, draws: Draws, is_eligible: Callable[[nn.Module], bool]):
+        super().__init__(draws, is_eligible)
+        self._device = draws.sample_ids.device
+        self._blocks = Blocks(self._device)
+        self._integrands: list[Integrand] = []
+        self._before = RandomState.now(self._device)
+
+    def run(self, forward: Callable[[Any], Any], model: nn.Module) -> Any:
+        """The outputs of step m."""
+        with self._blocks.recorded(model, lambda: len(self.sites)):
+            return super().run(forward, model)
+
+    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
+        is_new = self._is_recording and self.is_eligible(call.module)
+        out = super().attend(call, plain)
+        if is_new:
+            random = RandomState.now(self._device)
+            self._integrands.append(Integrand(self.sites[-1], call.detached(), out.detach(), random))
+        return out
+
+    def attribute(self, target: Tensor, layers: list[int]) -> list[Site]:
+        self._integrands = [integrand for integrand in self._integrands if integrand.site.index in layers]
+        self._blocks.forget_above(max(layers))
+        return super().attribute(target, layers)
+
+    def integrate(self, score: Callable[[Any], Tensor], steps: int) -> list[Site]:
+        """Steps 1 to m - 1 of each layer; ``score`` runs the model under a pass and gives F. The sites with bits."""
+        after = RandomState.now(self._device)
+        for integrand in self._integrands:
+            with self._blocks.replayed(integrand.site.index):
+                for k in range(1, steps):
+                    scaled = ScaledPass(self.draws, self.sites, integrand, k / steps)
+                    self._before.restore()
+                    (grad_out,) = torch.autograd.grad(score(scaled), scaled.out)
+                    integrand.add(grad_out)
+            self._rank(integrand, steps)
+        after.restore()
+        return self.sites
+
+    def _use(self, site: Site, grad_out: Tensor, v: Tensor) -> None:
+        next(integrand for integrand in self._integrands if integrand.site is site).add(grad_out)
+
+    @torch.no_grad()
+    def _rank(self, integrand: Integrand, steps: int) -> None:
+        site, call, total = integrand.site, integrand.call, integrand.total
+        assert total is not None  # step m is in it
+        bits = self._valid_bits(call)
+        _, lse = masked_attention(call.q, call.k, call.v, bits, bias=call.bias(), scale=call.scale, return_lse=True)
+        q, k, scale = call.score_factors()
+        x = (total / steps).transpose(1, 2).to(call.v.dtype)
+        site.keep = self.draws.keep_mask(site, x, call.v, AttentionWeight(q, k, lse, scale))
+
+
+class ScaledPass(Pass1):
+    """One step: plain attention, but (k / m) O as the head outputs of one layer."""
+
+    def __init__(self, draws: Draws, sites: list[Site], integrand: Integrand, share: float):
+        super().__init__(draws)
+        self.out = (integrand.out * share).requires_grad_()
+        self._integrand = integrand
+        self._order = SiteOrder(sites)
+
+    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
+        site = self._order.find(call.module)
+        if site is None:
+            return plain()
+        if site is self._integrand.site:
+            self._integrand.random.restore()
+            return self.out
+        return self._attend_plainly(call, site, plain)
+
+
+class _Ran(NamedTuple):
+    """A block that ran: how many layers had attended by its end, the generators' state then, and what it returned."""
+
+    end: int
+    random: RandomState
+    output: Any
+
+    def again(self, *_args: Any, **_kwargs: Any) -> Any:
+        self.random.restore()
+        return self.output
+
+
+class Blocks:
+    """Outputs of a model's blocks, the members of its lists of modules, that stand for them in later forwards.
+
+    A block that runs more than once in a forward is left out. Where a model has no such blocks, forwards run whole.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._ran: dict[nn.Module, _Ran | None] = {}
+
+    @contextlib.contextmanager
+    def recorded(self, model: nn.Module, attended: Callable[[], int]) -> Iterator[None]:
+        """Keeps what the blocks of a model return; ``attended`` says how many layers have attended."""
+
+        def hook(block: nn.Module, _inputs: Any, output: Any) -> None:
+            fixed = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
+            ran = _Ran(attended(), RandomState.now(self._device), fixed)
+            self._ran[block] = None if block in self._ran else ran
+
+        lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        blocks = {unwrap(block) for members in lists for block in members}
+        handles = [block.register_forward_hook(hook) for block in blocks]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def below(self, layer: int) -> dict[nn.Module, _Ran]:
+        """The blocks that were through before this layer attended."""
+        return {block: ran for block, ran in self._ran.items() if ran is not None and ran.end <= layer}
+
+    def forget_above(self, layer: int) -> None:
+        """Lets go of what no layer up to this one can use."""
+        self._ran = {**self.below(layer)}
+
+    @contextlib.contextmanager
+    def replayed(self, layer: int) -> Iterator[None]:
+        """Blocks below the layer give what they gave, and compute nothing."""
+        blocks = self.below(layer)
+        own = {block: vars(block).get("forward") for block in blocks}
+        try:
+            for block, ran in blocks.items():
+                vars(block)["forward"] = ran.again
+            yield
+        finally:
+            for block, forward in own.items():
+                vars(block).pop("forward", None)
+                if forward is not None:
+                    vars(block)["forward"] = forward
