@@ -75,15 +75,24 @@ def test_layers_without_bits_attend_as_the_model_does(name):
         torch.testing.assert_close(mine[is_token], theirs[is_token], atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["deberta", "deberta-v3"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_masks_of_every_type(name, dtype):
+    inputs = batch(name)
+    whole, other = (ADDrop(build(name), cross_tuning=False) for _ in range(2))
+    loss = other(**{**inputs, "attention_mask": inputs["attention_mask"].to(dtype)}).loss
+    torch.testing.assert_close(loss, whole(**inputs).loss)
+    assert other.statistics() == whole.statistics()
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_missing_mask_is_a_mask_of_ones(name):
     inputs = batch(name, size=1)
     assert inputs["attention_mask"].all()
-    expected = ADDrop(build(name), cross_tuning=False)
-    bare = ADDrop(build(name), cross_tuning=False)
+    whole, bare = (ADDrop(build(name), cross_tuning=False) for _ in range(2))
     loss = bare(**{key: value for key, value in inputs.items() if key != "attention_mask"}).loss
-    torch.testing.assert_close(loss, expected(**inputs).loss)
-    assert bare.statistics() == expected.statistics()
+    torch.testing.assert_close(loss, whole(**inputs).loss)
+    assert bare.statistics() == whole.statistics()
 
 
 @pytest.mark.parametrize("name", ["deberta", "deberta-v3"])
@@ -247,6 +256,15 @@ def test_talking_heads_are_refused():
     )  # fmt: skip
     with pytest.raises(ValueError, match="does not support talking heads"):
         ADDrop(DebertaForSequenceClassification(config).train(), cross_tuning=False)(**batch("deberta"))
+
+
+def test_a_forward_that_was_replaced_before_is_kept():
+    model, inputs = build("mpnet"), batch("mpnet")
+    calls = []
+    for module in attention_modules(model):
+        module.forward = lambda *args, real=module.forward, **kwargs: calls.append(real) or real(*args, **kwargs)
+    ADDrop(model)(**inputs)  # an odd epoch: no pass
+    assert len(calls) == 3
 
 
 def test_other_models_are_left_alone():
