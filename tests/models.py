@@ -95,6 +95,12 @@ CLASSIFIERS = {
             **SIZE, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, local_attention=8
         )
     ),
+    "gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=99, n_embd=32, n_layer=3, n_head=4, n_positions=64, pad_token_id=0, resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
+        )
+    ),
     "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, **GROUPED)),
     "vit": lambda: ViTForImageClassification(
         ViTConfig(
@@ -114,12 +120,6 @@ TOKEN_MODELS = {
 }  # fmt: skip
 FURTHER = {
     "xlm-roberta": lambda: XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZE, **NO_DROPOUT)),
-    "gpt2": lambda: GPT2ForSequenceClassification(
-        GPT2Config(
-            vocab_size=99, n_embd=32, n_layer=3, n_head=4, n_positions=64, pad_token_id=0,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        )
-    ),
     "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**SIZE, **GROUPED, head_dim=8)),
     "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**SIZE, **GROUPED, head_dim=8)),
 }  # fmt: skip
@@ -155,18 +155,25 @@ def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrd
     return model.to(dtype).train()
 
 
+def distinct_tokens(size: int, length: int, generator: torch.Generator):
+    """No token twice in a sample: equal ones would tie wherever positions do not count, as in T5."""
+    return torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
+
+
 def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch.float32, seed: int = 1):
-    """Random inputs without a token twice in a sample, so that no attributions tie; the second sample is padded."""
+    """Random inputs; the second sample is padded."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (size,), generator=generator)
     if name == "vit":
         return dict(pixel_values=torch.randn(size, 3, 16, 16, generator=generator).to(dtype), labels=labels)
-    ids = torch.stack([3 + torch.randperm(96, generator=generator)[:length] for _ in range(size)])
+    ids = distinct_tokens(size, length, generator)
     mask = torch.ones_like(ids)
     if size > 1:
         mask[1, length - 8 :] = 0
-    if name in TOKEN_MODELS or name.endswith("-tokens"):
-        labels = torch.randint(3, 5 if name.endswith("-tokens") else 99, (size, length), generator=generator)
+    is_tagger = name.endswith("-tokens")
+    if is_tagger or name in TOKEN_MODELS:
+        labels = distinct_tokens(size, length, generator)
+        labels = labels % 5 if is_tagger else labels
         labels = labels.masked_fill(mask == 0, -100)
-        labels[:, 0] = -100
+        labels[:, -1] = -100
     return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)
