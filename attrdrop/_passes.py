@@ -21,8 +21,8 @@ from attrdrop.ops import AttentionWeight, KeepMask, keep_mask, masked_attention,
 class AttentionCall(NamedTuple):
     """One attention call: q (B, H, n_q, d), k and v (B, H_kv, n_k, d), and its mask.
 
-    mask is None, bool (True = attend) or floating point (added to the scores), broadcastable to (B, H, n_q, n_k);
-    position_bias is added likewise. is_causal counts where there is no mask.
+    mask is None, bool or integer (attend where it is not 0) or floating point (added to the scores), broadcastable to
+    (B, H, n_q, n_k); position_bias is added likewise. is_causal counts where there is no mask.
     """
 
     module: nn.Module
@@ -37,14 +37,16 @@ class AttentionCall(NamedTuple):
 
     def valid(self) -> Tensor | None:
         """Bool columns that the mask allows; a floating-point mask forbids what it lowers to (nearly) its minimum."""
-        if self.mask is None or self.mask.dtype == torch.bool:
-            return self.mask
+        if self.mask is None:
+            return None
+        if not self.mask.is_floating_point():
+            return self.mask.bool()
         return self.mask > torch.finfo(self.mask.dtype).min / 2
 
     def bias(self) -> Tensor | None:
         """What is added to the scores beyond the bits."""
         parts = [self.position_bias]
-        if self.mask is not None and self.mask.dtype != torch.bool:
+        if self.mask is not None and self.mask.is_floating_point():
             parts.append(self.mask)
         present = [part for part in parts if part is not None]
         return sum(present[1:], present[0]) if present else None

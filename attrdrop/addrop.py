@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attrdrop._adapters import adapt
 from attrdrop._attention_passes import AttentionPass, RandomPass, Survey
 from attrdrop._distributed import process_count, process_rank
 from attrdrop._integrated import IntegratedPass
@@ -145,6 +146,7 @@ class ADDrop:
     Args:
         model: a transformers model with ``attn_implementation="attrdrop"``, also inside PEFT, DistributedDataParallel
             or torch.compile. In encoder-decoder models the encoder's self-attention is masked, if not told otherwise.
+            DeBERTa (v1 to v3) and MPNet ignore that setting; their attention modules are adapted here instead.
         config: an :class:`ADDropConfig`; or give its fields as keywords.
         accumulation_steps: calls per optimizer step. Samples of one optimizer step are numbered through, so the masks
             do not depend on how it is split over calls and processes.
@@ -334,10 +336,11 @@ def _attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Modul
             f"model must be a transformers model (PreTrainedModel), got {type(inner).__name__}; for your own attention "
             "use attrdrop.keep_mask and attrdrop.masked_attention directly"
         )
-    if not pretrained._can_set_attn_implementation():
+    is_adapted = adapt(pretrained)
+    if not (is_adapted or pretrained._can_set_attn_implementation()):
         raise ValueError(_unreachable(pretrained))
     chosen = pretrained.config._attn_implementation
-    if chosen != "attrdrop":
+    if chosen != "attrdrop" and not is_adapted:
         raise ValueError(
             f"the model attends with {chosen!r}; load it with attn_implementation='attrdrop' after "
             "'import attrdrop.integrations.transformers', or call model.set_attn_implementation('attrdrop')"
@@ -374,7 +377,7 @@ def _unreachable(model: nn.Module) -> str:
     return (
         f"{type(model).__name__} computes attention in its own code and never calls transformers' attention interface, "
         "so AD-DROP cannot reach it; take a model that does (BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, ViT, "
-        "Llama and most others do, DeBERTa and MPNet do not)"
+        "Llama and most others do) or that AD-DROP adapts (DeBERTa, MPNet)"
     )
 
 

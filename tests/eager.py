@@ -28,7 +28,7 @@ class EagerPass:
         scores = call.q @ k.transpose(-1, -2) * (call.q.shape[-1] ** -0.5 if call.scale is None else call.scale)
         if call.position_bias is not None:
             scores = scores + call.position_bias
-        valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.mask.expand(scores.shape)
+        valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.valid().expand(scores.shape)
         if call.is_causal:
             valid = valid.tril()
         index = len(self.probabilities)

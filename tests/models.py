@@ -11,12 +11,19 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    ConvBertConfig,
+    ConvBertForSequenceClassification,
+    DebertaConfig,
+    DebertaForSequenceClassification,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    DebertaV2ForTokenClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    GemmaConfig,
+    GemmaForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -28,12 +35,18 @@ from transformers import (
     ModernBertForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RoFormerConfig,
+    RoFormerForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
     logging,
 )
 
@@ -51,6 +64,18 @@ SIZE = dict(
 )
 NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 SEQ2SEQ = dict(vocab_size=99, d_model=32, pad_token_id=0, decoder_start_token_id=0)
+LAYERS_OF_BOTH = dict(
+    encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=40,
+    decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
+)  # fmt: skip
+GROUPED = dict(num_key_value_heads=2, pad_token_id=0)
+# DeBERTa rounds its scale to float32. It is exact there for heads of 12 and three terms, and of 16 and one.
+DISENTANGLED = {**SIZE, **NO_DROPOUT, "hidden_size": 48, "relative_attention": True}
+CONTENT_ONLY = {**SIZE, **NO_DROPOUT, "hidden_size": 64}
+DEBERTA_V3 = dict(
+    **DISENTANGLED, pos_att_type=["p2c", "c2p"], share_att_key=True, position_buckets=8, position_biased_input=False,
+    norm_rel_ebd="layer_norm",
+)  # fmt: skip
 
 CLASSIFIERS = {
     "bert": lambda: BertForSequenceClassification(BertConfig(**SIZE, **NO_DROPOUT)),
@@ -76,7 +101,7 @@ CLASSIFIERS = {
             embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
         )
     ),
-    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, **GROUPED)),
     "vit": lambda: ViTForImageClassification(
         ViTConfig(
             hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40, image_size=16,
@@ -86,40 +111,47 @@ CLASSIFIERS = {
 }  # fmt: skip
 TOKEN_MODELS = {
     "bert-tokens": lambda: BertForTokenClassification(BertConfig(**SIZE, **NO_DROPOUT, num_labels=5)),
-    "llama-lm": lambda: LlamaForCausalLM(LlamaConfig(**SIZE, num_key_value_heads=2, pad_token_id=0)),
-    "marian": lambda: MarianMTModel(
-        MarianConfig(
-            **SEQ2SEQ, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-            encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
-        )
-    ),
-    "bart": lambda: BartForConditionalGeneration(
-        BartConfig(
-            **SEQ2SEQ, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-            encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, dropout=0.0,
-        )
-    ),
+    "llama-lm": lambda: LlamaForCausalLM(LlamaConfig(**SIZE, **GROUPED)),
+    "marian": lambda: MarianMTModel(MarianConfig(**SEQ2SEQ, **LAYERS_OF_BOTH)),
+    "bart": lambda: BartForConditionalGeneration(BartConfig(**SEQ2SEQ, **LAYERS_OF_BOTH)),
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(**SEQ2SEQ, d_kv=8, d_ff=40, num_layers=2, num_heads=4, dropout_rate=0.0)
     ),
 }  # fmt: skip
+FURTHER = {
+    "xlm-roberta": lambda: XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZE, **NO_DROPOUT)),
+    "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**SIZE, **GROUPED, head_dim=8)),
+    "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**SIZE, **GROUPED, head_dim=8)),
+}  # fmt: skip
+ADAPTED = {
+    "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZE, **NO_DROPOUT)),
+    "deberta": lambda: DebertaForSequenceClassification(DebertaConfig(**DISENTANGLED, pos_att_type=["c2p", "p2c"])),
+    "deberta-content-only": lambda: DebertaForSequenceClassification(DebertaConfig(**CONTENT_ONLY)),
+    "deberta-v2": lambda: DebertaV2ForSequenceClassification(
+        DebertaV2Config(**DISENTANGLED, pos_att_type=["p2c", "c2p"], max_relative_positions=12, conv_kernel_size=3)
+    ),
+    "deberta-v2-content-only": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**CONTENT_ONLY)),
+    "deberta-v3": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**DEBERTA_V3)),
+    "deberta-v3-tokens": lambda: DebertaV2ForTokenClassification(DebertaV2Config(**DEBERTA_V3, num_labels=5)),
+}  # fmt: skip
 UNREACHABLE = {
-    "deberta": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SIZE)),
-    "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZE)),
+    "convbert": lambda: ConvBertForSequenceClassification(ConvBertConfig(**SIZE)),
+    "roformer": lambda: RoFormerForSequenceClassification(RoFormerConfig(**SIZE)),
 }
 EVERY = {**CLASSIFIERS, **TOKEN_MODELS}
+ALL = {**EVERY, **FURTHER, **ADAPTED}
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrdrop", seed: int = 0):
     """A model in training mode; the same weights for the same seed. Larger weights than the library's, so that
     attributions differ visibly between positions."""
     torch.manual_seed(seed)
-    model = EVERY[name]()
+    model = ALL[name]()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(3)
-    model.set_attn_implementation(attention)
+    model.set_attn_implementation(attention)  # those that AD-DROP adapts keep their own
     return model.to(dtype).train()
 
 
@@ -138,8 +170,10 @@ def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch
     mask = torch.ones_like(ids)
     if size > 1:
         mask[1, length - 8 :] = 0
-    if name in TOKEN_MODELS:
+    is_tagger = name.endswith("-tokens")
+    if is_tagger or name in TOKEN_MODELS:
         labels = distinct_tokens(size, length, generator)
-        labels = labels % 5 if name == "bert-tokens" else labels
+        labels = labels % 5 if is_tagger else labels
+        labels = labels.masked_fill(mask == 0, -100)
         labels[:, -1] = -100
     return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)

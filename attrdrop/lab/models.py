@@ -68,7 +68,7 @@ def load_model(
     model = _from_pretrained(
         AutoModelForSequenceClassification,
         settings.model,
-        attn_implementation="attrdrop" if arm == ADDROP else "sdpa",
+        attn_implementation="attrdrop" if arm == ADDROP else None,  # None: torch's fused attention where it can
         dtype=torch.float32,  # a checkpoint stored in half precision would otherwise be trained in it
         num_labels=len(task.label_names),
         id2label=dict(enumerate(task.label_names)),
