@@ -1,35 +1,13 @@
-"""What the ops that occlude images and points share: checks of what is written and what replaces it, and the call."""
+"""What the ops that occlude images and points share: checks of what is written and what replaces it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
-
 Value = float | Sequence[float] | Tensor | str
-
-
-def resolve(op: str, tensor: Tensor, double: bool, backend: str | None) -> str:
-    """The backend of an op that has C++ and CUDA kernels; ``double``: some argument is float64."""
-    reason = "float64 is served by the reference only" if double else None
-    missing = {"cuda": reason or _backend.CUDA_MISSING, "cpp": reason or _backend.COMPILED_MISSING}
-    return _backend.resolve(op, tensor, backend, missing)
-
-
-def call(operator: Callable[..., Tensor], message: str, *arguments: Any) -> Tensor:
-    """What the operator returns; where its error is ``message``, which it finds on its way, that is a ValueError."""
-    if torch.compiler.is_compiling():
-        return operator(*arguments)
-    try:
-        return operator(*arguments)
-    except RuntimeError as error:  # a kernel knows one kind of error only
-        if message in str(error):
-            raise ValueError(message) from None
-        raise
 
 
 def check_inplace(name: str, tensor: Tensor) -> None:

@@ -1,17 +1,14 @@
-"""What the public ops on clouds of points share: checks, and errors that a kernel finds on its way."""
+"""What the public ops on clouds of points share: checks, and what their kernels find on their way."""
 
 from __future__ import annotations
-
-import re
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
 from attrdrop.ops import _checks as checks
+from attrdrop.ops import _kernels
 
-FOUND_BY_KERNEL = re.compile(r"(points|centres|index) must (have finite coordinates|lie in [^\n]*)")
+FOUND = r"(points|centres|index) must (have finite coordinates|lie in [^\n]*)"
 
 
 def check_points(points: object, channels: int) -> Tensor:
@@ -57,18 +54,4 @@ def check_valid(valid: object, points: Tensor) -> Tensor | None:
 
 def resolve(op: str, points: Tensor, backend: str | None) -> str:
     """The backend that serves an op on points."""
-    reason = "float64 is served by the reference only" if points.dtype == torch.float64 else None
-    missing = {"cuda": reason or _backend.CUDA_MISSING, "cpp": reason or _backend.COMPILED_MISSING}
-    return _backend.resolve(op, points, backend, missing)
-
-
-def run(operator: Any, *arguments: Any) -> Tensor:
-    """Calls an operator whose kernel checks values on its way, and knows one kind of error only."""
-    if torch.compiler.is_compiling():
-        return operator(*arguments)
-    try:
-        return operator(*arguments)
-    except RuntimeError as error:
-        if found := FOUND_BY_KERNEL.search(str(error)):
-            raise ValueError(found[0]) from None
-        raise
+    return _kernels.resolve(op, points, points.dtype == torch.float64, backend)

@@ -8,6 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from attrdrop.ops import _kernels as kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import ball_query as reference
 
@@ -72,7 +73,7 @@ def ball_query(
     if clouds.resolve("ball_query", points, backend) == "reference":
         index = reference.ball_query(points, centres, radii, counts, valid)
     else:
-        index = clouds.run(torch.ops.attrdrop.ball_query, points, centres, radii, counts, valid)
+        index = kernels.run(torch.ops.attrdrop.ball_query, clouds.FOUND, points, centres, radii, counts, valid)
     return index if is_single else index.split(counts, -1)
 
 

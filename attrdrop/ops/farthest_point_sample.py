@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attrdrop.ops import _checks as checks
+from attrdrop.ops import _kernels as kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import farthest_point_sample as reference
 
@@ -51,7 +52,7 @@ def farthest_point_sample(
         start = start.to(points.device)
     if clouds.resolve("farthest_point_sample", points, backend) == "reference":
         return reference.farthest_point_sample(points, n, valid, start)
-    return clouds.run(torch.ops.attrdrop.farthest_point_sample, points, n, valid, start)
+    return kernels.run(torch.ops.attrdrop.farthest_point_sample, clouds.FOUND, points, n, valid, start)
 
 
 @torch.library.register_fake("attrdrop::farthest_point_sample")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop.ops import _checks as checks
+from attrdrop.ops import _kernels as kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import group_points as reference
 
@@ -70,7 +71,7 @@ class _Group(torch.autograd.Function):
         ctx.size, ctx.backend = points.shape[1], backend
         if backend == "reference":
             return reference.group_points(points, index, centres)
-        return clouds.run(torch.ops.attrdrop.group_points, points, index, centres)
+        return kernels.run(torch.ops.attrdrop.group_points, clouds.FOUND, points, index, centres)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:

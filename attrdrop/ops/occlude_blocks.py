@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attrdrop import _backend
 from attrdrop.ops import _checks as checks
+from attrdrop.ops import _kernels as kernels
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.reference import occlude_blocks as reference
@@ -109,12 +110,12 @@ def occlude_blocks(
     index = None if index is None else index.to(images.device)
     double = images.dtype == torch.float64 or (relevance is not None and relevance.dtype == torch.float64)
     out = images if inplace else images.detach().clone()
-    if occlusion.resolve("occlude_blocks", images, double, backend) == "reference":
+    if kernels.resolve("occlude_blocks", images, double, backend) == "reference":
         ids = torch.arange(count, device=images.device) if ids is None else ids
         boxes = reference.draw_boxes(count, height, width, relevance, index, *rule, seed, ids)
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
-        boxes = occlusion.call(torch.ops.attrdrop.occlude_blocks_, NAN, out, relevance, index, *rule, *fill, seed, ids)
+        boxes = kernels.run(torch.ops.attrdrop.occlude_blocks_, NAN, out, relevance, index, *rule, *fill, seed, ids)
     return _with_gradient(images, out, boxes, policy), boxes
 
 
@@ -153,7 +154,7 @@ def fill_blocks(
     seed, boxes = checks.check_seed(seed), boxes.contiguous()
     ids = checks.check_sample_ids(sample_ids, images.shape[0], images.device)
     out = images if inplace else images.detach().clone()
-    if occlusion.resolve("fill_blocks", images, images.dtype == torch.float64, backend) == "reference":
+    if kernels.resolve("fill_blocks", images, images.dtype == torch.float64, backend) == "reference":
         ids = torch.arange(images.shape[0], device=images.device) if ids is None else ids
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attrdrop.ops import _checks as checks
+from attrdrop.ops import _kernels as kernels
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.ops._points import check_valid
@@ -82,7 +83,7 @@ def occlude_points(
     double = points.dtype == torch.float64 or (relevance is not None and relevance.dtype == torch.float64)
     out = points if inplace else points.detach().clone()
     rule = (1.0 if relevance is None else alpha, beta, calibrated)
-    if occlusion.resolve("occlude_points", points, double, backend) == "reference":
+    if kernels.resolve("occlude_points", points, double, backend) == "reference":
         ids = torch.arange(count, device=points.device) if ids is None else ids
         valid = torch.ones(count, size, dtype=torch.bool, device=points.device) if valid is None else valid
         dropped = reference.occlude_points_(
@@ -91,7 +92,7 @@ def occlude_points(
     else:
         kinds = (reference.NORMS.index(norm), reference.REPLACEMENTS.index(replacement))
         arguments = (out, relevance, valid, *rule, *kinds, number, numbers, seed, ids)
-        dropped = occlusion.call(torch.ops.attrdrop.occlude_points_, NOT_FINITE, *arguments)
+        dropped = kernels.run(torch.ops.attrdrop.occlude_points_, NOT_FINITE, *arguments)
     if out is not points and points.requires_grad and torch.is_grad_enabled():
         out = torch.where(dropped[..., None], out, points)
     return out, dropped
