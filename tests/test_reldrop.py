@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from forwards import seen_by
 from image_models import image_batch, small_resnet
 from torch import nn
 from torch.nn import functional
@@ -28,17 +29,6 @@ def batch():
 def changed(before, after):
     """bool (N, H, W): pixels that are not what they were."""
     return (before != after).any(1)
-
-
-def seen_by(model, run):
-    """Number of samples in each forward of the model while something runs."""
-    sizes = []
-    handle = model.register_forward_hook(lambda module, arguments, output: sizes.append(len(arguments[0])))
-    try:
-        run()
-    finally:
-        handle.remove()
-    return sizes
 
 
 def train(model, images, labels, transform=None, steps=3):

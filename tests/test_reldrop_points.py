@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from forwards import seen_by
 from point_models import CLASSES, POINTS, point_batch, small_pointnet2
 from torch import nn
 from torch.nn import functional
@@ -24,17 +25,6 @@ def model():
 @pytest.fixture
 def batch():
     return point_batch(N)
-
-
-def forwards(model, run):
-    """Number of clouds in each forward of the model while something runs."""
-    sizes = []
-    handle = model.register_forward_hook(lambda module, arguments, output: sizes.append(len(arguments[0])))
-    try:
-        run()
-    finally:
-        handle.remove()
-    return sizes
 
 
 @pytest.mark.parametrize("rule", [lrp.EpsilonFlat(1e-6), lrp.Epsilon(), lrp.AbsGradient()])
@@ -65,12 +55,12 @@ def test_chance_alone_needs_no_attribution(model, batch):
     expected = occlude_points(points, alpha=1.0, beta=0.4, seed=derive_seed(2, 0))[0]
     for settings in ({"alpha": 1.0}, {"rule": "random"}):
         reldrop = RelDropPoints(model, **{"beta": 0.4, "seed": 2, **settings})
-        assert forwards(model, lambda reldrop=reldrop: reldrop(points)) == []
+        assert seen_by(model, lambda reldrop=reldrop: reldrop(points)) == []
         assert reldrop.statistics().attributed == 0
         reldrop.start_step(0)
         assert torch.equal(reldrop(points, labels), expected)
     reldrop = RelDropPoints(model, beta=0.0)
-    assert forwards(model, lambda: reldrop(points, labels)) == []
+    assert seen_by(model, lambda: reldrop(points, labels)) == []
     assert torch.equal(reldrop(points, labels), points)
 
 
@@ -140,7 +130,7 @@ def test_own_attributions(model, batch):
     assert given[0][0] is model
     assert torch.equal(given[0][2], labels)
     reldrop = RelDropPoints(model, **settings)
-    assert forwards(model, lambda: reldrop(points, labels, height)) == []
+    assert seen_by(model, lambda: reldrop(points, labels, height)) == []
     reldrop.start_step(0)
     assert torch.equal(reldrop(points, relevance=height), expected)
 
