@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attrdrop.lab.arms.data import said
 from attrdrop.lab.errors import InputError
+from attrdrop.ops.farthest_point_sample import farthest_point_sample
 
 POOL = 2048  # points kept of a longer cloud, of which training draws some
 Split = tuple[Tensor, Tensor]  # points float32 (N, P, C), labels int64 (N,)
@@ -43,7 +44,9 @@ class Reading:
         """(P, C or more) -> float32 (kept, C)."""
         cloud = cloud[:, : self.channels]
         if self.sampling == "farthest":
-            return cloud[np.resize(_farthest(cloud[:, :3], self.points), self.points)]
+            places = torch.from_numpy(np.ascontiguousarray(cloud[:, :3]))
+            chosen = farthest_point_sample(places[None], min(self.points, len(cloud)))[0]
+            return cloud[np.resize(chosen.numpy(), self.points)]
         return cloud[: self.rows]
 
 
@@ -211,13 +214,3 @@ def _json_list(path: Path) -> list[Any]:
     if not isinstance(found, list) or not found:
         raise InputError(f"--data: {path} must be a list of files, not empty.")
     return found
-
-
-def _farthest(places: np.ndarray, count: int) -> np.ndarray:
-    """Indices of at most count points, each the farthest from those before it; the first is point 0."""
-    indices = np.zeros(min(count, len(places)), dtype=np.int64)
-    distance = np.full(len(places), np.inf, dtype=places.dtype)
-    for place in range(1, len(indices)):
-        np.minimum(distance, ((places - places[indices[place - 1]]) ** 2).sum(1), out=distance)
-        indices[place] = distance.argmax()
-    return indices
