@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from attrdrop import lrp
-from bench import rows, timing
+from bench import rows, step_cli, timing
 from bench.run import backend_of, left_out
 
 Transform = Callable[[Tensor, Tensor], Any]  # inputs and labels to the model's input, or the tuple of its arguments
@@ -130,24 +130,7 @@ class GuidedSteps:
             arm: timing.Timing(tuple(ms / self.steps.get(arm, 1) for ms in found.samples))
             for arm, found in samples.items()
         }
-        return [
-            rows.Row(
-                **rows.environment(device),
-                op=self.op,
-                mode=settings.mode,
-                variant=arm,
-                backend=backends[arm],
-                shape=str(settings),
-                dtype=settings.dtype,
-                median_ms=times[arm].median,
-                low_ms=times[arm].low,
-                high_ms=times[arm].high,
-                ratio=times[arm].ratio(times["plain"]),
-                ratio_to="plain",
-                peak_mb=peak.get(arm),
-            )
-            for arm in arms
-        ]
+        return step_cli.rows_of(settings, self.op, settings.mode, times, backends, peak)
 
 
 def autocast(settings: Any) -> torch.autocast:

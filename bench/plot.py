@@ -12,7 +12,15 @@ from bench.shapes import IMAGES, NAMED, POINTS
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 GROUP = ["name", "op", "mode", "shape", "dtype"]
 STEPS = ("step", "step images", "step points")
-RIVALS = ("plain", "lean eager", "per-layer loop", "random erasing", "zennit")  # among the arms of the steps
+RIVALS = (
+    "plain",
+    "lean eager",
+    "per-layer loop",
+    "random erasing",
+    "random point dropout",
+    "cloud by cloud",
+    "zennit",
+)  # among the arms of the steps
 
 
 def load(paths: list[Path]) -> pd.DataFrame:

@@ -170,24 +170,10 @@ def measure(settings: Settings, arms: list[str], budget: float, memory: bool = T
     built = {arm: training_step(settings, arm) for arm in arms}
     times = timing.interleave({arm: step for arm, (step, _) in built.items()}, device, budget=budget, rounds=(5, 50))
     dropout = "the model's" if settings.attention_dropout is None else f"{settings.attention_dropout:g}"
-    return [
-        rows.Row(
-            **rows.environment(device),
-            op="step",
-            mode=f"attention dropout {dropout}",
-            variant=arm,
-            backend=built[arm][1] or backend_of(MASK_OPS.get(arm, "keep_mask"), built[arm][0]),
-            shape=str(settings),
-            dtype=settings.dtype,
-            median_ms=times[arm].median,
-            low_ms=times[arm].low,
-            high_ms=times[arm].high,
-            ratio=times[arm].ratio(times["plain"]),
-            ratio_to="plain",
-            peak_mb=peaks.get(arm),
-        )
-        for arm in arms
-    ]
+    backends = {
+        arm: backend or backend_of(MASK_OPS.get(arm, "keep_mask"), step) for arm, (step, backend) in built.items()
+    }
+    return step_cli.rows_of(settings, "step", f"attention dropout {dropout}", times, backends, peaks)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

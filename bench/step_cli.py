@@ -2,13 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import rows
+from bench import rows, timing
 
 
 def add_common(parser: argparse.ArgumentParser, arms: Iterable[str]) -> None:
@@ -30,6 +30,35 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def rows_of(
+    settings: Any,
+    op: str,
+    mode: str,
+    times: Mapping[str, timing.Timing],
+    backends: Mapping[str, str],
+    peaks: Mapping[str, float],
+) -> list[rows.Row]:
+    """One row per arm that was timed."""
+    return [
+        rows.Row(
+            **rows.environment(torch.device(settings.device)),
+            op=op,
+            mode=mode,
+            variant=arm,
+            backend=backends[arm],
+            shape=str(settings),
+            dtype=settings.dtype,
+            median_ms=time.median,
+            low_ms=time.low,
+            high_ms=time.high,
+            ratio=time.ratio(times["plain"]),
+            ratio_to="plain",
+            peak_mb=peaks.get(arm),
+        )
+        for arm, time in times.items()
+    ]
 
 
 def run(
