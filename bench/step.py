@@ -29,6 +29,7 @@ from bench.step_peers import IntegratedLoop, LeanEager, PerLayerLoop
 MODELS = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "bert-base": {},
+    "narrow-12": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 768},
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
 }
 
@@ -109,10 +110,12 @@ def lean(settings: Settings) -> tuple[nn.Module, Callable, str]:
     return model, LeanEager(model, settings.p, settings.q, peers.EAGER_MASKS[best]), best
 
 
-def loop(settings: Settings, kind: type[PerLayerLoop] = PerLayerLoop) -> tuple[nn.Module, Callable, str]:
+def loop(
+    settings: Settings, kind: Callable[..., PerLayerLoop] = PerLayerLoop, **options: object
+) -> tuple[nn.Module, Callable, str]:
     """PerLayerLoop, or its form for IGA."""
     model = build_model(settings, "bench_loop")
-    return model, kind(model, settings.p, settings.q), "eager"
+    return model, kind(model, settings.p, settings.q, **options), "eager"
 
 
 ARMS: dict[str, Callable[[Settings], tuple[nn.Module, Callable, str]]] = {
@@ -121,13 +124,18 @@ ARMS: dict[str, Callable[[Settings], tuple[nn.Module, Callable, str]]] = {
     "ADDrop, pass 1 in eval": partial(addrop, pass1="eval"),
     "ADDrop, first layer": partial(addrop, layers="first"),
     "ADDrop, AA": partial(addrop, attribution="AA"),
+    "ADDrop, AA first layer": partial(addrop, attribution="AA", layers="first"),
     "ADDrop, RD": partial(addrop, attribution="RD"),
+    "ADDrop, RD first layer": partial(addrop, attribution="RD", layers="first"),
+    "ADDrop, IGA": partial(addrop, attribution="IGA"),
     "ADDrop, IGA first layer": partial(addrop, attribution="IGA", layers="first"),
     "lean eager": lean,
     "per-layer loop": loop,
-    "per-layer loop, IGA first layer": partial(loop, kind=IntegratedLoop),
+    "per-layer loop, IGA": partial(loop, kind=IntegratedLoop),
+    "per-layer loop, IGA first layer": partial(loop, kind=IntegratedLoop, layers=1),
 }
-MASK_OPS = {"ADDrop, RD": "random_keep_mask"}
+SLOW = ("ADDrop, IGA", "per-layer loop, IGA")  # some 50 and 100 plain steps each: measured where they are named
+MASK_OPS = dict.fromkeys(("ADDrop, RD", "ADDrop, RD first layer"), "random_keep_mask")
 
 
 def training_step(settings: Settings, arm: str) -> tuple[Callable[[], float], str]:
@@ -185,7 +193,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-p", type=float, default=0.3, help="candidate region")
     parser.add_argument("-q", type=float, default=0.3, help="drop probability of a candidate")
     parser.add_argument("--attention-dropout", type=float, help="ordinary attention dropout (default: the model's)")
-    step_cli.add_common(parser, ARMS)
+    step_cli.add_common(parser, ARMS, SLOW)
     return parser.parse_args(arguments)
 
 

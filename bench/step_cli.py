@@ -11,13 +11,14 @@ import torch
 from bench import rows, timing
 
 
-def add_common(parser: argparse.ArgumentParser, arms: Iterable[str]) -> None:
+def add_common(parser: argparse.ArgumentParser, arms: Iterable[str], unless_named: Iterable[str] = ()) -> None:
     """Options of every such benchmark; --memory-of is how a fresh process is asked for the peak of one arm."""
     arms = list(arms)
+    usual = [arm for arm in arms if arm not in set(unless_named)]
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast to this type")
-    parser.add_argument("--arms", nargs="+", choices=arms, default=arms, metavar="ARM", help="; ".join(arms))
+    parser.add_argument("--arms", nargs="+", choices=arms, default=usual, metavar="ARM", help="; ".join(arms))
     parser.add_argument("--seconds", type=float, default=60, help="budget of the timing")
     parser.add_argument("--no-memory", action="store_true", help="skip the peaks")
     parser.add_argument("--output", type=Path, help="CSV to append to (default: bench/results/<device>.csv)")

@@ -2,8 +2,8 @@
 
 LeanEager is what one would write today: one autograd.grad call on the head outputs, dO Vᵀ by bmm, a threshold per row,
 SDPA with a boolean mask. PerLayerLoop is the historical form: eager attention, one autograd.grad call per layer on the
-attention probabilities, full sorts, int64 masks that become -10000 in the scores. IntegratedLoop is the same for IGA
-in the first layer: a whole forward and gradient call per step of the integral.
+attention probabilities, full sorts, int64 masks that become -10000 in the scores. IntegratedLoop is the same for IGA:
+a whole forward and gradient call per step of the integral and layer.
 """
 
 from collections.abc import Callable
@@ -123,17 +123,23 @@ class PerLayerLoop:
 
 @dataclass
 class IntegratedLoop(PerLayerLoop):
-    """The historical form of IGA, in the first layer."""
+    """The historical form of IGA, in the first layer or in all."""
 
     steps: int = 20
+    layers: int | None = None
 
     def masks(self, batch: dict[str, Tensor]) -> dict[nn.Module, Tensor]:
-        """Pass 1: the int64 mask (B,H,n,n) of the first attention module."""
+        """Pass 1: int64 masks (B,H,n,n) by module, of so many layers from the first on."""
         _, whole = _pass1(self.model, batch)
-        module, weights = next(iter(whole.tapped.items()))
+        lengths = _lengths(batch["attention_mask"])
+        return {
+            module: peers.sort_and_drop(self._integral(batch, module, weights, whole.labels), self.p, self.q, lengths)
+            for module, weights in list(whole.tapped.items())[: self.layers]
+        }
+
+    def _integral(self, batch: dict[str, Tensor], module: nn.Module, weights: Tensor, labels: Tensor | None) -> Tensor:
         total = torch.zeros_like(weights)
         for k in range(1, self.steps + 1):
-            target, tape = _pass1(self.model, batch, shares={module: k / self.steps}, labels=whole.labels)
+            target, tape = _pass1(self.model, batch, shares={module: k / self.steps}, labels=labels)
             total += torch.autograd.grad(target, tape.tapped[module])[0]
-        integral = weights.detach() * total / self.steps
-        return {module: peers.sort_and_drop(integral, self.p, self.q, _lengths(batch["attention_mask"]))}
+        return weights.detach() * total / self.steps

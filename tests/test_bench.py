@@ -219,14 +219,16 @@ def test_the_rival_of_iga_finds_the_same_candidates(rivals):
     build, _, batch = rivals
     from bench.step_peers import IntegratedLoop
 
-    (theirs,) = IntegratedLoop(build("bench_loop"), 0.3, 1.0, steps=5).masks(batch).values()
+    loop = IntegratedLoop(build("bench_loop"), 0.3, 1.0, steps=5)
     importlib.import_module("attrdrop.integrations.transformers")
-    addrop = attrdrop.ADDrop(
-        build("attrdrop"), p=0.3, q=1.0, attribution="IGA", iga_steps=5, layers="first", cross_tuning=False
-    )
-    keep = addrop.attribute(**batch).sites[0].keep
+    addrop = attrdrop.ADDrop(build("attrdrop"), p=0.3, q=1.0, attribution="IGA", iga_steps=5, cross_tuning=False)
+    first, last = (attrdrop.unpack_mask(site.keep.rows, 40) for site in addrop.attribute(**batch).sites)
+    theirs = [mask.bool() for mask in loop.masks(batch).values()]
     alive = batch["attention_mask"].bool()[:, None, :, None].expand(3, 2, 40, 40)  # a padded query has no gradient
-    assert (attrdrop.unpack_mask(keep.rows, 40) == theirs.bool())[alive].float().mean() > 0.998
+    assert (first == theirs[0])[alive].float().mean() > 0.998
+    assert (last == theirs[1])[:, :, 0].float().mean() > 0.99  # the only query that the classifier reads
+    (only,) = IntegratedLoop(build("bench_loop"), 0.3, 1.0, steps=5, layers=1).masks(batch).values()
+    assert torch.equal(only.bool(), theirs[0])
 
 
 def test_rival_steps_drop_p_times_q_and_train(rivals):
@@ -248,6 +250,7 @@ def test_every_arm_of_the_step_trains(tmp_path, capsys):
     step = pytest.importorskip("bench.step")
     output = tmp_path / "rows.csv"
     arguments = ["--model", "tiny", "--batch", "3", "--n", "24", "--device", "cpu", "--seconds", "0"]
+    arguments += ["--arms", *step.ARMS]
     assert step.main([*arguments, "--attention-dropout", "0", "--no-memory", "--output", str(output)]) == 0
     found = plot.load([output])
     assert list(found.variant) == list(step.ARMS)
