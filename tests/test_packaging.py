@@ -12,6 +12,14 @@ import pytest
 import attrdrop
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = {
+    f"attrdrop/lab/data/{name}"
+    for name in (
+        "amazon_reviews.tsv.gz", "bible_en_es.tsv.gz", "brown_names.jsonl.gz", "furniture_points.npz",
+        "rt_sentences.tsv.gz", "squad_questions.tsv.gz", "tweets.tsv.gz", "bert_tiny/config.json",
+        "bert_tiny/model.safetensors", "bert_tiny/tokenizer.json", "bert_tiny/tokenizer_config.json",
+    )
+}  # fmt: skip
 
 
 def python(code: str, **env: str) -> str:
@@ -23,6 +31,15 @@ def python(code: str, **env: str) -> str:
 
 def test_version_is_written_once():
     assert python("import attrdrop, importlib.metadata as m; print(m.version('attrdrop'))") == attrdrop.__version__
+
+
+def test_every_shipped_file_is_listed_with_its_licence():
+    folder = ROOT / "attrdrop" / "lab" / "data"
+    there = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
+    licences = {name for name in there if "/LICENSE." in name}
+    assert there - licences == DATA
+    named = {f"attrdrop/lab/data/LICENSE.{name.split('/')[3].split('.')[0]}" for name in DATA}
+    assert licences == named
 
 
 def test_import_takes_under_half_a_second_of_cpu_beyond_torch():
@@ -90,8 +107,7 @@ def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
     with tarfile.open(archive) as contents:
         names = contents.getnames()
     for needed in ("csrc/cpu/isa/keep_mask.cpp", "csrc/philox.h", "triton_kernels/pack_mask.py", "CMakeLists.txt",
-                   "build_backend/attrdrop_build.py", "attrdrop/lab/data/rt_sentences.tsv.gz",
-                   "attrdrop/lab/data/furniture_points.npz"):  # fmt: skip
+                   "build_backend/attrdrop_build.py", *DATA):  # fmt: skip
         assert any(name.endswith(needed) for name in names), needed
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-build-isolation", "--no-deps"]
     env = {**os.environ, "ATTRDROP_CUDA": "OFF", "ATTRDROP_REQUIRE_C": "1"}
@@ -103,7 +119,7 @@ def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
     found = {path.relative_to(installed).as_posix() for path in installed.rglob("*")}
     assert "attrdrop/_C.abi3.so" in found
     assert "attrdrop/triton_kernels/pack_mask.py" in found
-    assert {"attrdrop/lab/data/rt_sentences.tsv.gz", "attrdrop/lab/data/furniture_points.npz"} <= set(found)
+    assert found >= DATA
     assert not any(name.startswith(("triton_kernels", "build_backend", "tests", "bench")) for name in found)
     code = "import attrdrop, json, torch; print(attrdrop.__file__); print(torch.ops.attrdrop.build_info())"
     printed = python(code, PYTHONPATH=str(installed))
