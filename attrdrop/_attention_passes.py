@@ -83,7 +83,7 @@ class RandomPass(MaskedPass):
             site.keep = random_keep_mask(
                 batch, heads, n_q, call.k.shape[2], p=draws.p, q=draws.q, seed=draws.seed, layer=site.index,
                 valid=None if call.mask is None else self._valid_bits(call).rows, is_causal=call.is_causal,
-                sample_ids=draws.sample_ids, device=call.q.device,
+                sample_ids=draws.samples(batch), device=call.q.device,
             )  # fmt: skip
             self._count(site.keep.counts)
         return site.keep

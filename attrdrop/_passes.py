@@ -53,8 +53,8 @@ class AttentionCall(NamedTuple):
 
     def detached(self) -> AttentionCall:
         """The same call without its graph."""
-        bias = None if self.position_bias is None else self.position_bias.detach()
-        return self._replace(q=self.q.detach(), k=self.k.detach(), v=self.v.detach(), position_bias=bias)
+        tensors = ("q", "k", "v", "mask", "position_bias")
+        return self._replace(**{name: x.detach() for name in tensors if (x := getattr(self, name)) is not None})
 
     def score_factors(self) -> tuple[Tensor, Tensor, float]:
         """x, y and a scale with scale x yᵀ = the scores: q and k or, under a bias, the scores and a unit matrix."""
@@ -80,11 +80,19 @@ class Draws(NamedTuple):
     keys: str = "auto"
     region: str = "high"
 
+    def samples(self, batch: int) -> Tensor:
+        """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order."""
+        count = len(self.sample_ids)
+        if not count or batch % count:
+            return self.sample_ids
+        windows = batch // count
+        return (self.sample_ids[:, None] * windows + torch.arange(windows, device=self.sample_ids.device)).flatten()
+
     def keep_mask(self, site: Site, x: Tensor, y: Tensor, weight: AttentionWeight | None = None) -> KeepMask:
         """The bits of a site whose attribution is x yᵀ, weighed where ``weight`` says so."""
         return keep_mask(
             x, y, p=self.p, q=self.q, seed=self.seed, layer=site.index, valid=site.valid, is_causal=site.is_causal,
-            region=self.region, weight=weight, keys=self.keys, sample_ids=self.sample_ids,
+            region=self.region, weight=weight, keys=self.keys, sample_ids=self.samples(x.shape[0]),
         )  # fmt: skip
 
 
@@ -169,7 +177,7 @@ class Pass1:
         if not _has_slow_dropout(call):
             return plain()
         seed = derive_seed(self.draws.seed, 1, site.index)
-        return _attend(call, self._valid_bits(call), seed, self.draws.sample_ids)
+        return _attend(call, self._valid_bits(call), seed, self.draws)
 
 
 class _Tap(torch.autograd.Function):
@@ -262,7 +270,7 @@ class MaskedPass:
         keep = None if site is None else self._bits(site, call)
         if site is None or keep is None:
             return plain()
-        return _attend(call, keep, self._seeds[site.index], self.draws.sample_ids)
+        return _attend(call, keep, self._seeds[site.index], self.draws)
 
     def _bits(self, site: Site, call: AttentionCall) -> KeepMask | None:
         return site.keep
@@ -280,10 +288,10 @@ def _has_slow_dropout(call: AttentionCall) -> bool:
     return call.dropout_p > 0 and call.q.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
 
 
-def _attend(call: AttentionCall, keep: KeepMask, seed: int, sample_ids: Tensor) -> Tensor:
+def _attend(call: AttentionCall, keep: KeepMask, seed: int, draws: Draws) -> Tensor:
     out = masked_attention(
         call.q, call.k, call.v, keep, bias=call.bias(), scale=call.scale, dropout_p=call.dropout_p, seed=seed,
-        sample_ids=sample_ids,
+        sample_ids=draws.samples(call.q.shape[0]),
     )  # fmt: skip
     assert isinstance(out, Tensor)  # a pair comes only with return_lse
     return out

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from attrdrop.lab.errors import InputError, RunError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-DATA, MODEL, TRAINING, OUTPUT = "Data", "Model", "Training", "Results"
+DATA, MODEL, TRAINING, OUTPUT = "Data", "Model", "Training", "Results"  # panels of the help
+ADDROP, RIVALS = "AD-DROP", "Rivals of AD-DROP"
 console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
 
 

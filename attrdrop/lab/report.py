@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 
 from attrdrop import plots
+from attrdrop.lab.arms.settings import PLAIN
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.results import cell, paired, replace_file, spread
-from attrdrop.lab.settings import ADDROP, ARMS, PLAIN
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FILES = RESULTS, RUNS, CURVES, FIGURE = "results.json", "runs.csv", "curves.csv", "curves.png"
-RUN_COLUMNS = ["arm", "seed", "best_epoch", "dev_accuracy", "test_accuracy", "peak_memory_bytes", "seconds"]
+RUN_COLUMNS = ["arm", "seed", "best_epoch", "dev_score", "test_score", "peak_memory_bytes", "seconds"]
+OTHER = "other:"  # before the name of an out-of-distribution set
 
 
 @dataclass
@@ -62,13 +63,27 @@ class Report:
         return f"{Path(settings['model']).name} on {task['name']}, {seeds} seed{'s' if seeds != 1 else ''}"
 
     @property
-    def accuracy(self) -> str:
-        return "test_accuracy" if "test" in self.header["task"]["sizes"] else "dev_accuracy"
+    def arms(self) -> list[str]:
+        return list(self.header["settings"]["arms"])
+
+    @property
+    def split(self) -> str:
+        """The split whose score is reported."""
+        return "test" if "test" in self.header["task"]["sizes"] else "dev"
 
     def runs_frame(self) -> pd.DataFrame:
         """One row per arm and seed."""
-        rows = [{name: run[name] for name in RUN_COLUMNS} | _timing(run) | _dropped(run) for run in self.runs]
-        return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "plain_step_ms", "addrop_step_ms", "fraction_dropped"])
+        others = list(dict.fromkeys(OTHER + name for run in self.runs for name in run["other_scores"]))
+        rows = [
+            {name: run[name] for name in RUN_COLUMNS}
+            | {OTHER + name: score for name, score in run["other_scores"].items()}
+            | step_times(run["epochs"])
+            | {"fraction_dropped": fraction_dropped(run["epochs"])}
+            for run in self.runs
+        ]
+        return pd.DataFrame(
+            rows, columns=[*RUN_COLUMNS, *others, "plain_step_ms", "active_step_ms", "fraction_dropped"]
+        )
 
     def curves_frame(self) -> pd.DataFrame:
         """One row per arm, seed and epoch."""
@@ -77,114 +92,137 @@ class Report:
                 "arm": run["arm"],
                 "seed": run["seed"],
                 "epoch": epoch["number"],
-                "dropping": epoch["statistics"] is not None,
+                "active": epoch["active"],
                 "train_loss": epoch["train_loss"],
                 "dev_loss": epoch["dev_loss"],
-                "dev_accuracy": epoch["dev_accuracy"],
+                "dev_score": epoch["dev_score"],
                 "step_ms": 1e3 * float(np.median(epoch["step_seconds"])),
             }
             for run in self.runs
             for epoch in run["epochs"]
         ]
-        names = ["arm", "seed", "epoch", "dropping", "train_loss", "dev_loss", "dev_accuracy", "step_ms"]
+        names = ["arm", "seed", "epoch", "active", "train_loss", "dev_loss", "dev_score", "step_ms"]
         return pd.DataFrame(rows, columns=names)
 
     def summary(self) -> dict[str, Any]:
-        """Mean, sample standard deviation and number of seeds of every measure, per arm and paired."""
+        """Mean, sample standard deviation and number of seeds of every measure per arm, and paired by seed to plain."""
         frame = self.runs_frame()
         measures = [name for name in frame.columns if name not in ("arm", "seed")]
         arms = {
             arm: {name: spread(rows[name].dropna()) for name in measures}
             for arm, rows in frame.groupby("arm", sort=False)
         }
-        by_seed = frame.pivot(index="seed", columns="arm", values=self.accuracy).reindex(columns=list(ARMS)).dropna()
+        by_seed = frame.pivot(index="seed", columns="arm", values=f"{self.split}_score").reindex(columns=self.arms)
+        rivals = [arm for arm in self.arms if PLAIN in self.arms and arm != PLAIN]
         return {
-            "accuracy_is": self.accuracy,
+            "score_is": f"{self.split}_score",
             "arms": arms,
-            "paired_difference": paired(by_seed[ADDROP] - by_seed[PLAIN]),
-            "step_time_ratio": spread(self.step_time_ratios()),
+            "difference_to_plain": {arm: paired((by_seed[arm] - by_seed[PLAIN]).dropna()) for arm in rivals},
+            "step_ratio_to_plain": {arm: spread(self.step_ratios(arm)) for arm in rivals},
         }
 
-    def step_time_ratios(self) -> list[float]:
-        """Per seed: the median ratio of an AD-DROP step to the plain arm's step on the very same batch."""
-        plain = {
-            (run["seed"], epoch["number"]): epoch["step_seconds"]
+    def step_ratios(self, arm: str) -> list[float]:
+        """Per seed: the median ratio of an active step of the arm to the plain arm's step on the very same batch."""
+        plain = {run["seed"]: run["epochs"] for run in self.runs if run["arm"] == PLAIN}
+        return [
+            ratio
             for run in self.runs
-            if run["arm"] == PLAIN
-            for epoch in run["epochs"]
-        }
-        ratios = []
-        for run in self.runs:
-            pairs = [
-                np.divide(epoch["step_seconds"], plain[run["seed"], epoch["number"]])
-                for epoch in run["epochs"]
-                if epoch["statistics"] and (run["seed"], epoch["number"]) in plain
-            ]
-            if pairs:
-                ratios.append(float(np.median(np.concatenate(pairs))))
-        return ratios
+            if run["arm"] == arm and run["seed"] in plain
+            if (ratio := step_ratio(run["epochs"], plain[run["seed"]])) is not None
+        ]
 
     def table(self) -> "Table":
         """The summary for a terminal."""
         from rich.table import Table
 
-        summary = self.summary()
-        arms, split = summary["arms"], self.accuracy.removesuffix("_accuracy")
-        table = Table(title=self.title, caption=self._caption(), caption_justify="left")
+        summary, metric = self.summary(), self.header["task"]["metric"]
+        arms, unit = summary["arms"], ", %" if metric["percent"] else ""
+        score = _shown(metric)
+        table = Table(title=self.title, caption=self._caption(summary), caption_justify="left")
         table.add_column("")
-        for arm in ARMS:
+        for arm in self.arms:
             table.add_column(arm, justify="right")
-        table.add_column("ad-drop vs plain", justify="right")
 
-        def row(label: str, measure: str, show: Callable[[float], str], comparison: str = "") -> None:
-            cells = [cell(arms[arm][measure], show) if arm in arms else "-" for arm in ARMS]
-            table.add_row(label, *cells, comparison)
+        def row(label: str, measure: str, show: Callable[[float], str]) -> None:
+            cells = [cell(arms[arm][measure], show) if arm in arms else "-" for arm in self.arms]
+            if set(cells) != {"-"} or not self.runs:
+                table.add_row(label, *cells)
 
-        difference = cell(summary["paired_difference"], lambda value: f"{100 * value:+.1f}")
-        row(f"{split} accuracy, %", self.accuracy, lambda value: f"{100 * value:.1f}", difference)
-        if split == "test":
-            row("dev accuracy, %", "dev_accuracy", lambda value: f"{100 * value:.1f}")
+        def compare(label: str, found: dict[str, Any], show: Callable[[float], str]) -> None:
+            if found:
+                table.add_row(label, *(cell(found[arm], show) if arm in found else "-" for arm in self.arms))
+
+        row(f"{self.split} {metric['name']}{unit}", f"{self.split}_score", score)
+        compare("difference to plain", summary["difference_to_plain"], _signed(metric))
+        if self.split == "test":
+            row(f"dev {metric['name']}{unit}", "dev_score", score)
+        for name in self.runs_frame().columns:
+            if name.startswith(OTHER):
+                row(f"{name.removeprefix(OTHER)} {metric['name']}{unit}", name, score)
         row("best epoch", "best_epoch", lambda value: f"{value:.1f}")
-        ratio = cell(summary["step_time_ratio"], lambda value: f"{value:.2f}")
         row("plain step, ms", "plain_step_ms", lambda value: f"{value:.0f}")
-        row("AD-DROP step, ms", "addrop_step_ms", lambda value: f"{value:.0f}", f"x {ratio}")
+        row("active step, ms", "active_step_ms", lambda value: f"{value:.0f}")
+        compare("active step to plain", summary["step_ratio_to_plain"], lambda value: f"{value:.2f}")
         row("peak memory, MiB", "peak_memory_bytes", lambda value: f"{value / 2**20:.0f}")
         row("positions dropped, %", "fraction_dropped", lambda value: f"{100 * value:.1f}")
         return table
 
-    def _caption(self) -> str:
+    def _caption(self, summary: dict[str, Any]) -> str:
         sizes = ", ".join(f"{size} {name}" for name, size in self.header["task"]["sizes"].items())
         memory = "resident" if self.header["environment"]["device"] == "cpu" else "allocated on the GPU"
-        chosen = "The dev split chose the best epoch" + (
-            ", so its accuracy flatters." if self.accuracy == "dev_accuracy" else "."
-        )
+        said = verdict(summary, self.header["task"]["metric"])
+        chosen = "The dev split chose the best epoch" + (", so its score flatters." if self.split == "dev" else ".")
         return (
-            f"Mean ± standard deviation over seeds; {sizes} examples. {chosen} Difference: paired by seed. Step ratio: "
-            "AD-DROP steps against the plain arm's steps on the same batches. Peak memory: "
-            f"{memory}, above what was in use when the run began. {verdict(self.summary())}"
+            f"Mean ± standard deviation over seeds; {sizes} examples. {chosen} Difference: paired by seed. Active "
+            "step: one in which the arm does not train plainly, against the plain arm's step on the same batch. Peak "
+            f"memory: {memory}, above what was in use when the run began. {said}"
         )
 
 
-def verdict(summary: dict[str, Any]) -> str:
-    """What the accuracies allow to say."""
-    interval = summary["paired_difference"]["interval_95"]
-    if interval is None:
-        return "Too few seeds to compare the accuracies."
-    bounds = f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"
-    if interval[0] <= 0 <= interval[1]:
-        return f"95 % interval of the accuracy difference: {bounds}, so no difference is shown."
-    return f"95 % interval of the accuracy difference over seeds: {bounds}."
+def verdict(summary: dict[str, Any], metric: dict[str, Any]) -> str:
+    """What the scores allow to say."""
+    show = _signed(metric)
+    intervals = [
+        f"{arm} {show(found['interval_95'][0])} to {show(found['interval_95'][1])}"
+        for arm, found in summary["difference_to_plain"].items()
+        if found["interval_95"] is not None
+    ]
+    if not intervals:
+        return f"Too few seeds to compare the arms by {metric['name']}."
+    return f"95 % intervals of the difference to plain: {', '.join(intervals)}; one that spans 0 shows no difference."
 
 
-def _timing(run: dict[str, Any]) -> dict[str, float | None]:
-    def median_ms(dropping: bool) -> float | None:
-        chosen = [e["step_seconds"] for e in run["epochs"] if (e["statistics"] is not None) == dropping]
+def step_times(epochs: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Median time of a step in milliseconds, of plain epochs and of active ones."""
+
+    def median_ms(active: bool) -> float | None:
+        chosen = [epoch["step_seconds"] for epoch in epochs if epoch["active"] == active]
         return 1e3 * float(np.median(np.concatenate(chosen))) if chosen else None
 
-    return {"plain_step_ms": median_ms(False), "addrop_step_ms": median_ms(True)}
+    return {"plain_step_ms": median_ms(False), "active_step_ms": median_ms(True)}
 
 
-def _dropped(run: dict[str, Any]) -> dict[str, float | None]:
-    counts = [epoch["statistics"] for epoch in run["epochs"] if epoch["statistics"]]
+def step_ratio(epochs: list[dict[str, Any]], plain: list[dict[str, Any]]) -> float | None:
+    """Median ratio of active steps to the plain steps of another run on the same batches."""
+    times = {epoch["number"]: epoch["step_seconds"] for epoch in plain}
+    ratios = [
+        np.divide(epoch["step_seconds"], times[epoch["number"]])
+        for epoch in epochs
+        if epoch["active"] and epoch["number"] in times
+    ]
+    return float(np.median(np.concatenate(ratios))) if ratios else None
+
+
+def fraction_dropped(epochs: list[dict[str, Any]]) -> float | None:
+    """Share of what could be dropped, over all epochs in which something could be."""
+    counts = [epoch["statistics"] for epoch in epochs if epoch["statistics"]]
     valid = sum(count["valid"] for count in counts)
-    return {"fraction_dropped": sum(count["dropped"] for count in counts) / valid if valid else None}
+    return sum(count["dropped"] for count in counts) / valid if valid else None
+
+
+def _shown(metric: dict[str, Any]) -> Callable[[float], str]:
+    return (lambda value: f"{100 * value:.1f}") if metric["percent"] else (lambda value: f"{value:.2f}")
+
+
+def _signed(metric: dict[str, Any]) -> Callable[[float], str]:
+    return (lambda value: f"{100 * value:+.1f}") if metric["percent"] else (lambda value: f"{value:+.2f}")

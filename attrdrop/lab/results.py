@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ def described(device: torch.device) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def in_turn(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[int, str]]:
+    """(seed, arm) of all runs; which arm comes first changes from seed to seed."""
+    return [(seed, arms[(place + shift) % len(arms)]) for place, seed in enumerate(seeds) for shift in range(len(arms))]
 
 
 def spread(values: Iterable[float]) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from attrdrop.lab.arms.settings import PLAIN, check_arms, check_choice, check_share
 from attrdrop.lab.errors import InputError
 
-PLAIN, ADDROP = "plain", "ad-drop"
-ARMS = (PLAIN, ADDROP)
+ADDROP = "ad-drop"
+ATTENTION_DROPOUT, R_DROP, DROP_HEAD = "attention-dropout", "r-drop", "drop-head"
+HIDDEN_CUT, DROP_KEY = "hidden-cut", "drop-key"
+ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY)
+REGIONS = ("high", "low")
 
 # Small enough for two CPU cores and about four minutes, with two AD-DROP epochs in four.
 DEMO: dict[str, Any] = {
@@ -23,9 +27,15 @@ PRESETS = {"demo": DEMO}
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters of both arms; those of AD-DROP are named as in `attrdrop.ADDrop`."""
+    """Hyper-parameters of all arms; those of AD-DROP are named as in `attrdrop.ADDrop`.
+
+    metric chooses the best epoch, None for the task's own. rate is what the rivals of AD-DROP drop, consistency the
+    weight of the divergence in the loss of R-Drop and HiddenCut.
+    """
 
     model: str = "minilm"
+    arms: tuple[str, ...] = (PLAIN, ADDROP)
+    metric: str | None = None
     seeds: int = 3
     first_seed: int = 0
     epochs: int = 6
@@ -40,18 +50,27 @@ class Settings:
     attribution: str = "GA"
     iga_steps: int = 20
     layers: str = "all"
+    attention: str = "encoder"
     target: str = "pseudo"
     pass1: str = "train"
+    region: str = "high"
     cross_tuning: bool = True
+    rate: float = 0.1
+    consistency: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.cross_tuning and self.epochs < 2:
+        check_arms(self.arms, ARMS)
+        if self.cross_tuning and self.epochs < 2 and ADDROP in self.arms:
             raise InputError(
                 f"--epochs: {self.epochs} never reaches an AD-DROP epoch, which under cross-tuning are the even ones; "
                 "take 2 or more, or --no-cross-tuning."
             )
         if not 0 < self.lr < float("inf"):
             raise InputError(f"--lr: {self.lr} is no learning rate; take a number above 0, 2e-5 for instance.")
+        check_choice("region", self.region, REGIONS)
+        check_share("rate", self.rate)
+        if not 0 <= self.consistency < float("inf"):
+            raise InputError(f"--consistency: {self.consistency} is no weight; take a number from 0 on.")
 
     @property
     def seed_list(self) -> list[int]:
@@ -59,8 +78,12 @@ class Settings:
 
     @property
     def addrop_arguments(self) -> dict[str, Any]:
-        names = ("p", "q", "attribution", "iga_steps", "target", "pass1", "cross_tuning")
-        return {name: getattr(self, name) for name in names} | {"layers": _parse_layers(self.layers)}
+        names = ("p", "q", "attribution", "iga_steps", "target", "pass1", "region", "cross_tuning")
+        attention = [part.strip() for part in self.attention.split(",")]
+        return {name: getattr(self, name) for name in names} | {
+            "layers": _parse_layers(self.layers),
+            "attention": attention,
+        }
 
 
 def _parse_layers(text: str) -> str | list[int]:

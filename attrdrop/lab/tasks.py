@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from attrdrop.lab import hub, shipped
 from attrdrop.lab.errors import InputError
@@ -23,7 +24,7 @@ def load_task(name: str, kind: str | None = None, other: Sequence[str] = ()) -> 
     """
     if name not in TASKS:
         raise InputError(f"--task: {name!r} is none of {', '.join(TASKS)}.")
-    source = shipped if name in shipped.TASKS else hub
+    source = _source(name)
     kinds, known = source.TASKS[name].kinds, source.TASKS[name].other
     if kind is not None and kind not in kinds:
         raise InputError(f"--task-type: {name} is no task of {kind}; it may be {' or '.join(kinds)}.")
@@ -32,3 +33,13 @@ def load_task(name: str, kind: str | None = None, other: Sequence[str] = ()) -> 
     task = source.load(name, kind or kinds[0], [one for one in other if one in known])
     files = {one: labelled_like(task, Path(one)) for one in other if one not in known}
     return replace(task, other={**task.other, **files})
+
+
+def fitting(name: str, other: Sequence[str]) -> list[str]:
+    """Those of the out-of-distribution sets that a task knows, and all that are files."""
+    known = _source(name).TASKS[name].other if name in TASKS else {}
+    return [one for one in other if one in known or Path(one).is_file()]
+
+
+def _source(name: str) -> Any:
+    return shipped if name in shipped.TASKS else hub

@@ -13,7 +13,7 @@ from torch import nn
 from attrdrop.lab.arms.report import RESULTS, ArmReport
 from attrdrop.lab.arms.training import ArmTrainer
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.results import check_output, described, replace_file, unwritable
+from attrdrop.lab.results import check_output, described, in_turn, replace_file, unwritable
 
 
 class ArmExperiment(abc.ABC):
@@ -45,13 +45,7 @@ class ArmExperiment(abc.ABC):
     def planned(self) -> list[tuple[int, str]]:
         """What is left to do. The order of arms turns from seed to seed, so that a slow minute hits all of them."""
         done = {(run["seed"], run["arm"]) for run in self.report.runs}
-        arms = self.settings.arms
-        order = [
-            (seed, arm)
-            for place, seed in enumerate(self.settings.seed_list)
-            for arm in arms[place % len(arms) :] + arms[: place % len(arms)]
-        ]
-        return [run for run in order if run not in done]
+        return [run for run in in_turn(self.settings.arms, self.settings.seed_list) if run not in done]
 
     def work(self, arm: str) -> float:
         """Rough cost of one run, in the units that `run` reports."""

@@ -1,6 +1,6 @@
 """What an experiment with several arms is run with, whatever it trains on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,10 +32,7 @@ class ArmSettings:
     def __post_init__(self) -> None:
         check_choice("model", self.model, self.MODELS)
         check_choice("rule", self.rule, self.RULES)
-        for arm in self.arms:
-            check_choice("arms", arm, self.ARMS)
-        if not self.arms or len(set(self.arms)) < len(self.arms):
-            raise InputError(f"--arms: name at least one arm, each once, got {', '.join(self.arms) or 'none'}.")
+        check_arms(self.arms, self.ARMS)
         if not 0 < self.lr < float("inf"):
             raise InputError(f"--lr: {self.lr} is no learning rate; take a number above 0, 0.05 for instance.")
         check_share("alpha", self.alpha)
@@ -49,6 +46,14 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     """Refuse an option that is none of its choices."""
     if value not in choices:
         raise InputError(f"--{option}: {value!r} is none of {', '.join(choices)}.")
+
+
+def check_arms(arms: Sequence[str], choices: Iterable[str]) -> None:
+    """Refuse arms that are none of the choices, none at all, or one twice."""
+    for arm in arms:
+        check_choice("arms", arm, choices)
+    if not arms or len(set(arms)) < len(arms):
+        raise InputError(f"--arms: name at least one arm, each once, got {', '.join(arms) or 'none'}.")
 
 
 def check_share(option: str, value: float, what: str = "probability") -> None:
