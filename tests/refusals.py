@@ -9,3 +9,11 @@ def assert_refused(outcome, output, *fragments):
     assert "Traceback" not in message
     assert message.count("Error") == 1
     assert not output.exists()
+
+
+def assert_sentence(caught, *fragments):
+    """The same of an error raised in Python."""
+    message = str(caught.value)
+    assert "\n" not in message
+    for fragment in fragments:
+        assert fragment in message

@@ -102,6 +102,9 @@ def labelled_like(task: Task, path: Path) -> Examples:
     """The examples of a file with the usual columns of the task's kind, and labels that the task knows."""
     table = read_table(path, "--other", LAYOUTS[task.kind].formats)
     columns = _columns(table, task.kind, None, None, None, ("--other", "--other"))
+    if (columns.pair is None) != (task.train.pairs is None):
+        held = "single texts" if columns.pair is None else "pairs of texts"
+        raise InputError(f"--other: {path} holds {held}, unlike the task {task.name}.")
     return _examples(table, columns, task.kind, task.label_names, "--other")
 
 

@@ -41,7 +41,7 @@ class Table:
         for line, row in zip(self.lines, self.rows, strict=True):
             where, cell = f"{self.path}, line {line}: column {name!r}", row[name]
             if not cell or (isinstance(cell, str) and not cell.strip()):
-                raise InputError(f"{where} is empty; every row needs text and a label.")
+                raise InputError(f"{where} is empty; it must be filled in every row.")
             if not isinstance(cell, kind):
                 raise InputError(f"{where} holds {refusal}.")
             if isinstance(cell, list) and not all(part.strip() for part in cell):
