@@ -56,8 +56,8 @@ def values_under(context: typer.Context, preset: Mapping[str, Any]) -> dict[str,
     return context.params | {name: value for name, value in preset.items() if name not in given}
 
 
-def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
-    """Runs with a progress bar, then the table; also where it ends early."""
+def progress_bar(**options: Any) -> Progress:
+    """A bar with the share done and the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -66,9 +66,14 @@ def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+    return Progress(*columns, console=console, speed_estimate_period=300, **options)
+
+
+def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
+    """Runs with a progress bar, then the table; also where it ends early."""
     planned, earlier = experiment.planned, len(experiment.report.runs)
     total = earlier + len(planned)
-    with Progress(*columns, console=console, speed_estimate_period=300, disable=not planned) as progress:
+    with progress_bar(disable=not planned) as progress:
         bar = progress.add_task("", total=sum(experiment.work(arm) for _, arm in planned))
         numbers = itertools.count(earlier + 1)
 

@@ -6,40 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attrdrop._options import (
-    Attention,
-    BatchSize,
-    Consistency,
-    Dev,
-    Device,
-    DevSize,
-    Epochs,
-    FirstSeed,
-    IGASteps,
-    LabelColumn,
-    Layers,
-    LearningRate,
-    MaxLength,
-    MetricName,
-    Model,
-    Other,
-    Overwrite,
-    P,
-    Pass1,
-    Patience,
-    Q,
-    Rate,
-    Seeds,
-    TaskType,
-    Test,
-    TestSize,
-    TextColumn,
-    TextPairColumn,
-    Threads,
-    Train,
-    TrainSize,
-    WeightDecay,
-)  # fmt: skip
+from attrdrop import _options as options
 from attrdrop._terminal import (
     ADDROP,
     DATA,
@@ -74,56 +41,56 @@ def finetune(
     task: Annotated[
         str, option(DATA, "rotten-tomatoes or another shipped set, or one of the hub such as rte (package datasets).")
     ] = "rotten-tomatoes",
-    task_type: TaskType = None,
-    train: Train = None,
-    dev: Dev = None,
-    test: Test = None,
-    other: Other = None,
-    text_column: TextColumn = None,
-    text_pair_column: TextPairColumn = None,
-    label_column: LabelColumn = None,
-    train_size: TrainSize = None,
-    dev_size: DevSize = None,
-    test_size: TestSize = None,
-    model: Model = Settings.model,
-    max_length: MaxLength = Settings.max_length,
+    task_type: options.TaskType = None,
+    train: options.Train = None,
+    dev: options.Dev = None,
+    test: options.Test = None,
+    other: options.Other = None,
+    text_column: options.TextColumn = None,
+    text_pair_column: options.TextPairColumn = None,
+    label_column: options.LabelColumn = None,
+    train_size: options.TrainSize = None,
+    dev_size: options.DevSize = None,
+    test_size: options.TestSize = None,
+    model: options.Model = Settings.model,
+    max_length: options.MaxLength = Settings.max_length,
     arms: Annotated[str, option(TRAINING, f"What to compare, with commas between: {', '.join(ARMS)}.")] = ",".join(
         Settings.arms
     ),
-    metric: MetricName = Settings.metric,
-    p: P = Settings.p,
-    q: Q = Settings.q,
+    metric: options.MetricName = Settings.metric,
+    p: options.P = Settings.p,
+    q: options.Q = Settings.q,
     attribution: Annotated[
         str, option(ADDROP, "What ranks: gradient (GA), its integral (IGA), attention (AA), or nothing (RD).")
     ] = Settings.attribution,
-    iga_steps: IGASteps = Settings.iga_steps,
-    layers: Layers = Settings.layers,
-    attention: Attention = Settings.attention,
+    iga_steps: options.IGASteps = Settings.iga_steps,
+    layers: options.Layers = Settings.layers,
+    attention: options.Attention = Settings.attention,
     target: Annotated[
         str, option(ADDROP, "What is attributed: the logit of the pseudo (predicted) or gold label.")
     ] = Settings.target,
-    pass1: Pass1 = Settings.pass1,
+    pass1: options.Pass1 = Settings.pass1,
     region: Annotated[
         str, option(ADDROP, "Which attributions are candidates: high, or low as in the paper's prior experiment.")
     ] = Settings.region,
     cross_tuning: Annotated[
         bool, option(ADDROP, "Train plainly in odd epochs and with AD-DROP in even ones, or with AD-DROP in all.")
     ] = Settings.cross_tuning,
-    rate: Rate = Settings.rate,
-    consistency: Consistency = Settings.consistency,
-    seeds: Seeds = Settings.seeds,
-    first_seed: FirstSeed = Settings.first_seed,
-    epochs: Epochs = Settings.epochs,
-    batch_size: BatchSize = Settings.batch_size,
-    lr: LearningRate = Settings.lr,
-    weight_decay: WeightDecay = Settings.weight_decay,
-    early_stopping_patience: Patience = Settings.early_stopping_patience,
-    device: Device = Settings.device,
-    threads: Threads = None,
+    rate: options.Rate = Settings.rate,
+    consistency: options.Consistency = Settings.consistency,
+    seeds: options.Seeds = Settings.seeds,
+    first_seed: options.FirstSeed = Settings.first_seed,
+    epochs: options.Epochs = Settings.epochs,
+    batch_size: options.BatchSize = Settings.batch_size,
+    lr: options.LearningRate = Settings.lr,
+    weight_decay: options.WeightDecay = Settings.weight_decay,
+    early_stopping_patience: options.Patience = Settings.early_stopping_patience,
+    device: options.Device = Settings.device,
+    threads: options.Threads = None,
     output: Annotated[Path, option(OUTPUT, "Folder for results.json, runs.csv, curves.csv and curves.png.")] = Path(
         "runs/finetune"
     ),
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Fine-tune a pre-trained model plainly, with AD-DROP or its rivals, and compare.
 

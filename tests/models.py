@@ -124,6 +124,9 @@ FURTHER = {
     "xlm-roberta": lambda: XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZE, **NO_DROPOUT)),
     "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**SIZE, **GROUPED, head_dim=8)),
     "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**SIZE, **GROUPED, head_dim=8)),
+    "bert-regression": lambda: BertForSequenceClassification(
+        BertConfig(**SIZE, **NO_DROPOUT, num_labels=1, problem_type="regression")
+    ),
     "swin": lambda: SwinForImageClassification(  # in windows, shifted in every second layer; a bias that is learned
         SwinConfig(
             image_size=16, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4,
@@ -184,4 +187,6 @@ def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch
         labels = labels % 5 if is_tagger else labels
         labels = labels.masked_fill(mask == 0, -100)
         labels[:, -1] = -100
+    if name.endswith("-regression"):
+        labels = torch.randn(size, generator=generator).to(dtype)
     return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)
