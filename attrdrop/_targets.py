@@ -29,8 +29,7 @@ def attribution_target(
     config = getattr(model, "config", None)
     if getattr(config, "problem_type", None) == "multi_label_classification":
         raise ValueError("multi-label models have no single predicted class; give target as a callable")
-    is_regression = getattr(config, "problem_type", None) == "regression" or logits.shape[-1] == 1
-    if is_regression:
+    if is_regression(logits, model):
         if getattr(outputs, "loss", None) is None:
             raise ValueError("a regression model is attributed through its loss: the batch needs labels")
         return -outputs.loss.float()
@@ -42,6 +41,12 @@ def attribution_target(
         chosen = predicted if target == "pseudo" else labels.view(-1)
         return logits.gather(-1, chosen.unsqueeze(-1)).float().sum()
     return -_token_loss(logits, batch, labels, target, predicted)
+
+
+def is_regression(logits: Tensor, model: nn.Module) -> bool:
+    """Whether logits (..., C) are numbers to be met instead of scores of classes."""
+    problem_type = getattr(getattr(model, "config", None), "problem_type", None)
+    return problem_type == "regression" or logits.shape[-1] == 1
 
 
 def predictions(outputs: Any) -> Tensor | None:

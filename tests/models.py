@@ -153,11 +153,14 @@ EVERY = {**CLASSIFIERS, **TOKEN_MODELS}
 ALL = {**EVERY, **FURTHER, **ADAPTED}
 
 
-def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrdrop", seed: int = 0):
+def build(name: str, dtype: torch.dtype = torch.float32, attention: str = "attrdrop", seed: int = 0, **fields):
     """A model in training mode; the same weights for the same seed. Larger weights than the library's, so that
-    attributions differ visibly between positions."""
+    attributions differ visibly between positions. Fields of its configuration take the place of those above."""
     torch.manual_seed(seed)
     model = ALL[name]()
+    if fields:
+        model.config.update(fields)
+        model = type(model)(model.config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
