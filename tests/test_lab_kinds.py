@@ -53,6 +53,35 @@ def test_every_type_trains(finetune, tiny_bert, kind, arguments, metric, model):
     assert set(plain["other_scores"]) == ({"tweets"} if "tweets" in arguments else set())
 
 
+RIVALS = ["attention-dropout", "r-drop", "drop-head", "hidden-cut", "drop-key"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "model"),
+    [
+        ("regression", "rotten-tomatoes", "bert-tiny"),
+        ("token-classification", "brown-names", "bert-tiny"),
+        ("seq2seq", "bible-en-es", "scratch"),
+        ("causal-lm", "rotten-tomatoes", "scratch"),
+    ],
+)
+def test_every_arm_trains(finetune, kind, task, model):
+    outcome, output = finetune(
+        *SMALL, "--task", task, "--task-type", kind, "--seeds", 1, "--arms", ",".join(["plain", "ad-drop", *RIVALS]),
+        "--rate", 0.2, model=model,
+    )  # fmt: skip
+    assert outcome.exit_code == 0, outcome.output
+    runs = {run["arm"]: run for run in results(output)["runs"]}
+    assert list(runs) == ["plain", "ad-drop", *RIVALS]
+    for arm in RIVALS:
+        assert [epoch["active"] for epoch in runs[arm]["epochs"]] == [True, True]
+        assert runs[arm]["epochs"][0]["train_loss"] != runs["plain"]["epochs"][0]["train_loss"]
+    for arm in ("drop-head", "hidden-cut", "drop-key"):
+        counts = runs[arm]["epochs"][0]["statistics"]
+        assert 0.1 < counts["dropped"] / counts["valid"] < 0.3
+    assert "drop-key" in outcome.output
+
+
 def bad_inputs():
     yield "kind", ["--task", "rotten-tomatoes", "--task-type", "seq2seq"], ["--task-type", "seq2seq", "regression"]
     yield (

@@ -10,11 +10,10 @@ from transformers.utils import logging
 
 import attrdrop.integrations.transformers  # noqa: F401  # makes attn_implementation="attrdrop" known
 from attrdrop.lab import scratch, shipped
-from attrdrop.lab.arms.settings import PLAIN
 from attrdrop.lab.device import resolve_device
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.kinds import KINDS, Kind
-from attrdrop.lab.methods import Method, make_method
+from attrdrop.lab.methods import Method, make_method, model_options
 from attrdrop.lab.settings import Settings
 from attrdrop.lab.tasks import Task
 
@@ -72,17 +71,19 @@ def load_tokenizer(settings: Settings, task: Task) -> PreTrainedTokenizerBase:
 
 def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[PreTrainedModel, Method]:
     """A model with a fresh head, the same one in all arms at a seed, and the training method of the arm."""
-    torch.manual_seed(seed)
-    options: dict[str, Any] = {
-        "attn_implementation": None if arm == PLAIN else "attrdrop",  # None: torch's fused attention where it can
-        "dtype": torch.float32,  # a checkpoint stored in half precision would otherwise be trained in it
-    }
     if settings.model == SCRATCH:
         config = scratch.config(kind, settings.max_length)
-        model = kind.factory.from_config(config, **options)
+        options = model_options(arm, settings, config)
+        attention = options.pop("attn_implementation")
+        config.update(options)
+        torch.manual_seed(seed)
+        model = kind.factory.from_config(config, attn_implementation=attention, dtype=torch.float32)
     else:
-        options |= kind.model_options(_fitting_config(kind, settings))
-        model = _loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, **options)
+        config = _fitting_config(kind, settings)
+        options = kind.model_options(config) | model_options(arm, settings, config)
+        torch.manual_seed(seed)
+        # A checkpoint stored in half precision would otherwise be trained in it.
+        model = _loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, dtype=torch.float32, **options)
     model.config.pad_token_id = kind.tokenizer.pad_token_id
     model.to(resolve_device(settings.device))
     return model, make_method(arm, model, settings, seed)

@@ -1,7 +1,6 @@
-"""Regularisers that AD-DROP is compared with, each as the training loss of a batch.
+"""Regularisers that AD-DROP is compared with. In evaluation mode, and at rate 0, every one is the model's own loss.
 
-A model is loaded with the class's ATTENTION as ``attn_implementation`` (None: any) and stands on its device. In
-evaluation mode, and at rate 0, every one is the model's own loss.
+The model stands on its device already.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from torch.nn import functional
 
 from attrdrop._passes import AttentionCall
 from attrdrop._targets import is_regression
-from attrdrop.addrop import ADDrop, _attention_scope, _unreachable
+from attrdrop.addrop import ADDropConfig, _attention_scope, _unreachable
+from attrdrop.lab.methods.base import ADDropMethod, Method
 from attrdrop.ops._checks import check_probability, check_seed
 
 ATTENTION_DROPOUTS = (
@@ -30,34 +30,22 @@ ATTENTION_DROPOUTS = (
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
-class Baseline:
-    """Plain training, and the base of what changes it."""
+class Rival(Method):
+    """What changes plain training in every epoch, but not in evaluation mode."""
 
-    ATTENTION: str | None = None
-    step_work: float = 3  # of a training step, in forward passes
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def start_epoch(self, number: int) -> None:
-        """Tells which epoch runs, counted from 1."""
+    is_active = True
 
     def __call__(self, **batch: Tensor) -> Tensor:
-        """The loss of a batch with labels, with its graph."""
-        return self._loss(batch) if self._is_active() else self.model(**batch).loss
+        return self._loss(batch) if self._applies() else self.model(**batch).loss
 
-    def statistics(self) -> dict[str, Any] | None:
-        """What was dropped since the last start of an epoch, None where there is nothing to say."""
-        return None
-
-    def _is_active(self) -> bool:
+    def _applies(self) -> bool:
         return self.model.training
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model(**batch).loss
 
 
-class AttentionDropout(Baseline):
+class AttentionDropout(Rival):
     """Plain training of a model that was loaded with :func:`attention_dropout_options`.
 
     Raises:
@@ -72,7 +60,7 @@ class AttentionDropout(Baseline):
             raise ValueError(f"rate must be the {name} that the model was loaded with, which is {found}; got {rate}")
 
 
-class RDrop(Baseline):
+class RDrop(Rival):
     """R-Drop (Liang et al., 2021): two dropout masks on each sample, whose predictions are drawn together.
 
     The loss is (CE_1 + CE_2) / 2 + consistency (KL(1 || 2) + KL(2 || 1)) / 2, which is half the paper's (Eq. 4) with
@@ -97,7 +85,7 @@ class RDrop(Baseline):
         )
 
 
-class _RandomBaseline(Baseline):
+class _RandomRival(Rival):
     """Draws from a generator of its own, and counts what it drops."""
 
     def __init__(self, model: Any, rate: float, seed: int) -> None:
@@ -116,7 +104,7 @@ class _RandomBaseline(Baseline):
         valid, dropped = self._counts.tolist()
         return {"valid": valid, "dropped": dropped, "fraction_dropped": dropped / valid}
 
-    def _is_active(self) -> bool:
+    def _applies(self) -> bool:
         if not self.model.training or self.rate == 0:
             return False
         if any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules()):
@@ -135,7 +123,7 @@ class _RandomBaseline(Baseline):
         self._counts = counts if self._counts is None else self._counts + counts
 
 
-class DropHead(_RandomBaseline):
+class DropHead(_RandomRival):
     """DropHead (Zhou et al., 2020): attention heads dropped whole, without the paper's schedule of the rate.
 
     Each head of each sample and layer is dropped with probability ``rate``; the others are scaled by all heads over
@@ -160,7 +148,7 @@ class DropHead(_RandomBaseline):
             return out
         keep = self._draw(out.shape[0], out.shape[2])
         self._count(torch.ones_like(keep), ~keep)
-        factor = keep * (keep.shape[1] / keep.sum(-1, keepdim=True))
+        factor = keep * (keep.shape[1] / keep.sum(-1, keepdim=True, dtype=torch.float64))
         return out * factor[:, None, :, None].to(out.dtype)
 
     def _draw(self, batch: int, heads: int) -> Tensor:
@@ -175,7 +163,7 @@ class DropHead(_RandomBaseline):
         return loss
 
 
-class HiddenCut(_RandomBaseline):
+class HiddenCut(_RandomRival):
     """In the manner of HiddenCut (Chen et al., 2021): a span of tokens cut from the output of each transformer block.
 
     The loss is CE(whole) + CE(cut) + consistency JS(whole, cut), of two forwards. In the second, each block's output is
@@ -224,7 +212,7 @@ class HiddenCut(_RandomBaseline):
         return valid & (place >= start[:, None]) & (place < (start + size)[:, None])
 
 
-class DropKey(Baseline):
+class DropKey(ADDropMethod):
     """DropKey (Li et al., 2023): each attention position dropped before the softmax, at one rate in all layers.
 
     That is AD-DROP's RD with p = 1 in every epoch. The paper's decreasing rates are left out; a query that would lose
@@ -234,23 +222,9 @@ class DropKey(Baseline):
         TypeError, ValueError: as :class:`attrdrop.ADDrop`.
     """
 
-    ATTENTION = "attrdrop"
-
     def __init__(self, model: Any, *, rate: float, seed: int = 0) -> None:
-        super().__init__(model)
         rate = check_probability("rate", rate)
-        self.addrop = ADDrop(model, attribution="RD", p=1.0, q=rate, cross_tuning=False, seed=seed)
-
-    def start_epoch(self, number: int) -> None:
-        self.addrop.start_epoch(number)
-        self.addrop.reset_statistics()
-
-    def statistics(self) -> dict[str, Any] | None:
-        found = self.addrop.statistics()
-        return found.as_dict() if found.steps else None
-
-    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.addrop(**batch).loss
+        super().__init__(model, ADDropConfig(attribution="RD", p=1.0, q=rate, cross_tuning=False, seed=seed))
 
 
 def attention_dropout_options(config: Any, rate: float) -> dict[str, float]:
