@@ -21,15 +21,16 @@ try:
     import optuna
     import sqlalchemy
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-    from optuna.trial import TrialState
+    from optuna.trial import FrozenTrial, TrialState
 except ImportError:
     raise InputError("a search needs the package optuna: pip install optuna.") from None
 
 DIGITS = 10  # 0.30000000000000004 of a search is the 0.3 of a grid
 EVALUATED = (TrialState.COMPLETE, TrialState.PRUNED)
-OWNER, STANDS_FOR = "owner", "stands for"  # what is noted with a point: who evaluates it, and which lost one it repeats
+OWNER = "owner"  # noted with a point: which of several machines evaluates it
 
 Params = dict[str, Any]
+Proposal = FrozenTrial | optuna.Trial
 Space = Mapping[str, list[Any] | tuple[float, ...]]  # by name, choices, or (low, high) or (low, high, step)
 
 
@@ -73,7 +74,7 @@ def search(
         InputError: the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    owner = f"{platform.node()}:{folder.resolve()}"
+    owner = f"{platform.node()}:{folder.resolve()}" if storage else None
     with _one_sentence(storage):
         study = optuna.create_study(
             storage=storage or sqlalchemy.URL.create("sqlite", database=str(folder / STUDY)).render_as_string(),
@@ -81,36 +82,37 @@ def search(
             direction=direction,
             load_if_exists=True,
         )
-        _repeat_lost(study, space, None if storage is None else owner)
+        left = _left_by_the_dead(study, space, owner)
     while True:
         with _one_sentence(storage):
             points = study.get_trials(False, EVALUATED)
-            # a kill may have left a part of those that were proposed at a time
-            count = min(jobs - len(points) % jobs, trials - len(points))
-            asked = [_ask(study, space, seed, owner) for _ in range(count)]
-        if not asked:
-            return [Point(_rounded(point.params), point.value) for point in points]
+            part = sum(map(_is_of(owner), points)) % jobs  # a kill came between the first values and the last
+            room = min(jobs - part, trials - len(points))
+            if room <= 0:
+                return [Point(_rounded(point.params), point.value) for point in points]
+            asked: list[Proposal] = [*left[:room]]
+            left = left[room:]
+            asked += [_ask(study, space, seed, owner) for _ in range(room - len(asked))]
         values = evaluate([_rounded(trial.params) for trial in asked])
         with _one_sentence(storage):
             for trial, value in zip(asked, values, strict=True):
                 _tell(study, trial, value)
 
 
-def _repeat_lost(study: optuna.Study, space: Space, owner: str | None) -> None:
-    """Puts first what a process was at that is dead; None owns everything. A kill in here changes nothing."""
-    for trial in study.get_trials(False, (TrialState.RUNNING,)):
-        if owner in (None, trial.user_attrs.get(OWNER)):
+def _is_of(owner: str | None) -> Callable[[FrozenTrial], bool]:
+    return lambda trial: trial.user_attrs.get(OWNER) == owner
+
+
+def _left_by_the_dead(study: optuna.Study, space: Space, owner: str | None) -> list[FrozenTrial]:
+    """What an earlier process was at, to be evaluated after all."""
+    left = list(filter(_is_of(owner), study.get_trials(False, (TrialState.RUNNING,))))
+    for trial in left:
+        if len(trial.params) < len(space):  # it died while proposing, and will be proposed anew
             study.tell(trial.number, state=TrialState.FAIL)
-    trials = study.get_trials(False)
-    # one that lacks a parameter was never evaluated, and what it stands for is still lost
-    whole = [trial for trial in trials if trial.state == TrialState.WAITING or len(trial.params) == len(space)]
-    repeated = {trial.user_attrs.get(STANDS_FOR) for trial in whole}
-    for trial in whole:
-        if trial.state == TrialState.FAIL and trial.number not in repeated:
-            study.enqueue_trial(trial.params, {STANDS_FOR: trial.number})
+    return [trial for trial in left if len(trial.params) == len(space)]
 
 
-def _ask(study: optuna.Study, space: Space, seed: int, owner: str) -> optuna.Trial:
+def _ask(study: optuna.Study, space: Space, seed: int, owner: str | None) -> Proposal:
     """The next point; the seed of its sampler counts the points before it, which no kill changes."""
     place = len(study.get_trials(False, (*EVALUATED, TrialState.RUNNING)))
     own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
@@ -122,11 +124,11 @@ def _ask(study: optuna.Study, space: Space, seed: int, owner: str) -> optuna.Tri
     return trial
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, value: float | None) -> None:
+def _tell(study: optuna.Study, trial: Proposal, value: float | None) -> None:
     if value is None or not math.isfinite(value):
-        study.tell(trial, state=TrialState.PRUNED)  # unlike those that fail, TPE turns away from these
+        study.tell(trial.number, state=TrialState.PRUNED)  # TPE turns away from these, and ignores what failed
     else:
-        study.tell(trial, value)
+        study.tell(trial.number, value)
 
 
 def _distribution(values: list[Any] | tuple[float, ...]) -> BaseDistribution:
