@@ -17,9 +17,9 @@ from attrdrop.lab.errors import InputError
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, before any work is done."""
+    """Refuse a folder that holds something, before any work is done; hidden files, as a killed run leaves, are fine."""
     try:
-        used = folder.is_dir() and any(folder.iterdir())
+        used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     except OSError as error:
         raise unwritable(folder, error) from error
     if folder.exists() and not folder.is_dir():
@@ -81,10 +81,13 @@ def cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole, so that a reader never finds half of it."""
+    """Write a file whole, so that a reader never finds half of it, not even after a power cut."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content)
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or the new name could outlive a power cut and the content not
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
