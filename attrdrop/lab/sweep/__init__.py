@@ -1,0 +1,1 @@
+"""Sweeps over settings, methods and sizes of the training split: their tables."""
