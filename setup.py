@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -82,17 +82,7 @@ def _pybind11_dir() -> str | None:
 
 
 setup(
-    packages=[
-        "attrdrop",
-        "attrdrop.integrations",
-        "attrdrop.lab",
-        "attrdrop.lrp",
-        "attrdrop.metrics",
-        "attrdrop.models",
-        "attrdrop.ops",
-        "attrdrop.reference",
-        "attrdrop.triton_kernels",
-    ],
+    packages=["attrdrop.triton_kernels", *find_packages(include=["attrdrop", "attrdrop.*"])],
     package_dir={"attrdrop": "attrdrop", "attrdrop.triton_kernels": "triton_kernels"},
     ext_modules=[Extension("attrdrop._C", [], py_limited_api=True), Extension("attrdrop._host", [])],
     cmdclass={"build_ext": CMakeBuild},

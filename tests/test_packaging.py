@@ -120,6 +120,7 @@ def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
     assert "attrdrop/_C.abi3.so" in found
     assert "attrdrop/triton_kernels/pack_mask.py" in found
     assert found >= DATA
+    assert found >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "attrdrop").rglob("*.py")}
     assert not any(name.startswith(("triton_kernels", "build_backend", "tests", "bench")) for name in found)
     code = "import attrdrop, json, torch; print(attrdrop.__file__); print(torch.ops.attrdrop.build_info())"
     printed = python(code, PYTHONPATH=str(installed))

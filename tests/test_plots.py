@@ -1,34 +1,16 @@
 """Figures: valid PNGs of a sensible size that depend on what is drawn."""
 
-import io
-import struct
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.image import imread
+from drawings import drawn, pixels, size
 
 from attrdrop.image_plots import contact_sheet, heat_maps
 from attrdrop.plots import flipping_curves
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 MAPS = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def drawn(draw, *arguments, **options):
-    file = io.BytesIO()
-    draw(*arguments, target=file, **options)
-    return file.getvalue()
-
-
-def size(png):
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    return struct.unpack(">II", png[16:24])
-
-
-def pixels(png):
-    return imread(io.BytesIO(png))[..., :3]
 
 
 def test_heat_maps_colour_relevance_by_its_sign():

@@ -1,12 +1,9 @@
 """Sheets of point clouds: valid PNGs of a sensible size that depend on what is drawn."""
 
-import io
-import struct
-
 import pandas as pd
 import pytest
 import torch
-from matplotlib.image import imread
+from drawings import drawn, pixels, size
 
 from attrdrop.plots import point_loss_curves
 from attrdrop.point_plots import dropped_clouds, relevance_clouds
@@ -14,21 +11,6 @@ from attrdrop.point_plots import dropped_clouds, relevance_clouds
 CLOUDS = torch.rand(3, 40, 3, generator=torch.Generator().manual_seed(0))
 RELEVANCE = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
 DROPPED = RELEVANCE > 1
-
-
-def drawn(draw, *arguments, **options):
-    file = io.BytesIO()
-    draw(*arguments, target=file, **options)
-    return file.getvalue()
-
-
-def size(png):
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    return struct.unpack(">II", png[16:24])
-
-
-def pixels(png):
-    return imread(io.BytesIO(png))[..., :3]
 
 
 def count_of(picture, colour):

@@ -1,1 +1,1 @@
-"""Many trials of one thing: kept on disk one by one, done several at once, proposed where a grid would be too many."""
+"""Many fine-tuning runs that belong together: the analyses of the AD-DROP paper."""

@@ -1,0 +1,126 @@
+"""Data frames of sweeps, one row per trial: their columns, the score that counts, what was chosen on the dev split."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+PLAIN, ADDROP = "plain", "ad-drop"
+OTHER = "other:"  # begins the columns of out-of-distribution scores
+SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
+VARIANT = ["attribution", "target", "region", "cross_tuning"]
+DATA = ["shots", "share", "train_size"]
+TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
+
+USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
+WORDS: dict[str, Callable[[Any], str]] = {
+    "shots": lambda value: f"{value:.0f} shots",
+    "share": lambda value: f"{100 * value:g} % of the examples",
+    "train_size": lambda value: f"{value:.0f} examples",
+    "layers": lambda value: {"all": "all layers", "first": "first layer"}.get(value, f"layers {value}"),
+    "attribution": str,
+    "target": lambda value: f"{value} labels",
+    "region": lambda value: f"{value} attribution",
+    "cross_tuning": lambda value: f"{'with' if value else 'without'} cross-tuning",
+}
+
+
+def check_columns(frame: pd.DataFrame, *names: str, argument: str = "frame") -> None:
+    """Raise ValueError where a column is missing; argument: the frame's name in the error."""
+    if missing := [name for name in names if name not in frame.columns]:
+        raise ValueError(
+            f"{argument} must have the columns {', '.join(names)}, got {list(frame.columns)}, "
+            f"without {', '.join(missing)}"
+        )
+
+
+def score_column(frame: pd.DataFrame) -> str:
+    """test_score where each trial with a dev score has one, else dev_score; call it on trials that are compared."""
+    finite = frame.loc[frame["dev_score"].notna(), "test_score"]
+    return "test_score" if finite.notna().all() else "dev_score"
+
+
+def scored(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are compared on one task, with their `score` as it is shown and the `split` it is of."""
+    column = score_column(frame)
+    return frame.assign(score=shown(frame, column), split=column.removesuffix("_score"))
+
+
+def shown(frame: pd.DataFrame, column: str) -> pd.Series:
+    """The scores in a column, in percent where their metric is."""
+    return frame[column].astype(float) * frame["percent"].map({True: 100.0, False: 1.0})
+
+
+def metric_label(frame: pd.DataFrame) -> str:
+    """Such as "accuracy (%)"."""
+    return frame["metric"].iloc[0] + (" (%)" if frame["percent"].iloc[0] else "")
+
+
+def score_label(frame: pd.DataFrame) -> str:
+    """Such as "test accuracy (%)", of scored rows."""
+    return f"{frame['split'].iloc[0]} {metric_label(frame)}"
+
+
+def difference_label(frame: pd.DataFrame) -> str:
+    """Such as "test accuracy - plain (points)", of scored rows."""
+    unit = " (points)" if frame["percent"].iloc[0] else ""
+    return f"{frame['split'].iloc[0]} {frame['metric'].iloc[0]} - plain{unit}"
+
+
+def digits(frame: pd.DataFrame) -> int:
+    """So many are shown after the point."""
+    return 1 if frame["percent"].iloc[0] else 2
+
+
+def data_parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows trained on the same examples, scored, and named by their task and how many examples were left."""
+    for task, rows in frame.reset_index(drop=True).groupby("task", sort=False):
+        keys = rows[DATA].astype(float)
+        keys["share"] = keys["share"].where(keys["share"] < 1)
+        whole = keys["train_size"] == keys["train_size"].max()
+        keys["train_size"] = keys["train_size"].mask(whole | keys[["shots", "share"]].notna().any(axis=1))
+        for key, found in keys.groupby(DATA, dropna=False):
+            name = ", ".join([str(task), *_unusual(dict(zip(DATA, key, strict=True)), DATA)])
+            yield name, scored(rows.loc[found.index])
+
+
+def variants(frame: pd.DataFrame, columns: Sequence[str] = VARIANT) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each variant of AD-DROP, named by what is unusual in it."""
+    for _, rows in frame[frame["method"] == ADDROP].groupby(list(columns), sort=False, dropna=False):
+        yield ", ".join(_unusual(rows.iloc[0], columns)), rows
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """With the column `label`: the method, and what is unusual in a variant of AD-DROP."""
+    labels = [
+        ", ".join([row["method"], *(_unusual(row, VARIANT) if row["method"] == ADDROP else ())])
+        for row in frame.to_dict("records")
+    ]
+    return frame.assign(label=pd.Series(labels, index=frame.index, dtype=object))
+
+
+def ordered(labels: Iterable[str]) -> list[str]:
+    """Each label once: plain, AD-DROP, its variants, the rest."""
+    return sorted(
+        dict.fromkeys(labels), key=lambda label: (label != PLAIN, label != ADDROP, not label.startswith(f"{ADDROP},"))
+    )
+
+
+def at_best_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of AD-DROP at the p, q and layers of the best mean dev score, and all rows of other methods.
+
+    Every task, size of its training split and variant has a choice of its own, the first of equals. Only settings that
+    were tried with the most seeds compete: the best of many single runs is a lucky one.
+    """
+    frame = frame.reset_index(drop=True)
+    kept = frame["method"] != ADDROP
+    for _, part in data_parts(frame):
+        for _, rows in variants(part):
+            scores = (rows["better"] * rows["dev_score"]).groupby([rows[name] for name in SETTING])
+            if len(means := scores.mean()[scores.count() == scores.count().max()].dropna()):
+                kept[rows.index] = (rows[SETTING] == list(means.idxmax())).all(axis=1)
+    return frame[kept]
+
+
+def _unusual(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    return [WORDS[name](row[name]) for name in columns if not (pd.isna(row[name]) or row[name] == USUAL.get(name))]
