@@ -18,6 +18,7 @@ from attrdrop._terminal import FAILED, OK, console, one_sentence
 from attrdrop.cli_finetune import finetune
 from attrdrop.cli_images import train_images
 from attrdrop.cli_points import train_points
+from attrdrop.cli_sweep import sweep
 from attrdrop.lab.errors import InputError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 
 app.command()(finetune)
+app.command()(sweep)
 app.command("train-images")(train_images)
 app.command("train-points")(train_points)
 
@@ -38,15 +40,22 @@ app.command("train-points")(train_points)
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of an experiment.")] = Path("runs/finetune"),
 ) -> None:
-    """Show the table of an earlier or interrupted 'finetune', 'train-images' or 'train-points'."""
+    """Show the tables of an earlier, interrupted or running 'finetune', 'sweep', 'train-images' or 'train-points'.
+
+    Those of a sweep are drawn anew, its figures too.
+    """
     with one_sentence():
         from attrdrop.lab.images.report import ImageReport
         from attrdrop.lab.points.report import PointReport
         from attrdrop.lab.report import Report
         from attrdrop.lab.results import kind_of
+        from attrdrop.lab.sweep.report import SweepReport
 
-        kinds: dict[str | None, Any] = {report.kind: report for report in (ImageReport, PointReport)}
-        console.print(kinds.get(kind_of(folder), Report).load(folder).table())
+        kinds: dict[str | None, Any] = {report.kind: report for report in (ImageReport, PointReport, SweepReport)}
+        found = kinds.get(kind_of(folder), Report).load(folder)
+        if isinstance(found, SweepReport):
+            found.save()
+        console.print(found.table())
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Figures of sweeps of AD-DROP, and of what it does to attention, drawn without a display."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -182,7 +183,9 @@ def pq_heatmap(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
             better, annot=gains, fmt=f"+.{digits(addrop)}f", annot_kws={"fontsize": 7}, cmap=COLOURS, vmin=-1, vmax=1,
             square=True, linewidths=0.5, cbar=False, ax=axes,
         )  # fmt: skip
-        axes.set(title=f"{name}\n{difference_label(addrop)}", xlabel="q", ylabel="p")
+        head = "\n".join(textwrap.fill(text, 32) for text in (name, difference_label(addrop)))
+        axes.set(xlabel="q", ylabel="p")
+        axes.set_title(head, fontsize="small")
         axes.tick_params("y", rotation=0)
     colours = ScalarMappable(Normalize(-1, 1), COLOURS)
     bar = figure.colorbar(colours, ax=grid, shrink=0.7, ticks=[-1, 0, 1])

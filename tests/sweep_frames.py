@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 RTE = {"task": "rte", "metric": "accuracy", "better": 1, "percent": True, "train_size": 2490}
-STSB = RTE | {"task": "stsb", "metric": "pearson", "train_size": 5749}
+STSB = RTE | {"task": "stsb", "metric": "Pearson correlation", "train_size": 5749}
 WIKI = RTE | {"task": "wiki", "metric": "perplexity", "better": -1, "percent": False}
 PLAIN = {"method": "plain", "p": np.nan, "q": np.nan}
 ADDROP = {"method": "ad-drop", "p": 0.3, "q": 0.3}

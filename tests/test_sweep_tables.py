@@ -93,7 +93,7 @@ def test_ablation():
     ]
     found = tables.ablation(frame(*trials, trial(0.7, method=PLAIN), trial(0.99, region="low")))
     assert found.to_dict("index") == {
-        name: {"rte: dev accuracy (%)": rte, "stsb: dev pearson (%)": stsb}
+        name: {"rte: dev accuracy (%)": rte, "stsb: dev Pearson correlation (%)": stsb}
         for name, rte, stsb in (
             ("plain", "70.0", "-"),
             ("ad-drop (GA)", "71.0", "71.0"),
@@ -140,22 +140,30 @@ def test_other_sets_follow_the_score_of_their_task():
     assert found.loc["ad-drop"].tolist() == ["90.0", "50.0"]
 
 
-def test_costs_compare_times_and_scores_of_each_choice_of_layers():
+def test_costs_have_times_and_what_was_gained_in_the_same_layers():
+    timed = pd.DataFrame(
+        {"task": "rte", "attribution": attribution, "layers": layers, "low": ratio - 0.1, "ratio": ratio,
+         "high": ratio + 0.2}
+        for layers, attribution, ratio in (("all", "GA", 1.6), ("all", "IGA", 46.0), ("first", "GA", 1.5))
+    )  # fmt: skip
     trials = [
-        trial(score, seed=seed, layers=layers, attribution=attribution, step_ms=100 * ratio + seed, plain_step_ms=100)
+        trial(score, seed=seed, attribution=attribution)
         for seed in (0, 10)
-        for layers, attribution, score, ratio in (
-            ("first", "GA", 0.75, 1.2), ("all", "GA", 0.71, 1.6), ("all", "IGA", 0.69, 9),
-        )
-    ]  # fmt: skip
-    found = tables.costs(frame(*trials, trial(0.70, method=PLAIN), trial(0.72, seed=10, method=PLAIN)))
-    gain, time = "dev accuracy - plain (points)", "step time / plain"
-    assert found.columns.tolist() == [
-        f"rte, {layers}: {what}" for layers in ("all layers", "first layer") for what in (gain, time)
+        for attribution, score in (("GA", 0.71), ("IGA", 0.69))
     ]
-    assert found.loc["GA"].tolist() == ["+0.0 ± 1.4", "1.65 ± 0.07", "+4.0 ± 1.4", "1.25 ± 0.07"]
-    assert found.loc["IGA"].tolist() == ["-2.0 ± 1.4", "9.05 ± 0.07", "-", "-"]
+    found = tables.costs(timed, frame(*trials, trial(0.70, method=PLAIN), trial(0.72, seed=10, method=PLAIN)))
+    assert found.columns.tolist() == [
+        "rte, all layers: dev accuracy - plain (points)",
+        "rte, all layers: step time / plain",
+        "rte, first layer: step time / plain",
+    ]
+    assert found.loc["GA"].tolist() == ["+0.0 ± 1.4", "1.60 (1.50 to 1.80)", "1.50 (1.40 to 1.70)"]
+    assert found.loc["IGA"].tolist() == ["-2.0 ± 1.4", "46.00 (45.90 to 46.20)", "-"]
     assert found.index.tolist() == ["RD", "AA", "GA", "IGA"]
+    alone = tables.costs(timed, pd.DataFrame())
+    assert alone.columns.tolist() == ["rte, all layers: step time / plain", "rte, first layer: step time / plain"]
+    with pytest.raises(ValueError, match=r"timed must have the columns task, .*, without ratio$"):
+        tables.costs(timed.drop(columns="ratio"), frame(*trials))
 
 
 def test_baselines_are_ranked_over_tasks():
@@ -176,7 +184,7 @@ def test_markdown():
 
 
 ALL = (
-    tables.repeated_seeds, tables.ablation, tables.few_shot, tables.other_sets, tables.costs, tables.baselines,
+    tables.repeated_seeds, tables.ablation, tables.few_shot, tables.other_sets, tables.baselines,
     tables.best_setting,
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What every experiment needs for its results: files replaced whole, statistics over seeds, a note of the machine."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -95,7 +96,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def kind_of(folder: Path) -> str | None:
     """Which command wrote the results in a folder; None for fine-tuning, or where there are none."""
-    try:
-        return json.loads((folder / "results.json").read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError):
-        return None
+    for name in ("results.json", "sweep.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return json.loads((folder / name).read_text(encoding="utf-8")).get("kind")
+    return None

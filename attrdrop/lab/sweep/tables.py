@@ -29,6 +29,7 @@ from attrdrop._frames import (
     score_label,
     shown,
 )
+from attrdrop.lab.kinds.sequence import Regression
 from attrdrop.lab.results import cell, paired, spread
 
 __all__ = [
@@ -47,7 +48,8 @@ ABLATIONS = {
 }
 COSTS = {name: ADDROP if name == "GA" else f"{ADDROP}, {name}" for name in ("RD", "AA", "GA", "IGA")}
 Show = Callable[[float], str]
-REGRESSION = "pearson"  # its pseudo labels are the gold ones
+# Its pseudo labels are the gold ones.
+REGRESSION = {metric.name for metric in Regression.metrics.values()}
 
 
 def repeated_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +76,7 @@ def ablation(frame: pd.DataFrame) -> pd.DataFrame:
     """What AD-DROP scores with other attributions (r/w: replaced with), with gold labels and without cross-tuning."""
     columns = {}
     for name, rows in data_parts(_chosen(frame)):
-        if rows["metric"].iloc[0] == REGRESSION:
+        if rows["metric"].iloc[0] in REGRESSION:
             rows = rows[rows["label"] != ABLATIONS["r/w gold labels"]]
         columns[f"{name}: {score_label(rows)}"] = _scores(rows)
     return _table(columns, ABLATIONS)
@@ -100,22 +102,32 @@ def other_sets(frame: pd.DataFrame) -> pd.DataFrame:
     return _table(columns, _labels(chosen))
 
 
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Attributions by tasks and layers: what AD-DROP gains over plain, and its step's time as a ratio to a plain step.
+def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Attributions by tasks and layers: the time of a training step over a plain one, and what the trials gained.
 
-    Needs step_ms and plain_step_ms too. The choice on the dev split is of p and q alone.
+    timed has the columns task, attribution, layers, low, ratio and high, the quartiles of a ratio. frame has the
+    trials, for the difference of their score to plain, where they dropped in these layers.
     """
-    check_columns(frame, *TRIALS, "step_ms", "plain_step_ms")
+    check_columns(timed, "task", "attribution", "layers", "low", "ratio", "high", argument="timed")
     columns = {}
-    for name, part in data_parts(frame):
-        addrop = part["method"] == ADDROP
-        for layers in sorted(set(part.loc[addrop, "layers"])):
-            rows = _chosen(part[~addrop | (part["layers"] == layers)])
-            head = f"{name}, {WORDS['layers'](layers)}"
-            columns[f"{head}: {difference_label(rows)}"] = _differences(rows, cell)
-            ratios = _by_seed(rows.assign(ratio=rows["step_ms"] / rows["plain_step_ms"]), "ratio")
-            columns[f"{head}: step time / plain"] = _cells(ratios, "{:.2f}".format)
+    for (task, layers), times in timed.groupby(["task", "layers"], sort=False):
+        head = f"{task}, {WORDS['layers'](layers)}"
+        for name, gains in _gains(frame, str(task), str(layers)).items():
+            columns[f"{head}: {name}"] = gains
+        columns[f"{head}: step time / plain"] = {
+            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})" for row in times.itertuples()
+        }
     return _table(columns, COSTS)
+
+
+def _gains(frame: pd.DataFrame, task: str, layers: str) -> dict[str, dict[str, str]]:
+    """By the name of the difference; empty where no such trials are."""
+    if frame.empty:
+        return {}
+    rows = frame[(frame["task"] == task) & ((frame["method"] == PLAIN) | (frame["layers"] == layers))]
+    if not (rows["method"] == ADDROP).any():
+        return {}
+    return {difference_label(part): _differences(part, cell) for _, part in data_parts(_chosen(rows))}
 
 
 def best_setting(frame: pd.DataFrame) -> pd.DataFrame:
