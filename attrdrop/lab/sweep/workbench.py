@@ -4,7 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from attrdrop.lab import tasks
+from attrdrop.lab.errors import RunError
 from attrdrop.lab.models import quiet
 from attrdrop.lab.settings import Settings
 from attrdrop.lab.sweep import costs, maps
@@ -47,7 +50,13 @@ class Workbench:
         self._trainers: dict[str, Trainer] = {}
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
-        trainer, arm = self.trainer(trial), trial["arm"]
+        try:
+            return self._do(self.trainer(trial), trial)
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"{error}; try a smaller --batch-size or fewer --jobs.") from error
+
+    def _do(self, trainer: Trainer, trial: Trial) -> dict[str, Any]:
+        arm = trial["arm"]
         if arm == COSTS:
             return costs.measure(trainer)
         if arm == MAPS:
