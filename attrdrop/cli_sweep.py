@@ -24,21 +24,15 @@ from attrdrop._terminal import (
 )
 from attrdrop.cli_finetune import FILE_OPTIONS, check_data_options, listed
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.settings import Settings
+from attrdrop.lab.settings import PRESETS, Settings
 
 SWEEP = "Sweep"
 TENTHS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
 
 # The smallest encoder on few examples: some minutes on two CPU cores.
-DEMO: dict[str, Any] = {
+DEMO = PRESETS["demo"] | {
     "model": "bert-tiny",
     "studies": "seeds,ablation,rivals,regions,costs,maps",
-    "seeds": 3,
-    "epochs": 4,
-    "train_size": 256,
-    "dev_size": 128,
-    "test_size": 300,
-    "max_length": 48,
     "lr": 3e-4,
 }
 

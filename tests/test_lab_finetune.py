@@ -1,5 +1,6 @@
 """`attrdrop finetune` end to end: a tiny random BERT with MiniLM's tokenizer on the shipped sentences."""
 
+import json
 import os
 import shutil
 import signal
@@ -238,3 +239,12 @@ def test_a_failing_write_leaves_the_old_results(tmp_path):
 def test_report_of_no_results(tmp_path):
     with pytest.raises(InputError, match="holds no results"):
         report.Report.load(tmp_path)
+
+
+def test_report_of_an_earlier_version(finetune):
+    _, output = finetune(*SMALL, "--seeds", 1)
+    content = results(output)
+    del content["runs"][0]["other_scores"]
+    (output / "results.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="holds no results of 'attrdrop finetune': KeyError"):
+        report.Report.load(output)

@@ -37,9 +37,11 @@ class Report:
             content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
             runs = content.pop("runs")
             del content["summary"]  # computed anew
+            report = cls(content, runs)
+            report.summary()  # needs all that this version writes
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder} holds no results of 'attrdrop finetune': {error!r}.") from None
-        return cls(content, runs)
+        return report
 
     def save(self, folder: Path) -> None:
         """Write all files; each one is replaced whole, so a reader never finds half a file."""

@@ -70,10 +70,11 @@ class SweepReport:
             if set(rows["method"]) >= {PLAIN, ADDROP}:
                 drawn[f"pq_heatmap_{task}.png"] = (sweep_plots.pq_heatmap, rows)
                 drawn[f"cross_tuning_{task}.png"] = (sweep_plots.cross_tuning_distribution, rows)
-        if len(sizes := runs_frame(self.of("size"))):
+        if len(sizes := runs_frame(self.of("size"))) and sizes["share"].notna().any():
             drawn["size.png"] = (sweep_plots.size_curve, sizes)
         for task, rows in _by_task(region_curves(self.of("regions"))).items():
-            drawn[f"regions_{task}.png"] = (sweep_plots.region_curves, rows)
+            if rows["drop"].nunique() > 1:
+                drawn[f"regions_{task}.png"] = (sweep_plots.region_curves, rows)
         for record in self.of(MAPS):
             maps = (sweep_plots.attention_maps, attention_maps(record["result"]))
             drawn[f"attention_{_file_name(record['trial']['task'])}.png"] = maps
