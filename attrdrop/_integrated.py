@@ -2,13 +2,15 @@
 
 Scaling A of one layer by k / m scales its head outputs O = A V, so B = A * (mean over k of dO_k) Vᵀ with dO_k the
 gradient at (k / m) O. Step k = m is the plain gradient, and one walk back gives it for all layers. Each other step of a
-layer is a forward and a walk back over what lies above that layer: what lies below does not change.
+layer is a forward and a walk back over what lies above that layer: what lies below does not change. Several steps may
+run as one larger batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,16 +70,22 @@ class IntegratedPass(AttributionPass):
         self._blocks.forget_above(max(layers))
         return super().attribute(target, layers)
 
-    def integrate(self, score: Callable[[Any], Tensor], steps: int) -> list[Site]:
-        """Steps 1 to m - 1 of each layer; ``score`` runs the model under a pass and gives F. The sites with bits."""
+    def integrate(self, score: Callable[[ScaledPass], Tensor], steps: int, at_once: int = 1) -> list[Site]:
+        """Steps 1 to m - 1 of each layer, so many at once; the sites with bits.
+
+        ``score`` runs the model under a pass, on a batch that the pass has repeated, and gives the sum of the steps' F.
+        """
         after = RandomState.now(self._device)
+        size = len(self.draws.sample_ids)
         for integrand in self._integrands:
-            with self._blocks.replayed(integrand.site.index):
-                for k in range(1, steps):
-                    scaled = ScaledPass(self.draws, self.sites, integrand, k / steps)
+            for first in range(1, steps, at_once):
+                shares = [k / steps for k in range(first, min(first + at_once, steps))]
+                with self._blocks.replayed(integrand.site.index, Repeat(size, len(shares))):
+                    scaled = ScaledPass(self.draws, self.sites, integrand, shares)
                     self._before.restore()
                     (grad_out,) = torch.autograd.grad(score(scaled), scaled.out)
-                    integrand.add(grad_out)
+                for part in grad_out.chunk(len(shares)):
+                    integrand.add(part)
             self._rank(integrand, steps)
         after.restore()
         return self.sites
@@ -96,12 +104,29 @@ class IntegratedPass(AttributionPass):
         site.keep = self.draws.keep_mask(site, x, call.v, AttentionWeight(q, k, lse, scale))
 
 
-class ScaledPass(Pass1):
-    """One step: plain attention, but (k / m) O as the head outputs of one layer."""
+class Repeat(NamedTuple):
+    """Repeats what has the batch as its first dimension, wherever it is in a tree; once, it changes nothing."""
 
-    def __init__(self, draws: Draws, sites: list[Site], integrand: Integrand, share: float):
+    size: int
+    times: int
+
+    def __call__(self, tree: Any) -> Any:
+        if self.times == 1:
+            return tree
+        return tree_map(lambda x: x.repeat(self.times, *[1] * (x.dim() - 1)) if self._is_batch(x) else x, tree)
+
+    def _is_batch(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == self.size
+
+
+class ScaledPass(Pass1):
+    """Some steps in one batch: plain attention, but (k / m) O as the head outputs of one layer, one k after another."""
+
+    def __init__(self, draws: Draws, sites: list[Site], integrand: Integrand, shares: Sequence[float]):
         super().__init__(draws)
-        self.out = (integrand.out * share).requires_grad_()
+        self.steps = len(shares)
+        self.repeat = Repeat(len(draws.sample_ids), self.steps)
+        self.out = torch.cat([integrand.out * share for share in shares]).requires_grad_()
         self._integrand = integrand
         self._order = SiteOrder(sites)
 
@@ -122,9 +147,9 @@ class _Ran(NamedTuple):
     random: RandomState
     output: Any
 
-    def again(self, *_args: Any, **_kwargs: Any) -> Any:
+    def again(self, repeat: Repeat, *_args: Any, **_kwargs: Any) -> Any:
         self.random.restore()
-        return self.output
+        return repeat(self.output)
 
 
 class Blocks:
@@ -164,13 +189,13 @@ class Blocks:
         self._ran = {**self.below(layer)}
 
     @contextlib.contextmanager
-    def replayed(self, layer: int) -> Iterator[None]:
-        """Blocks below the layer give what they gave, and compute nothing."""
+    def replayed(self, layer: int, repeat: Repeat) -> Iterator[None]:
+        """Blocks below the layer give what they gave, repeated, and compute nothing."""
         blocks = self.below(layer)
         own = {block: vars(block).get("forward") for block in blocks}
         try:
             for block, ran in blocks.items():
-                vars(block)["forward"] = ran.again
+                vars(block)["forward"] = functools.partial(ran.again, repeat)
             yield
         finally:
             for block, forward in own.items():

@@ -49,6 +49,11 @@ def is_regression(logits: Tensor, model: nn.Module) -> bool:
     return problem_type == "regression" or logits.shape[-1] == 1
 
 
+def is_mean(outputs: Any, target: Target, model: nn.Module) -> bool:
+    """Whether F is a mean over the batch, as a loss is, and no sum over it."""
+    return not callable(target) and (is_regression(outputs.logits, model) or outputs.logits.dim() > 2)
+
+
 def predictions(outputs: Any) -> Tensor | None:
     """The predicted classes, where the outputs have logits."""
     logits = getattr(outputs, "logits", None)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from attrdrop._adapters import adapt
 from attrdrop._attention_passes import AttentionPass, RandomPass, Survey
 from attrdrop._distributed import process_count, process_rank
-from attrdrop._integrated import IntegratedPass
+from attrdrop._integrated import IntegratedPass, ScaledPass
 from attrdrop._modules import evaluation_mode, uncompiled, unwrap
 from attrdrop._passes import AttributionPass, Draws, MaskedPass, Site, derive_seed
-from attrdrop._targets import Target, attribution_target, predictions
+from attrdrop._targets import Target, attribution_target, is_mean, predictions
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule, scheduled
 
@@ -40,6 +40,8 @@ class ADDropConfig:
             back. "AA": the scores, and so the probabilities before dropout; pass 1 needs no gradients. "RD": nothing,
             each position is dropped with probability p q; there is no pass 1.
         iga_steps: m of Eq. 3.
+        iga_batch: how many of these steps run as one batch of so many times the size: the same work in fewer, larger
+            kernels. More than 1 needs pass1="eval", since all steps have the same dropout, and no callable target.
         layers: "all", "first", or indices of attention layers, counted from the input, negative from the end.
         attention: which attention of an encoder-decoder model is masked: "encoder", its self-attention; "decoder", the
             decoder's self-attention; "cross"; or a list of them. Layers are counted over all of these.
@@ -62,6 +64,7 @@ class ADDropConfig:
     q: Schedule = 0.3
     attribution: str = "GA"
     iga_steps: int = 20
+    iga_batch: int = 1
     layers: str | Sequence[int] = "all"
     attention: str | Sequence[str] = "encoder"
     target: Target = "pseudo"
@@ -87,8 +90,12 @@ class ADDropConfig:
             if not layers or any(isinstance(i, bool) or not isinstance(i, int) for i in layers):
                 raise ValueError(f"layers must be 'all', 'first' or a non-empty list of indices, got {self.layers!r}")
             object.__setattr__(self, "layers", layers)
-        if isinstance(self.iga_steps, bool) or not isinstance(self.iga_steps, int) or self.iga_steps < 1:
-            raise ValueError(f"iga_steps must be a positive int, got {self.iga_steps!r}")
+        for name in ("iga_steps", "iga_batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive int, got {value!r}")
+        if self.iga_batch > 1 and (self.pass1 != "eval" or callable(self.target)):
+            raise ValueError(f"iga_batch must be 1 unless pass1 is 'eval' and target no callable, got {self.iga_batch}")
         attention = (self.attention,) if isinstance(self.attention, str) else tuple(self.attention)
         if not attention:
             raise ValueError(f"attention must name at least one of {', '.join(map(repr, ATTENTIONS))}, got none")
@@ -302,9 +309,14 @@ class ADDrop:
         if isinstance(recorder, IntegratedPass):
             predicted = predictions(outputs)
             del outputs  # and the graph with them
-            recorder.integrate(
-                lambda scaled: attribution_target(run(scaled), batch, target, inner, predicted), self.config.iga_steps
-            )
+
+            def score(scaled: ScaledPass) -> Tensor:
+                inputs, labels = scaled.repeat(batch), scaled.repeat(predicted)
+                outputs = inner(**inputs, attrdrop=scaled)
+                found = attribution_target(outputs, inputs, target, inner, labels)
+                return found * scaled.steps if is_mean(outputs, target, inner) else found
+
+            recorder.integrate(score, self.config.iga_steps, self.config.iga_batch)
         return recorder.sites
 
 

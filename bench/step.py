@@ -129,6 +129,9 @@ ARMS: dict[str, Callable[[Settings], tuple[nn.Module, Callable, str]]] = {
     "ADDrop, RD first layer": partial(addrop, attribution="RD", layers="first"),
     "ADDrop, IGA": partial(addrop, attribution="IGA"),
     "ADDrop, IGA first layer": partial(addrop, attribution="IGA", layers="first"),
+    "ADDrop, IGA first layer, one batch": partial(
+        addrop, attribution="IGA", layers="first", pass1="eval", iga_batch=19
+    ),
     "lean eager": lean,
     "per-layer loop": loop,
     "per-layer loop, IGA": partial(loop, kind=IntegratedLoop),

@@ -6,12 +6,12 @@ That a step equals the eager one under each attribution, for every model, stands
 import pytest
 import torch
 from eager import bits_of, check_a_step, eager_masks, gradients_of
-from models import CLASSIFIERS, EVERY, batch, build
+from models import ALL, CLASSIFIERS, EVERY, batch, build
 from torch import nn
 
 from attrdrop import ADDrop, use_backend
 from attrdrop._backend import TRITON_MISSING
-from attrdrop._integrated import Blocks, IntegratedPass, ScaledPass
+from attrdrop._integrated import Blocks, IntegratedPass, Repeat, ScaledPass
 from attrdrop._passes import AttentionCall, Draws, Pass1
 from attrdrop.addrop import ATTRIBUTIONS
 from attrdrop.reference.keep_mask import candidates, draw
@@ -45,6 +45,32 @@ def test_iga_is_the_equation_layer_by_layer(steps, region):
     model, inputs = build("bert", torch.float64), batch("bert", dtype=torch.float64)
     addrop = new_addrop(model, "IGA", iga_steps=steps, region=region, p=0.45, q=0.7)
     assert equal_bits(bits_of(addrop.attribute(**inputs)), eager_masks(model, inputs, addrop))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("target", ["pseudo", "gold"])
+def test_steps_in_one_batch_are_the_steps_one_by_one(name, target):
+    model, inputs = with_dropout(build(name, torch.float64)), batch(name, dtype=torch.float64)
+    single, several, all_at_once = (
+        new_addrop(model, "IGA", iga_steps=6, iga_batch=at_once, pass1="eval", target=target, q=0.7)
+        for at_once in (1, 3, 99)
+    )
+    expected = bits_of(single.attribute(**inputs))
+    for addrop in (several, all_at_once):
+        assert equal_bits(bits_of(addrop.attribute(**inputs)), expected)
+        assert addrop.statistics() == single.statistics()
+    assert addrop(**inputs).loss.isfinite()
+
+
+def test_steps_in_one_batch_take_fewer_forwards(monkeypatch):
+    model, inputs = build("bert"), batch("bert", size=1)
+    sizes = []
+    real = type(model).forward
+    monkeypatch.setattr(
+        type(model), "forward", lambda self, **kwargs: sizes.append(len(kwargs["input_ids"])) or real(self, **kwargs)
+    )
+    new_addrop(model, "IGA", iga_steps=6, iga_batch=3, pass1="eval", layers=[0, 2]).attribute(**inputs)
+    assert sizes == [1, 3, 2, 3, 2]
 
 
 @pytest.mark.parametrize("target", ["gold", lambda out, _batch: out.logits[:, 1].square().sum()], ids=["gold", "own"])
@@ -115,9 +141,9 @@ def test_the_steps_of_iga_see_the_dropout_of_the_first(name):
     logits = recorder.run(lambda context: model(**inputs, attrdrop=context), model).logits
     recorder.attribute(logits.sum(), list(range(len(recorder.sites))))
     for integrand in recorder._integrands:
-        with recorder._blocks.replayed(integrand.site.index):
+        with recorder._blocks.replayed(integrand.site.index, Repeat(3, 1)):
             recorder._before.restore()
-            scaled = ScaledPass(draws, recorder.sites, integrand, 1.0)
+            scaled = ScaledPass(draws, recorder.sites, integrand, [1.0])
             assert torch.equal(model(**inputs, attrdrop=scaled).logits, logits)
 
 
