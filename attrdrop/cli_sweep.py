@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -136,9 +137,9 @@ def _sweep(values: dict[str, Any]) -> None:
     total, left = len(plan.trials()), len(sweep.pending)
     if total > left:
         console.print(f"{total - left} of {total} runs are in {escape(str(values['output']))} already.")
-    failures = 0
+    failures, points = 0, (values["search"] or 0) * len(plan.tasks) * plan.seeds
     try:
-        with sweep.pool(values["jobs"], values["threads"]) as pool, _progress(left or values["search"] or 0) as notices:
+        with sweep.pool(values["jobs"], values["threads"]) as pool, _progress(left + points) as notices:
             failures += pool.run(plan.trials(), **notices)
             if values["search"]:
                 failures += sweep.search(pool, values["search"], values["storage"], **notices)
@@ -154,15 +155,19 @@ def _progress(total: int) -> Iterator[dict[str, Any]]:
     """A bar over trials, and what to call when one starts, ends or fails."""
     with progress_bar(disable=not total) as progress:
         bar = progress.add_task("", total=total)
+        numbers = itertools.count(1)
 
         def starting(trial: dict[str, Any]) -> None:
-            progress.update(bar, description=" ".join(str(trial[name]) for name in ("task", "arm")))
+            description = f"{trial['task']}, {trial['arm']}, seed {trial['seed']}"
+            progress.update(bar, description=description)
+            if not console.is_terminal:
+                console.print(f"run {next(numbers)} of {total}: {description}")
 
         def finished(record: dict[str, Any]) -> None:
             progress.advance(bar)
 
         def failed(trial: dict[str, Any], message: str) -> None:
-            progress.console.print(f"[yellow]{escape(f'{trial}: {message}')}[/]")
+            console.print(f"[yellow]{escape(f'{trial}: {message}')}[/]")
             progress.advance(bar)
 
         yield {"starting": starting, "finished": finished, "failed": failed}
