@@ -164,17 +164,16 @@ def size_curve(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
 def pq_heatmap(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """What AD-DROP gains over plain training at each p (rows) and q (columns): red is better than plain, blue worse.
 
-    Each cell holds the difference of the means over seeds; its colour is that difference over the largest of its panel.
+    Each cell holds the mean difference over seeds, paired by seed; its colour is that over the largest of its panel.
     Pairs that were not tried are hatched. `frame` has one row per trial with the columns of a sweep; `target` receives
     a PNG.
     """
     compared = _against_plain(frame, ["layers", *VARIANT])
     shapes = [(addrop["p"].nunique(), addrop["q"].nunique()) for _, addrop, _ in compared]
-    height, width = (max(3.0, 0.42 * max(lengths) + 1) for lengths in zip(*shapes, strict=True))
-    figure, grid = panels(width, height, len(compared), columns=2)
-    for axes, (name, addrop, plain) in zip(grid, compared, strict=True):
-        means = addrop.pivot_table(index="p", columns="q", values="score")
-        gains = means - plain["score"].mean()
+    height, width = (max(3.4, 0.42 * max(lengths) + 1) for lengths in zip(*shapes, strict=True))
+    figure, grid = panels(width, height + 0.6, len(compared), columns=2)
+    for axes, (name, addrop, _) in zip(grid, compared, strict=True):
+        gains = addrop.pivot_table(index="p", columns="q", values="gain")
         largest = np.nanmax(np.abs(gains))
         better = addrop["better"].iloc[0] * gains / (largest if largest > 0 else 1)
         axes.grid(False)
@@ -183,7 +182,7 @@ def pq_heatmap(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
             better, annot=gains, fmt=f"+.{digits(addrop)}f", annot_kws={"fontsize": 7}, cmap=COLOURS, vmin=-1, vmax=1,
             square=True, linewidths=0.5, cbar=False, ax=axes,
         )  # fmt: skip
-        head = "\n".join(textwrap.fill(text, 32) for text in (name, difference_label(addrop)))
+        head = "\n".join(textwrap.fill(text, 40) for text in (name, difference_label(addrop)))
         axes.set(xlabel="q", ylabel="p")
         axes.set_title(head, fontsize="small")
         axes.tick_params("y", rotation=0)
@@ -195,20 +194,24 @@ def pq_heatmap(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
 
 
 def _against_plain(frame: pd.DataFrame, columns: list[str]) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """(name, rows of AD-DROP, rows of plain) of each variant, with their `score` as it is shown."""
+    """(name, rows of AD-DROP, rows of plain) of each variant at the seeds of both, with their `score` as it is shown.
+
+    `gain` of AD-DROP is its difference to plain at the same seed: over few seeds, luck would be most of another one.
+    """
     check_columns(frame, *TRIALS)
     frame = frame.round({"p": 6, "q": 6})  # 0.1 + 0.2 is 0.3
     found = []
     for data, rows in data_parts(frame):
         rows = rows.dropna(subset="score")
         plain = rows[rows["method"] == PLAIN]
-        if len(plain):
-            found += [
-                (", ".join(filter(None, (data, name))), addrop, plain) for name, addrop in variants(rows, columns)
-            ]
+        by_seed = plain.groupby("seed")["score"].mean()
+        for name, addrop in variants(rows, columns):
+            addrop = addrop.assign(gain=addrop["score"] - addrop["seed"].map(by_seed)).dropna(subset="gain")
+            if len(addrop):
+                found.append((", ".join(filter(None, (data, name))), addrop, plain[plain["seed"].isin(addrop["seed"])]))
     if not found:
         raise ValueError(
-            "frame must have scores of the methods 'plain' and 'ad-drop' on the same examples, got those of "
+            "frame must have scores of the methods 'plain' and 'ad-drop' on the same examples and seeds, got those of "
             f"{sorted(set(frame['method']))}"
         )
     return found

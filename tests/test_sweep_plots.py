@@ -162,8 +162,15 @@ def test_distribution_of_a_grid():
     assert size(png) == (750, 630)
     both = pd.concat([trials, trials[1:].assign(cross_tuning=False, dev_score=0.5)])
     assert drawn(cross_tuning_distribution, both, title="title") != png
-    seeds = pd.concat([both, trials[:1].assign(seed=1, dev_score=0.75)])
+    plain = trials[trials["method"] == "plain"].assign(seed=1, dev_score=0.75)
+    dropping = trials[trials["method"] == "ad-drop"].assign(seed=1)
+    lonely, seeds = pd.concat([both, plain]), pd.concat([both, plain, dropping])
+    assert drawn(cross_tuning_distribution, lonely) == drawn(cross_tuning_distribution, both)
     assert drawn(cross_tuning_distribution, seeds) != drawn(cross_tuning_distribution, both)
+    # luck of a seed that AD-DROP was not tried with is no gain
+    assert drawn(pq_heatmap, lonely) == drawn(pq_heatmap, both)
+    with pytest.raises(ValueError, match="same examples and seeds"):
+        drawn(pq_heatmap, pd.concat([plain, trials[trials["method"] == "ad-drop"]]))
     assert size(drawn(cross_tuning_distribution, pd.concat([both, grid(lambda p, q: q, WIKI)]))) == (1500, 630)
 
 
@@ -230,6 +237,6 @@ def test_errors_name_what_the_frame_lacks(draw):
 @pytest.mark.parametrize("draw", [cross_tuning_distribution, pq_heatmap])
 def test_plain_training_has_to_be_there(draw):
     with pytest.raises(
-        ValueError, match=r"frame must have scores of .* on the same examples, got those of \['ad-drop'\]"
+        ValueError, match=r"frame must have scores of .* on the same examples and seeds, got those of \['ad-drop'\]"
     ):
         drawn(draw, grid(lambda p, q: 0)[1:])

@@ -57,8 +57,8 @@ class SweepReport:
         }
         if timed := self.of(COSTS):
             found["Costs (Table 7)"] = tables.costs(cost_frame(timed), runs_frame(self.of("ablation")))
-        tried = _plain_and_usual(runs_frame(self.records))
-        if len(tried.loc[tried["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
+        tried = runs_frame(self.of("grid") + self._searched())
+        if len(tried) and len(tried.loc[tried["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
             found["Best p and q by the development split"] = tables.best_setting(tried)
         return found
 
@@ -107,6 +107,11 @@ class SweepReport:
             shown.append(table)
         return Group(*shown, Text(self._caption(), "dim"))
 
+    def _searched(self) -> list[Record]:
+        """The finished trials that no plan asked for: a search proposed them."""
+        planned = {key_of(trial) for plan in self.plans for trial in plan.trials()}
+        return [record for record in self.records if key_of(record["trial"]) not in planned]
+
     def _made(self, study: str, make: Callable[[pd.DataFrame], pd.DataFrame | None]) -> pd.DataFrame | None:
         frame = runs_frame(self.of(study))
         return make(frame) if len(frame) else None
@@ -126,12 +131,6 @@ class SweepReport:
         parts += [f"## {title}\n\n{tables.markdown(frame)}" for title, frame in self.tables().items()]
         parts += [f"## {name.removesuffix('.png')}\n\n![{name}]({name})" for name in figures]
         return "\n\n".join(parts) + "\n"
-
-
-def _plain_and_usual(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs among which p and q are chosen: GA with pseudo labels, on all training examples."""
-    usual = (runs["attribution"] == "GA") & (runs["target"] == "pseudo") & (runs["region"] == "high")
-    return runs[(usual | (runs["method"] == PLAIN)) & runs["share"].isna() & runs["shots"].isna()]
 
 
 def region_curves(records: list[Record]) -> pd.DataFrame:
