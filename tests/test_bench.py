@@ -260,11 +260,11 @@ def test_every_arm_of_the_step_trains(tmp_path, capsys):
     assert "per-layer loop" in capsys.readouterr().out
 
 
-def test_the_memory_of_an_arm_is_its_own(capsys):
-    step = pytest.importorskip("bench.step")
+def test_the_memory_of_an_arm_is_its_own():
+    pytest.importorskip("bench.step")
     settings = json.dumps({"model": "tiny", "batch": 32, "n": 256})
-    assert step.main(["--memory-of", "plain", "--settings", settings]) == 0
-    assert 0 < json.loads(capsys.readouterr().out.splitlines()[-1])["peak_mb"] < 2000
+    found = timing.in_fresh_process("bench.step", ["--memory-of", "plain", "--settings", settings])
+    assert 0 < found["peak_mb"] < 2000
 
 
 def test_table_and_figures_from_rows(tmp_path):

@@ -132,10 +132,12 @@ def test_a_sample_of_two_steps_counts_half(monkeypatch):
     assert [(row.median_ms, row.ratio) for row in measured("plain", "random erasing")] == [(8.0, 1.0), (2.0, 0.25)]
 
 
-def test_the_memory_of_an_arm_is_its_own(capsys):
+def test_the_memory_of_an_arm_is_its_own():
     settings = json.dumps({"model": "resnet10", "batch": 32})
-    assert step_images.main(["--memory-of", "attribution alone, z+", "--settings", settings]) == 0
-    assert 0 < json.loads(capsys.readouterr().out.splitlines()[-1])["peak_mb"] < 2000
+    found = timing.in_fresh_process(
+        "bench.step_images", ["--memory-of", "attribution alone, z+", "--settings", settings]
+    )
+    assert 0 < found["peak_mb"] < 2000
 
 
 def test_peaks_are_taken_in_fresh_processes(monkeypatch):
