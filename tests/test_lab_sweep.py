@@ -91,11 +91,12 @@ def test_grid_sizes_and_shots(sweep):
 def test_own_files_and_several_jobs(sweep, tmp_path):
     train = tmp_path / "train.csv"
     pd.DataFrame({"text": ["good film", "bad film"] * 12, "label": ["yes", "no"] * 12}).to_csv(train, index=False)
-    arguments = ["--train", train, "--studies", "rivals", "--seeds", 1, "--epochs", 2, "--max-length", 16]
+    arguments = ["--train", train, "--studies", "rivals,seeds", "--seeds", 1, "--epochs", 2, "--max-length", 16]
     outcome, output = sweep(*arguments, "--jobs", 2, small=[])
     assert outcome.exit_code == 0, outcome.output
     assert len(trials(output)) == 7
     assert "hidden-cut" in outcome.output
+    assert "Other data sets" not in outcome.output
     train.write_text(train.read_text().replace("good", "fine"))
     outcome, _ = sweep(*arguments, small=[])
     assert outcome.exit_code == 2

@@ -52,14 +52,13 @@ class SweepReport:
             "Few shots (Table 5)": ("shots", tables.few_shot),
             "Rivals": ("rivals", tables.baselines),
         }
-        found = {
-            title: table for title, (study, make) in made.items() if (table := self._made(study, make)) is not None
-        }
+        tried = {title: self._made(study, make) for title, (study, make) in made.items()}
+        found = {title: table for title, table in tried.items() if table is not None and len(table.columns)}
         if timed := self.of(COSTS):
             found["Costs (Table 7)"] = tables.costs(cost_frame(timed), runs_frame(self.of("ablation")))
-        tried = runs_frame(self.of("grid") + self._searched())
-        if len(tried) and len(tried.loc[tried["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
-            found["Best p and q by the development split"] = tables.best_setting(tried)
+        runs = runs_frame(self.of("grid") + self._searched())
+        if len(runs) and len(runs.loc[runs["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
+            found["Best p and q by the development split"] = tables.best_setting(runs)
         return found
 
     def figures(self) -> dict[str, bytes]:
