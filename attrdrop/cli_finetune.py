@@ -116,13 +116,13 @@ def finetune(
         run_experiment(experiment, report.FILES)
 
 
-def check_data_options(given: set[str]) -> None:
+def check_data_options(given: set[str], named: str = "task") -> None:
     """Refuse options of files without files, and a named task beside files."""
     stray = given & {*FILE_OPTIONS[1:]}
     if "train" not in given and stray:
         raise InputError(f"--{min(stray).replace('_', '-')} goes with your own data: name the file with --train.")
-    if {"train", "task"} <= given:
-        raise InputError("--task names a data set of its own: give either --task or --train.")
+    if {"train", named} <= given:
+        raise InputError(f"--{named} names a data set of its own: give either --{named} or --train.")
 
 
 def listed(text: str | None) -> tuple[str, ...]:

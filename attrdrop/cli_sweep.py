@@ -120,7 +120,7 @@ def sweep(
     """
     values = values_under(context, DEMO if preset else {})
     with one_sentence():
-        check_data_options({"task" if name == "tasks" else name for name in given_options(context)})
+        check_data_options(given_options(context), "tasks")
         _sweep(values)
 
 

@@ -64,15 +64,8 @@ class Experiment:
 
 
 def _header(settings: Settings, task: Task, trainer: Trainer) -> dict[str, Any]:
-    sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
     header = described(trainer.device) | {
-        "task": {
-            "name": task.name,
-            "kind": task.kind,
-            "labels": task.label_names,
-            "sizes": sizes | {name: len(examples) for name, examples in task.other.items()},
-            "metric": dataclasses.asdict(trainer.metric),
-        },
+        "task": {"name": task.name, "labels": task.label_names, **trainer.facts()},
         "settings": dataclasses.asdict(settings),
     }
     header["environment"]["transformers"] = transformers.__version__

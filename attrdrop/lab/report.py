@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from attrdrop import plots
+from attrdrop._frames import OTHER
 from attrdrop.lab.arms.settings import PLAIN
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.results import cell, paired, replace_file, spread
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 FILES = RESULTS, RUNS, CURVES, FIGURE = "results.json", "runs.csv", "curves.csv", "curves.png"
 RUN_COLUMNS = ["arm", "seed", "best_epoch", "dev_score", "test_score", "peak_memory_bytes", "seconds"]
-OTHER = "other:"  # before the name of an out-of-distribution set
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """One fine-tuning run of one arm: the training loop, early stopping, timings."""
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,16 @@ class Trainer:
         """Rough cost of a run in forward passes."""
         tested = len(self.test_rows) + sum(map(len, self.other_rows.values()))
         return self._work_from(1, arm) + tested / self.settings.batch_size
+
+    def facts(self) -> dict[str, Any]:
+        """The type of the task, the sizes of its splits and other sets, and the metric."""
+        task = self.task
+        sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
+        return {
+            "kind": task.kind,
+            "sizes": sizes | {name: len(examples) for name, examples in task.other.items()},
+            "metric": dataclasses.asdict(self.metric),
+        }
 
     def changed(self, settings: Settings | None = None, train: Examples | None = None) -> "Trainer":
         """One for other settings of the same model and lengths, or for other training examples of the task."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from attrdrop._frames import OTHER
 from attrdrop.lab.arms.settings import PLAIN
-from attrdrop.lab.report import OTHER, fraction_dropped, step_times
+from attrdrop.lab.report import fraction_dropped, step_times
 
 VARIANT = ["p", "q", "attribution", "layers", "target", "region", "cross_tuning", "share", "shots"]
 Result = dict[str, Any]  # with the keys trial and result

@@ -51,6 +51,8 @@ def _attribution(model: Any, batch: dict[str, Tensor]) -> Tensor:
     outputs = model(**batch, output_attentions=True)
     weights = outputs.get("attentions", outputs.get("encoder_attentions"))
     if not weights or weights[0] is None:
-        raise InputError(f"--study maps: {type(model).__name__} does not return its attention.")
+        raise InputError(
+            f"--studies: maps needs a model that returns its attention, and {type(model).__name__} does not."
+        )
     target = attribution_target(outputs, batch, "pseudo", model)
     return torch.autograd.grad(target, weights[0])[0][0, 0].cpu()

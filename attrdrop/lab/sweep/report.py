@@ -1,5 +1,6 @@
 """Tables and figures of a sweep, drawn from its files, whatever is there of it."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ class SweepReport:
         wanted = {key_of(trial) for trial in trials}
         return [record for record in self.records if key_of(record["trial"]) in wanted]
 
+    @functools.cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of formatted cells by title."""
         made = {
@@ -96,7 +98,7 @@ class SweepReport:
         from rich.text import Text
 
         shown: list[Any] = []
-        for title, frame in self.tables().items():
+        for title, frame in self.tables.items():
             table = Table(title=title)
             table.add_column("")
             for name in frame.columns:
@@ -106,10 +108,13 @@ class SweepReport:
             shown.append(table)
         return Group(*shown, Text(self._caption(), "dim"))
 
+    @functools.cached_property
+    def _planned(self) -> set[str]:
+        return {key_of(trial) for plan in self.plans for trial in plan.trials()}
+
     def _searched(self) -> list[Record]:
         """The finished trials that no plan asked for: a search proposed them."""
-        planned = {key_of(trial) for plan in self.plans for trial in plan.trials()}
-        return [record for record in self.records if key_of(record["trial"]) not in planned]
+        return [record for record in self.records if key_of(record["trial"]) not in self._planned]
 
     def _made(self, study: str, make: Callable[[pd.DataFrame], pd.DataFrame | None]) -> pd.DataFrame | None:
         frame = runs_frame(self.of(study))
@@ -117,17 +122,16 @@ class SweepReport:
 
     def _caption(self) -> str:
         failed = len(self.store.failures())
-        wanted = {key_of(trial) for plan in self.plans for trial in plan.trials()}
-        done = sum(key_of(record["trial"]) in wanted for record in self.records)
+        done = len(self.records) - len(self._searched())
         return (
-            f"{done} of {len(wanted)} planned runs are done"
+            f"{done} of {len(self._planned)} planned runs are done"
             + (f", {failed} failed" if failed else "")
             + ". Mean ± standard deviation over seeds; the development split chose the best epoch of each run."
         )
 
     def _markdown(self, figures: list[str]) -> str:
         parts = [f"# Sweep of {Path(self.header['settings']['model']).name}", self._caption()]
-        parts += [f"## {title}\n\n{tables.markdown(frame)}" for title, frame in self.tables().items()]
+        parts += [f"## {title}\n\n{tables.markdown(frame)}" for title, frame in self.tables.items()]
         parts += [f"## {name.removesuffix('.png')}\n\n![{name}]({name})" for name in figures]
         return "\n\n".join(parts) + "\n"
 

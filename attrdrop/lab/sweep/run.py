@@ -2,8 +2,8 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ class Sweep:
             raise InputError(f"--other: none of the tasks knows {missing[0]!r}, and it is no file.")
         self.better = {name: trainer.metric.better for name, trainer in trainers.items()}
         self.store = TrialStore(output, self._header(trainers, overwrite), overwrite)
+        pending = self.pending
         for name, trainer in trainers.items():
-            arms = {ADDROP if trial["arm"] in (COSTS, MAPS) else trial["arm"] for trial in self._pending(name)}
-            if arms:
+            left = {trial["arm"] for trial in pending if trial["task"] == name}
+            if arms := {ADDROP if arm in (COSTS, MAPS) else arm for arm in left}:
                 trainer.changed(dataclasses.replace(prepare.settings, arms=tuple(sorted(arms)))).check()
 
     @property
@@ -47,11 +48,9 @@ class Sweep:
         """What is left to do."""
         return self.store.pending(self.plan.trials())
 
-    @contextmanager
-    def pool(self, jobs: int, threads: int | None) -> Iterator[Pool]:
+    def pool(self, jobs: int, threads: int | None) -> AbstractContextManager[Pool]:
         """What does the trials."""
-        with open_pool(self.prepare, self.store, jobs, threads) as pool:
-            yield pool
+        return open_pool(self.prepare, self.store, jobs, threads)
 
     def search(self, pool: Pool, points: int, storage: str | None, **notices: Notice) -> int:
         """Let optuna choose p and q for each task by the mean development score; returns how many trials failed."""
@@ -89,9 +88,6 @@ class Sweep:
         scores = [record["result"]["dev_score"] for record in self.store.results(trials)]
         return sum(scores) / len(scores) if len(scores) == len(trials) else None
 
-    def _pending(self, task: str) -> list[Trial]:
-        return [trial for trial in self.pending if trial["task"] == task]
-
     def _header(self, trainers: dict[str, Trainer], overwrite: bool) -> dict[str, Any]:
         """What is true of every trial, the facts of the tasks, and all plans that the folder has seen."""
         prepare = self.prepare
@@ -101,35 +97,20 @@ class Sweep:
             plans = [plan for plan in earlier["plans"] if plan != _plain(plans[0])] + plans
             facts = earlier["tasks"]
         device = resolve_device(prepare.settings.device)
-        shared = dataclasses.asdict(prepare.settings)
+        shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED}
         header = described(device) | {
             "kind": "sweep",
-            "settings": {name: value for name, value in shared.items() if name not in PER_TRIAL},
+            "settings": {name: value for name, value in shared.items() if name not in own},
             "task": {
                 "files": prepare.files and {name: _fingerprint(value) for name, value in prepare.files.items()},
                 "other": list(prepare.other),
                 "sizes": [prepare.train_size, prepare.dev_size, prepare.test_size],
             },
-            "tasks": facts | {name: _facts(trainer) for name, trainer in trainers.items()},
+            "tasks": facts | {name: trainer.facts() for name, trainer in trainers.items()},
             "plans": plans,
         }
         header["environment"]["transformers"] = transformers.__version__
         return header
-
-
-PER_TRIAL = {"arms", "seeds", "first_seed", "p", "q", "layers", "attribution", "target", "region", "cross_tuning",
-             "rate", "consistency"}  # fmt: skip
-assert PER_TRIAL - {"arms", "seeds", "first_seed"} <= VARIED
-
-
-def _facts(trainer: Trainer) -> dict[str, Any]:
-    task = trainer.task
-    sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
-    return {
-        "kind": task.kind,
-        "sizes": sizes | {name: len(examples) for name, examples in task.other.items()},
-        "metric": dataclasses.asdict(trainer.metric),
-    }
 
 
 def _fingerprint(value: Any) -> Any:

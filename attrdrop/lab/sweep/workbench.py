@@ -14,7 +14,8 @@ from attrdrop.lab.sweep import costs, maps
 from attrdrop.lab.sweep.plan import COSTS, MAPS, Trial
 from attrdrop.lab.training import Trainer
 
-VARIED = {field.name for field in dataclasses.fields(Settings)} - {"arms", "seeds", "first_seed"}
+# Settings that a trial brings along.
+VARIED = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning", "rate", "consistency")
 
 
 @dataclass(frozen=True)
