@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from attrdrop._backend import BACKENDS, get_backend, set_backend, use_backend
+from attrdrop._core.backends import BACKENDS, get_backend, set_backend, use_backend
 from attrdrop._version import __version__
 from attrdrop.ops import (
     AttentionWeight,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
     from attrdrop.integrations.transformers import ADDropTrainer
     from attrdrop.reldrop import BlockStatistics, RelCutMix, RelDrop
-    from attrdrop.reldrop_points import PointStatistics, RelDropPoints
+    from attrdrop.reldrop.points import PointStatistics, RelDropPoints
 
 # Imported when first asked for: the Trainer needs transformers, and the ops need none of these.
 _LAZY = {
@@ -45,8 +45,8 @@ _LAZY = {
     "BlockStatistics": "attrdrop.reldrop",
     "RelCutMix": "attrdrop.reldrop",
     "RelDrop": "attrdrop.reldrop",
-    "PointStatistics": "attrdrop.reldrop_points",
-    "RelDropPoints": "attrdrop.reldrop_points",
+    "PointStatistics": "attrdrop.reldrop.points",
+    "RelDropPoints": "attrdrop.reldrop.points",
 }
 _SUBMODULES = ("lrp", "metrics", "schedules")
 

@@ -115,7 +115,7 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
 def _reason(check: str) -> str | None:
     """Why a backend cannot serve, in the words of the dispatcher that would refuse it."""
     try:
-        return getattr(importlib.import_module("attrdrop._backend"), check)
+        return getattr(importlib.import_module("attrdrop._core.backends"), check)
     except (ImportError, ValueError) as error:
         return str(error)
 

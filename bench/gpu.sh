@@ -42,13 +42,13 @@ stage ranking 35 "${bench[@]}" keep_mask --seconds 0.5 --limit 27
 stage ops 24 "${bench[@]}" pack_mask unpack_mask transpose_mask random_keep_mask attention_attribution \
   occlude_blocks fill_blocks occlude_points relevance_gate_relu farthest_point_sample ball_query group_points \
   --shapes S1,I1,I2,F1,P1,P2,P3,P4 --seconds 0.5 --limit 18
-step=("$PYTHON" bench/step.py --no-memory --output "$csv")
+step=("$PYTHON" bench/steps/text.py --no-memory --output "$csv")
 stage steps 20 "${step[@]}" --seconds 4
 stage bert 22 "${step[@]}" --model bert-base --n 512 --dtype bfloat16 --seconds 6
-images=("$PYTHON" bench/step_images.py --output "$csv" --seconds 6)
+images=("$PYTHON" bench/steps/images.py --output "$csv" --seconds 6)
 stage images 24 "${images[@]}" --model resnet18 --batch 128 --size 32
 stage photos 25 "${images[@]}" --model resnet50 --batch 64 --size 224 --dtype bfloat16 --channels-last
-stage points 20 "$PYTHON" bench/step_points.py --output "$csv" --no-memory --seconds 4 --batch 32
+stage points 20 "$PYTHON" bench/steps/points.py --output "$csv" --no-memory --seconds 4 --batch 32
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.ops.shapes import IMAGES, NAMED, POINTS
 from bench.rows import COLUMNS, RESULTS
-from bench.shapes import IMAGES, NAMED, POINTS
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 GROUP = ["name", "op", "mode", "shape", "dtype"]

@@ -20,10 +20,11 @@ from rich.progress import track
 from torch import Tensor
 
 import attrdrop
-from attrdrop import _backend
-from bench import kernels, rows, timing
-from bench.registry import REGISTRY, Entry
-from bench.shapes import DROPOUT, FACTORS, FEATURES, IMAGES, NAMED, POINTS, AnyShape, Inputs
+from attrdrop._core import backends
+from bench import rows, timing
+from bench.ops import kernels
+from bench.ops.registry import REGISTRY, Entry
+from bench.ops.shapes import DROPOUT, FACTORS, FEATURES, IMAGES, NAMED, POINTS, AnyShape, Inputs
 
 OURS = "attrdrop"
 KNOWN = NAMED | IMAGES | FEATURES | POINTS
@@ -106,7 +107,7 @@ def compete(forward: Callable[[], object], mode: str, inputs: Inputs, backend: s
 def backend_of(op: str, call: Callable[[], object]) -> str:
     """The backend that the op really takes in `call`."""
     taken = []
-    resolve = _backend.resolve
+    resolve = backends.resolve
 
     def spy(name: str, *arguments: object, **options: object) -> str:
         chosen = resolve(name, *arguments, **options)
@@ -114,7 +115,7 @@ def backend_of(op: str, call: Callable[[], object]) -> str:
             taken.append(chosen)
         return chosen
 
-    with patch.object(_backend, "resolve", spy):
+    with patch.object(backends, "resolve", spy):
         call()
     return taken[0] if taken else "torch"
 
@@ -275,7 +276,7 @@ def verify(op: str) -> int:
     """Run the op's tests, and only if they pass time it. Returns as `bench`."""
     if unknown([op]):
         return 2
-    tests = f"tests/test_{REGISTRY[op].stem or op}.py"
+    tests = f"tests/ops/test_{REGISTRY[op].stem or op}.py"
     # PYTHONSAFEPATH: the repository root holds a top-level triton_kernels, which others probe for
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     if subprocess.run([sys.executable, "-m", "pytest", tests], cwd=timing.ROOT, env=environment).returncode:

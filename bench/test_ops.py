@@ -6,9 +6,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.registry import REGISTRY
+from bench.ops.registry import REGISTRY
+from bench.ops.shapes import TINY
 from bench.run import Case, Variant, agreeing, cases, current_device, variants
-from bench.shapes import TINY
 
 DEVICE = current_device()
 

@@ -1,4 +1,4 @@
-// The operators' CPU implementations, registered in library.cpp; their schemas stand in attrdrop/_library.py.
+// The operators' CPU implementations, registered in library.cpp; their schemas stand in attrdrop/_core/library.py.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 import attrdrop
-from attrdrop.image_plots import contact_sheet
 from attrdrop.models import ResNet
+from attrdrop.plots.images import contact_sheet
 
 
 def load(size: int, test_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from attrdrop import metrics
 from attrdrop.lab.points.data import Augmentation, furniture
 from attrdrop.lab.points.readers import Reading
 from attrdrop.models import pointnet2_ssg
-from attrdrop.point_plots import dropped_clouds
+from attrdrop.plots.points import dropped_clouds
 
 
 def main(epochs: int = 8, points: int = 128, test_size: int = 109, target: Path | None = None) -> float:

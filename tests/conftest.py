@@ -54,7 +54,7 @@ def finetune(tiny_bert, tmp_path):
     """Runs `attrdrop finetune` with these arguments; its outcome and output folder."""
     from typer.testing import CliRunner
 
-    from attrdrop.cli import app
+    from attrdrop.lab.cli.main import app
 
     def finetune(*arguments, model=tiny_bert):
         output = tmp_path / "out"

@@ -11,8 +11,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, Trainer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from attrdrop._passes import AttentionCall
 from attrdrop.addrop import ADDrop, ADDropConfig
+from attrdrop.addrop.passes import AttentionCall
 
 NAME = "attrdrop"
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attrdrop.lrp import blocks
-from attrdrop.lrp import functions as known
+from attrdrop.lrp import decompositions
+from attrdrop.lrp import torch_functions as known
 from attrdrop.lrp.facts import Fact, Facts, comes_from
-from attrdrop.lrp.layers import Carried, LinearCall, Pending, Relevance, ScaleGradient
+from attrdrop.lrp.gates import Carried, LinearCall, Pending, Relevance, ScaleGradient
 from attrdrop.lrp.rules import Epsilon, Rule
 from attrdrop.ops.relevance_gate import relevance_gate
 
@@ -114,10 +114,10 @@ class Propagation(TorchFunctionMode):
             return self._relu(args[0])
         if base in known.DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True):
             return args[0]
-        if base in blocks.PARTS:
+        if base in decompositions.PARTS:
             self.is_busy = False
             with self:
-                return blocks.PARTS[base](*args, **kwargs)
+                return decompositions.PARTS[base](*args, **kwargs)
         args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
         active = [x for x in _tensors((args, kwargs)) if self._is_active(x)]
         for x in active:
@@ -145,8 +145,8 @@ class Propagation(TorchFunctionMode):
             return y
         if base in ("softmax", "log_softmax"):
             return self._noted(func(*args, **kwargs), base)
-        if base in blocks.NORMS:
-            return self._noted(blocks.NORMS[base](*args, **kwargs), base)
+        if base in decompositions.NORMS:
+            return self._noted(decompositions.NORMS[base](*args, **kwargs), base)
         if base == "scaled_dot_product_attention":
             return self._attention(func, *args, **kwargs)
         self._refuse(f"no rule covers the function {base}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrdrop.lrp.layers import Pending
+from attrdrop.lrp.gates import Pending
 
 
 @dataclass

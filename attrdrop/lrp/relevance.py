@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._modules import evaluation_mode, uncompiled, unwrap
+from attrdrop._core.checks import check_choice
+from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
 from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput, Rule
-from attrdrop.ops._checks import check_choice
 
 STARTS = ("logit", "one", "contrastive")
 UNKNOWN = ("error", "gradient")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from attrdrop.lrp.layers import LinearCall
+    from attrdrop.lrp.gates import LinearCall
 
 
 class Rule:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._modules import evaluation_mode
-from attrdrop.ops._checks import check_choice, check_tensor
+from attrdrop._core.checks import check_choice, check_tensor
+from attrdrop._core.modules import evaluation_mode
 
 SCORES = ("logit", "probability", "accuracy")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attrdrop.metrics._checks import pixel_relevance, point_relevance
+from attrdrop._core.checks import check_choice, check_seed, check_tensor
+from attrdrop._core.maps import pixel_relevance, point_relevance
 from attrdrop.metrics._scores import Scores, check_positive, check_target
-from attrdrop.ops._checks import check_choice, check_seed, check_tensor
 
 ORDERS = ("descending", "ascending", "random")
 

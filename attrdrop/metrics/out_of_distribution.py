@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrdrop.ops._checks import check_tensor
+from attrdrop._core.checks import check_tensor
 
 
 def class_subset(logits: Tensor, classes: Sequence[int] | Tensor) -> Tensor:

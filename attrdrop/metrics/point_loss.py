@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attrdrop.metrics._checks import check_finite
+from attrdrop._core.checks import check_choice, check_seed
+from attrdrop._core.maps import check_finite
 from attrdrop.metrics._scores import Scores, check_positive, check_target
-from attrdrop.ops._checks import check_choice, check_seed
 
 MODES = ("remove", "origin")
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop.metrics._checks import pixel_relevance
-from attrdrop.ops._checks import check_tensor
+from attrdrop._core.checks import check_tensor
+from attrdrop._core.maps import pixel_relevance
 
 
 def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:

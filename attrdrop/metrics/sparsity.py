@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from attrdrop.metrics._checks import check_finite
+from attrdrop._core.maps import check_finite
 
 
 def channel_relevance(relevance: Tensor) -> Tensor:

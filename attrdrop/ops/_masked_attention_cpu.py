@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attrdrop._library import library
+from attrdrop._core.library import library
 
 SCORE_BYTES = 16 << 20
 """Bound on the scores or the mask expanded at once, in bytes (at least those of one sample): small enough for the

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop.ops import _checks as checks
-from attrdrop.ops import _kernels
+from attrdrop._core import checks, kernels
 
 FOUND = r"(points|centres|index) must (have finite coordinates|lie in [^\n]*)"
 
@@ -54,4 +53,4 @@ def check_valid(valid: object, points: Tensor) -> Tensor | None:
 
 def resolve(op: str, points: Tensor, backend: str | None) -> str:
     """The backend that serves an op on points."""
-    return _kernels.resolve(op, points, points.dtype == torch.float64, backend)
+    return kernels.resolve(op, points, points.dtype == torch.float64, backend)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
-from attrdrop._library import operators, register_fake, triton_library
-from attrdrop.ops import _checks as checks
+from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake, triton_library
 from attrdrop.reference import attention_attribution as reference
 
 WIDEST_HEAD = 256
@@ -82,7 +81,7 @@ def attention_attribution(
 
 
 def _resolve(v: Tensor, n_q: int, topk: int, backend: str | None) -> str:
-    cpp, triton = _backend.COMPILED_MISSING, _backend.TRITON_MISSING
+    cpp, triton = backends.COMPILED_MISSING, backends.TRITON_MISSING
     if v.dtype == torch.float64:
         cpp = triton = "float64 is served by the reference only"
     elif topk > MOST_ENTRIES:
@@ -91,7 +90,7 @@ def _resolve(v: Tensor, n_q: int, topk: int, backend: str | None) -> str:
         triton = f"topk numbers at most 2**32 positions, got {n_q} x {v.shape[2]}"
     elif v.shape[3] > WIDEST_HEAD:
         triton = f"head dims may be at most {WIDEST_HEAD}, got {v.shape[3]}"
-    return _backend.resolve("attention_attribution", v, backend, {"triton": triton, "cpp": cpp})
+    return backends.resolve("attention_attribution", v, backend, {"triton": triton, "cpp": cpp})
 
 
 def _check_picked(rows: Tensor, n_q: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from attrdrop.ops import _kernels as kernels
+from attrdrop._core import kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import ball_query as reference
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop.ops import _checks as checks
-from attrdrop.ops import _kernels as kernels
+from attrdrop._core import checks, kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import farthest_point_sample as reference
 

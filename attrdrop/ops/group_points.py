@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrdrop.ops import _checks as checks
-from attrdrop.ops import _kernels as kernels
+from attrdrop._core import checks, kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import group_points as reference
 

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
-from attrdrop._library import operators, register_fake, triton_library
-from attrdrop.ops import _checks as checks
+from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake, triton_library
 from attrdrop.reference import keep_mask as reference
 
 KEYS = ("auto", "fp32", "bf16")
@@ -195,10 +194,10 @@ def random_keep_mask(
 
 def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None) -> str:
     double = "float64 keys are ranked by the reference only" if x.dtype == torch.float64 else None
-    cuda = double or _backend.CUDA_MISSING or _too_large_for_cuda(x, n_k, bf16_keys)
-    triton = double or _backend.TRITON_MISSING or _too_long_for_triton(n_k)
-    missing = {"cuda": cuda, "triton": triton, "cpp": double or _backend.COMPILED_MISSING}
-    return _backend.resolve(op, x, backend, missing)
+    cuda = double or backends.CUDA_MISSING or _too_large_for_cuda(x, n_k, bf16_keys)
+    triton = double or backends.TRITON_MISSING or _too_long_for_triton(n_k)
+    missing = {"cuda": cuda, "triton": triton, "cpp": double or backends.COMPILED_MISSING}
+    return backends.resolve(op, x, backend, missing)
 
 
 def _too_large_for_cuda(x: Tensor, n_k: int, bf16_keys: bool) -> str | None:

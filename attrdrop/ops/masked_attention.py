@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attrdrop import _backend
-from attrdrop._library import operators, register_fake, triton_library
-from attrdrop.ops import _checks as checks
+from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake, triton_library
 from attrdrop.ops import _masked_attention_cpu  # noqa: F401  (registers the CPU implementation)
 from attrdrop.ops.keep_mask import KeepMask
 from attrdrop.reference import masked_attention as reference
@@ -132,7 +131,7 @@ def _check_bias(bias: Tensor | None, shape: tuple[int, int, int, int], q: Tensor
 
 
 def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backend: str | None) -> str:
-    cpp, triton = _backend.COMPILED_MISSING, _backend.TRITON_MISSING
+    cpp, triton = backends.COMPILED_MISSING, backends.TRITON_MISSING
     needs_scores = dropout_p > 0 or q.shape[-1] != v.shape[-1] or (bias is not None and bias.requires_grad)
     if q.dtype == torch.float64:
         triton = "float64 is served by the reference only"
@@ -142,7 +141,7 @@ def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backen
         widest = WIDEST_SINGLE if q.dtype == torch.float32 else WIDEST_HALF
         if not all(1 <= width <= widest for width in (q.shape[-1], v.shape[-1])):
             triton = f"{q.dtype} heads must be 1 to {widest} wide, got {q.shape[-1]} of q and {v.shape[-1]} of v"
-    return _backend.resolve("masked_attention", q, backend, {"triton": triton, "cpp": cpp})
+    return backends.resolve("masked_attention", q, backend, {"triton": triton, "cpp": cpp})
 
 
 @torch.library.impl(triton_library, "masked_attention", "CompositeExplicitAutograd")

@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
-from attrdrop.ops import _checks as checks
-from attrdrop.ops import _kernels as kernels
+from attrdrop._core import backends, checks, kernels
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.reference import occlude_blocks as reference
@@ -192,7 +190,7 @@ def draw_images(
     ids = torch.arange(n) if ids is None else ids
     checks.check_choice("per", per, PER)
     arguments = (ids, p, alpha, seed, per == "batch")
-    if _backend.resolve("draw_images", ids, backend, {"cpp": _backend.COMPILED_MISSING}) == "reference":
+    if backends.resolve("draw_images", ids, backend, {"cpp": backends.COMPILED_MISSING}) == "reference":
         return reference.draw_images(*arguments)
     return torch.ops.attrdrop.draw_images(*arguments)
 

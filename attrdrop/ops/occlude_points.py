@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop.ops import _checks as checks
-from attrdrop.ops import _kernels as kernels
+from attrdrop._core import checks, kernels
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.ops._points import check_valid

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
-from attrdrop._library import operators, register_fake, triton_library
-from attrdrop.ops._checks import check_tensor, word_count
+from attrdrop._core import backends
+from attrdrop._core.checks import check_tensor, word_count
+from attrdrop._core.library import operators, register_fake, triton_library
 from attrdrop.reference import pack_mask as reference
 
 
@@ -103,9 +103,9 @@ def _unit_stride(bits: Tensor) -> Tensor:
 
 def _resolve(op: str, tensor: Tensor, backend: str | None) -> str:
     missing = {
-        "cuda": _backend.CUDA_MISSING, "triton": _backend.TRITON_MISSING, "cpp": _backend.COMPILED_MISSING,
+        "cuda": backends.CUDA_MISSING, "triton": backends.TRITON_MISSING, "cpp": backends.COMPILED_MISSING,
     }  # fmt: skip
-    return _backend.resolve(op, tensor, backend, missing)
+    return backends.resolve(op, tensor, backend, missing)
 
 
 @torch.library.register_fake("attrdrop::pack_mask")

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrdrop import _backend
-from attrdrop._library import operators, register_fake, triton_library
-from attrdrop.ops import _checks as checks
+from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake, triton_library
 from attrdrop.reference import relevance_gate as reference
 
 
@@ -84,10 +83,10 @@ def _gate(
                 f"surrogate must be as z, {z.dtype} of shape {tuple(z.shape)} on {z.device}, "
                 f"got {surrogate.dtype} of shape {tuple(surrogate.shape)} on {surrogate.device}"
             )
-    missing = {"triton": _backend.TRITON_MISSING, "cpp": _backend.COMPILED_MISSING}
+    missing = {"triton": backends.TRITON_MISSING, "cpp": backends.COMPILED_MISSING}
     if z.dtype == torch.float64:
         missing["triton"] = "float64 is served by the reference and C++ only"
-    chosen = _backend.resolve("relevance_gate_relu" if relu else "relevance_gate", z, backend, missing)
+    chosen = backends.resolve("relevance_gate_relu" if relu else "relevance_gate", z, backend, missing)
     return _Gate.apply(z, surrogate, scale, shift, float(eps), relu, chosen)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attrdrop import _backend
+from attrdrop._core import backends
 
 TOOLS = "backends/nvidia/bin"
 
@@ -33,7 +33,7 @@ def instructions(arch: str) -> dict[str, Counter[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(_backend.CUDA_MISSING is not None, reason=str(_backend.CUDA_MISSING))
+@pytest.mark.skipif(backends.CUDA_MISSING is not None, reason=str(backends.CUDA_MISSING))
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_kernels_use_tensor_cores_packed_compares_and_no_local_memory(arch):
     kernels = instructions(arch)

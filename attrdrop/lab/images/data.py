@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attrdrop.lab.arms.data import checksum, class_indices, read_npz, said, sample, split
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.data import checksum, class_indices, read_npz, said, sample, split
 
 MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}

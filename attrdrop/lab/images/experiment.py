@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from attrdrop import image_plots
-from attrdrop.lab.arms.experiment import ArmExperiment
 from attrdrop.lab.images.data import ImageTask
 from attrdrop.lab.images.report import OCCLUDED_FIGURE, ImageReport, maps_figure
 from attrdrop.lab.images.settings import RELDROP
 from attrdrop.lab.images.training import ImageTrainer
+from attrdrop.lab.runs.experiment import ArmExperiment
+from attrdrop.plots import images as image_plots
 
 
 class ImageExperiment(ArmExperiment):

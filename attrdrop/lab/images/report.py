@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from attrdrop.lab.arms.report import ArmReport, mebibytes, number, percent
 from attrdrop.lab.images.settings import ARMS
+from attrdrop.lab.runs.report import ArmReport, mebibytes, number, percent
 
 OCCLUDED_FIGURE = "occluded.png"
 

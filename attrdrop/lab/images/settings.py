@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attrdrop import lrp
-from attrdrop.lab.arms.settings import PLAIN, ArmSettings, check_share
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.settings import PLAIN, ArmSettings, check_share
 
 ERASING, RELDROP, CUTMIX, RELCUTMIX = "erasing", "reldrop", "cutmix", "relcutmix"
 ARMS = (PLAIN, ERASING, RELDROP, CUTMIX, RELCUTMIX)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import attrdrop
 from attrdrop import lrp, metrics
-from attrdrop.lab.arms.training import ArmTrainer, Counts, Run, spaced
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.images.data import Images
 from attrdrop.lab.images.settings import CUTMIX, ERASING, PLAIN, RELCUTMIX, RELDROP, RULES
+from attrdrop.lab.runs.training import ArmTrainer, Counts, Run, spaced
 from attrdrop.models import resnet10, resnet18, resnet50
 
 RESNETS: dict[str, Any] = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from attrdrop import point_plots
-from attrdrop.lab.arms.experiment import ArmExperiment
 from attrdrop.lab.points.data import PointTask
 from attrdrop.lab.points.report import DROPPED_FIGURE, PointReport, relevance_figure
 from attrdrop.lab.points.settings import RELDROP
 from attrdrop.lab.points.training import PointTrainer
+from attrdrop.lab.runs.experiment import ArmExperiment
+from attrdrop.plots import points as point_plots
 
 
 class PointExperiment(ArmExperiment):

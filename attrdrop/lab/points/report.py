@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from attrdrop import plots
-from attrdrop.lab.arms.report import ArmReport, mebibytes, number, percent
 from attrdrop.lab.points.settings import ARMS
+from attrdrop.lab.runs.report import ArmReport, mebibytes, number, percent
 
 POINT_LOSS = "point_loss.csv"
 DROPPED_FIGURE = "dropped.png"

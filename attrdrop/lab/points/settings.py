@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from attrdrop import lrp
-from attrdrop.lab.arms.settings import PLAIN, ArmSettings, check_choice, check_share
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.settings import PLAIN, ArmSettings, check_choice, check_share
 
 DROPOUT, RELDROP = "dropout", "reldrop"
 ARMS = (PLAIN, DROPOUT, RELDROP)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp, metrics
-from attrdrop.lab.arms.training import EVAL_BATCH, ArmTrainer, Counts, Run, logits_of, spaced
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.points.data import Augmentation, Clouds
 from attrdrop.lab.points.settings import DROPOUT, PLAIN, RELDROP, RULES
+from attrdrop.lab.runs.training import EVAL_BATCH, ArmTrainer, Counts, Run, logits_of, spaced
 
 MEASURED = 128
 FLIPPING_STEPS = 16

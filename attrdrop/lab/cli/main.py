@@ -1,0 +1,113 @@
+"""The command `attrdrop`. Heavy imports wait inside the commands, so that help is instant."""
+
+import importlib
+import sys
+from json import dumps
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.markup import escape
+    from rich.table import Table
+except ImportError as error:
+    sys.exit(f"The attrdrop command needs {error.name}: pip install 'attrdrop[lab]' (ops and ADDrop work without it).")
+
+from attrdrop.lab.cli.finetune import finetune
+from attrdrop.lab.cli.images import train_images
+from attrdrop.lab.cli.points import train_points
+from attrdrop.lab.cli.sweep import sweep
+from attrdrop.lab.cli.terminal import FAILED, OK, console, one_sentence
+from attrdrop.lab.errors import InputError
+
+app = typer.Typer(
+    help="Attribution-driven dropout (AD-DROP, RelDrop): try it, check the installation, measure the kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+app.command()(finetune)
+app.command()(sweep)
+app.command("train-images")(train_images)
+app.command("train-points")(train_points)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of an experiment.")] = Path("runs/finetune"),
+) -> None:
+    """Show the tables of an earlier, interrupted or running 'finetune', 'sweep', 'train-images' or 'train-points'.
+
+    Those of a sweep are drawn anew, its figures too.
+    """
+    with one_sentence():
+        from attrdrop.lab.images.report import ImageReport
+        from attrdrop.lab.points.report import PointReport
+        from attrdrop.lab.runs.results import kind_of
+        from attrdrop.lab.studies.report import SweepReport
+        from attrdrop.lab.text.report import Report
+
+        kinds: dict[str | None, Any] = {report.kind: report for report in (ImageReport, PointReport, SweepReport)}
+        found = kinds.get(kind_of(folder), Report).load(folder)
+        if isinstance(found, SweepReport):
+            found.save()
+        console.print(found.table())
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
+    """Show what is active on this machine and why something is not."""
+    from attrdrop.doctor import facts
+
+    found = facts()
+    if json:
+        print(dumps(found, indent=1))
+    else:
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        marks = {True: "[green]active[/]", False: "[yellow]absent[/]", None: ""}
+        for name, fact in found.items():
+            why = f" [dim]({escape(fact['why'])})[/]" if fact["why"] else ""
+            table.add_row(marks[fact["active"]], name, escape(fact["value"]) + why)
+        console.print(table)
+    raise typer.Exit(OK if found["torch"]["active"] else FAILED)
+
+
+@app.command()
+def bench(
+    ops: Annotated[
+        list[str] | None, typer.Argument(help="Ops to measure, keep_mask for instance; all of them by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file to append the timings to.")] = None,
+    quick: Annotated[bool, typer.Option(help="Few sizes and repetitions.")] = False,
+) -> None:
+    """Measure the kernels against plain PyTorch (in a source checkout)."""
+    with one_sentence():
+        raise typer.Exit(_bench_module().bench(ops, output, quick))
+
+
+@app.command()
+def verify(op: Annotated[str, typer.Argument(help="The op, keep_mask for instance.")]) -> None:
+    """Run one op's tests, then its timing (in a source checkout)."""
+    with one_sentence():
+        raise typer.Exit(_bench_module().verify(op))
+
+
+def main() -> None:
+    """Entry point of the `attrdrop` script."""
+    app()
+
+
+def _bench_module() -> ModuleType:
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / "bench" / "run.py").is_file():
+        raise InputError("bench and verify need a source checkout of attrdrop, installed with 'pip install -e .'.")
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module("bench.run")
+
+
+if __name__ == "__main__":
+    main()

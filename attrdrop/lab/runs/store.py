@@ -1,0 +1,164 @@
+"""Trials on disk, one file each: what is done already is not done again, whatever ends a sweep."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.results import check_output, replace_file, unwritable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SWEEP, TRIALS, FAILED, STUDY, LOCK = "sweep.json", "trials", "failed", "optuna.db", ".lock"
+Trial = dict[str, Any]  # plain values by name; the same names and values are the same trial
+Record = dict[str, Any]  # "trial", "finished" (ISO time), and "result" and "seconds", or "message" where it failed
+
+
+def key_of(trial: Trial) -> str:
+    """16 hexadecimal digits that stand for the names and values, in whatever order they come."""
+    canonical = json.dumps(trial, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class TrialStore:
+    """A folder with a header, a file per finished trial, and one per failed trial.
+
+    The header has whatever is true of the whole sweep; its "settings" and "task" are what every trial shares, so a
+    longer or shorter plan finds what another left. Validates everything at construction and writes nothing before
+    `locked`. Reading needs no lock.
+
+    Raises InputError for a folder with a sweep of other settings or tasks in it, or with anything else.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False) -> None:
+        self.folder, self.header, self._overwrite = folder, dict(header), overwrite
+        self._adopt()
+
+    @classmethod
+    def load(cls, folder: Path) -> "Self":
+        """The sweep in a folder, finished or not, to be read."""
+        return cls(folder, _header(folder))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder, which one sweep does at a time, and writes the header; a dead process holds nothing.
+
+        Raises InputError where another sweep holds it, or where it cannot be written.
+        """
+        lock = filelock.FileLock(self.folder / LOCK)
+        with contextlib.ExitStack() as held:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(blocking=False)
+                held.callback(lock.release)
+                self._adopt()  # it may have changed before it was held
+                self._tidy()
+                replace_file(self.folder / SWEEP, json.dumps(self.header, indent=1).encode())
+            except filelock.Timeout:
+                raise InputError(
+                    f"--output: another sweep is at work in {self.folder}; wait for its end, or give another folder."
+                ) from None
+            except OSError as error:
+                raise unwritable(self.folder, error) from error
+            yield
+
+    def pending(self, trials: Iterable[Trial]) -> list[Trial]:
+        """The trials without a result, each once; those that failed are among them."""
+        distinct = {key_of(trial): trial for trial in trials}
+        return [trial for trial in distinct.values() if self.record(trial) is None]
+
+    def record(self, trial: Trial) -> Record | None:
+        """What is kept of a finished trial; None where it has no result.
+
+        Raises InputError for a file that cannot be read: it may be repaired, so it is not silently replaced.
+        """
+        return None if self._overwrite else _read(self._path(TRIALS, trial))
+
+    def results(self, trials: Iterable[Trial] | None = None) -> list[Record]:
+        """The records of these trials as far as they are finished, in their order; of all, in that of finishing."""
+        if trials is None:
+            return self._all(TRIALS)
+        return [record for trial in trials if (record := self.record(trial))]
+
+    def failures(self) -> list[Record]:
+        """The records of trials that failed and have had no result since."""
+        return self._all(FAILED)
+
+    def save(self, trial: Trial, result: Any, seconds: float) -> None:
+        """Keep the result of a trial: from here on no kill takes it away, and a power cut leaves no half of it."""
+        self._write(TRIALS, trial, {"result": result, "seconds": seconds})
+        self._path(FAILED, trial).unlink(missing_ok=True)
+
+    def fail(self, trial: Trial, message: str) -> None:
+        """Keep why a trial has no result."""
+        self._write(FAILED, trial, {"message": message})
+
+    def _adopt(self) -> None:
+        """Refuses what the folder must not hold; of a sweep that goes on, takes over when it started."""
+        if self._overwrite or not os.path.exists(self.folder / SWEEP):
+            check_output(self.folder, self._overwrite)
+            return
+        found = _header(self.folder, "; give another folder, or --overwrite")
+        if any(found.get(key) != json.loads(json.dumps(self.header.get(key))) for key in ("settings", "task")):
+            raise InputError(
+                f"--output: {self.folder} holds a sweep of other settings or data; give another folder, or --overwrite."
+            )
+        if "started" in found:
+            self.header["started"] = found["started"]
+
+    def _tidy(self) -> None:
+        """Removes what is overwritten, and drafts of files in whose midst a process was killed."""
+        if self._overwrite:
+            for name in (TRIALS, FAILED):
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
+            (self.folder / STUDY).unlink(missing_ok=True)
+            self._overwrite = False
+        for draft in self.folder.rglob(".*.json.*"):
+            draft.unlink(missing_ok=True)
+
+    def _all(self, kind: str) -> list[Record]:
+        paths = [] if self._overwrite else (self.folder / kind).glob("*.json")
+        return sorted(filter(None, map(_read, paths)), key=lambda record: record["finished"])
+
+    def _write(self, kind: str, trial: Trial, content: dict[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds")
+        path = self._path(kind, trial)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, json.dumps({"trial": trial, **content, "finished": now}, indent=1).encode())
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+
+    def _path(self, kind: str, trial: Trial) -> Path:
+        return self.folder / kind / f"{key_of(trial)}.json"
+
+
+def _header(folder: Path, advice: str = "") -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / SWEEP).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{folder} holds no results of 'attrdrop sweep': {error}{advice}.") from None
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if key_of(record["trial"]) != path.stem or "finished" not in record:
+            raise ValueError("it holds another trial than its name says")
+    except FileNotFoundError:  # perhaps this moment: a trial that failed once has a result now
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--output: {path} is no record of a trial: {error}; delete the file to do the trial again."
+        ) from None
+    return record

@@ -1,0 +1,239 @@
+"""One training run of one arm, and what is measured of the trained model."""
+
+import abc
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attrdrop import lrp, metrics
+from attrdrop.lab.runs.settings import PLAIN
+from attrdrop.lab.device import PeakMemory
+from attrdrop.lab.errors import InputError, RunError
+
+EVAL_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch; changed is the share of the training data (area, points) that was taken away."""
+
+    number: int
+    train_loss: float
+    test_loss: float
+    test_accuracy: float
+    changed: float
+    step_seconds: list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm at one seed, after its last epoch: no epoch is chosen. attributed: share of the examples."""
+
+    arm: str
+    seed: int
+    test_accuracy: float
+    calibration_error: float
+    attributed: float
+    flipping_auc: dict[str, float]
+    flipping: dict[str, list[float]]
+    peak_memory_bytes: int | None
+    seconds: float
+    epochs: list[Epoch]
+
+
+class Counts(NamedTuple):
+    """What a transform did so far: examples seen and attributed; units (images, points) seen and taken away."""
+
+    examples: int
+    attributed: int
+    units: float
+    changed: float
+
+
+class ArmTrainer(abc.ABC):
+    """Runs (arm, seed) after (arm, seed) on one task."""
+
+    examples: ClassVar[str]
+    step_work: ClassVar[Mapping[str, float]]  # rough cost of a step in forward passes, for the time left
+    run_type: ClassVar[type[Run]]
+    measured_rule: ClassVar[lrp.Rule]  # the same in all arms, whatever the training used
+
+    def __init__(self, settings: Any, task: Any, device: torch.device) -> None:
+        self.settings, self.task, self.device = settings, task, device
+        count, classes = len(task.train.labels), len(task.label_names)
+        if count < classes:
+            raise InputError(f"--train-size: {count} training {self.examples} are fewer than the {classes} classes.")
+        if settings.batch_size > count:
+            raise InputError(f"--batch-size: {settings.batch_size} is more than the {count} training {self.examples}.")
+        self.steps = len(self._batches(torch.arange(count)))
+
+    @abc.abstractmethod
+    def build(self, seed: int) -> nn.Module:
+        """The model with its initial weights, the same in all arms at a seed."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Attribute two examples, so that what cannot work fails before anything is written."""
+
+    def work(self, arm: str) -> float:
+        """Rough cost of a run in forward passes."""
+        per_epoch = self.steps * self.step_work[arm] + len(self.task.test.labels) / self.settings.batch_size
+        return self.settings.epochs * per_epoch
+
+    def run(self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None) -> tuple[Any, nn.Module]:
+        """Train for all epochs, then measure."""
+        settings, labels = self.settings, self.task.test.labels
+        started, memory = time.perf_counter(), PeakMemory(self.device)
+        model = self.build(seed)
+        transform = None if arm == PLAIN else self._transform(arm, model, seed)
+        optimizer = self._optimizer(model)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, settings.epochs * self.steps)
+        order = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        epochs = []
+        for number in range(1, settings.epochs + 1):
+            losses, seconds, changed = self._train_epoch(model, transform, optimizer, schedule, order, arm, advance)
+            logits = self._logits(model)
+            advance(len(logits) / settings.batch_size)
+            loss = functional.cross_entropy(logits, labels).item()
+            accuracy = float(metrics.top1(logits, labels))
+            epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, changed, seconds))
+        done = self._counted(transform)
+        run = self.run_type(
+            arm=arm,
+            seed=seed,
+            test_accuracy=epochs[-1].test_accuracy,
+            calibration_error=float(metrics.calibration_error(logits, labels)),
+            attributed=done.attributed / done.examples if done.examples else 0.0,
+            peak_memory_bytes=memory.bytes(),
+            seconds=time.perf_counter() - started,
+            epochs=epochs,
+            **self._measure(model, logits),
+        )
+        return run, model
+
+    @abc.abstractmethod
+    def _transform(self, arm: str, model: nn.Module, seed: int) -> Any:
+        """What an arm does to a batch."""
+
+    @abc.abstractmethod
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer: ...
+
+    @abc.abstractmethod
+    def _batch(self, examples: Any, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs and labels on the device, augmented where a generator is given."""
+
+    @abc.abstractmethod
+    def _counts(self, transform: Any) -> Counts:
+        """What the transform did since it was made."""
+
+    @abc.abstractmethod
+    def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
+        """Fields of the run that need the trained model; logits are those of the test split."""
+
+    def _transformed(self, transform: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return transform(x, y), y
+
+    def _train_epoch(
+        self,
+        model: nn.Module,
+        transform: Any,
+        optimizer: torch.optim.Optimizer,
+        schedule: Any,
+        order: torch.Generator,
+        arm: str,
+        advance: Callable[[float], None],
+    ) -> tuple[list[float], list[float], float]:
+        """Losses and seconds of the steps, and the share that was taken away."""
+        model.train()
+        before = self._counted(transform)
+        losses, seconds = [], []
+        for indices in self._batches(torch.randperm(len(self.task.train.labels), generator=order)):
+            x, target = self._batch(self.task.train, indices, order)
+            started = self._clock()
+            if transform is not None:
+                x, target = self._transformed(transform, x, target)
+            loss = functional.cross_entropy(logits_of(model(x)), target)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(self._clock() - started)
+            schedule.step()
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise RunError(f"the training loss became {losses[-1]}; try a smaller --lr.")
+            advance(self.step_work[arm])
+        after = self._counted(transform)
+        return losses, seconds, (after.changed - before.changed) / max(after.units - before.units, 1)
+
+    def _batches(self, order: Tensor) -> list[Tensor]:
+        """A last batch of a single example is left out: BatchNorm cannot train on it."""
+        batches = list(order.split(self.settings.batch_size))
+        return batches[:-1] if len(batches[-1]) == 1 else batches
+
+    @torch.no_grad()
+    def _logits(self, model: nn.Module) -> Tensor:
+        """Those of the test split: float32 (N, classes)."""
+        model.eval()
+        test = self.task.test
+        batches = torch.arange(len(test.labels)).split(EVAL_BATCH)
+        return torch.cat([logits_of(model(self._batch(test, batch)[0])).float().cpu() for batch in batches])
+
+    def _relevance(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        parts = zip(x.split(EVAL_BATCH), y.split(EVAL_BATCH), strict=True)
+        return torch.cat([lrp.relevance(model, a, b, rule=self.measured_rule) for a, b in parts])
+
+    def _flipping(
+        self, model: nn.Module, x: Tensor, y: Tensor, relevance: Tensor, orders: tuple[Any, ...], **options: Any
+    ) -> dict[str, Any]:
+        """Mean probability of the class while features go, in each order."""
+        curves = {
+            order: metrics.flipping_curve(
+                model, x, y, relevance, order=order, batch_size=EVAL_BATCH, score="probability", output=logits_of,
+                **options,
+            )
+            for order in orders
+        }  # fmt: skip
+        return {
+            "flipping_auc": {order: float(curve.auc.mean()) for order, curve in curves.items()},
+            "flipping": {"fraction": curves[orders[0]].fractions.tolist()}
+            | {order: curve.scores.mean(0).tolist() for order, curve in curves.items()},
+        }
+
+    @torch.no_grad()
+    def _explained(self, model: nn.Module, indices: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        """Some test examples, their relevance, and what they are and are taken for."""
+        names = self.task.label_names
+        x, y = self._batch(self.task.test, indices)
+        taken = logits_of(model.eval()(x)).argmax(1)
+        titles = [
+            names[label] if label == other else f"{names[label]}, taken for {names[other]}"
+            for label, other in zip(y.tolist(), taken.tolist(), strict=True)
+        ]
+        return x.cpu(), self._relevance(model, x, y).cpu(), titles
+
+    def _counted(self, transform: Any) -> Counts:
+        return Counts(0, 0, 0, 0) if transform is None else self._counts(transform)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def spaced(examples: Any, count: int) -> Tensor:
+    """Evenly spaced indices: sets often come sorted by class."""
+    size = len(examples.labels)
+    count = min(count, size)
+    return torch.arange(count) * size // max(count, 1)
+
+
+def logits_of(output: Any) -> Tensor:
+    """What a model returns, or the logits in it."""
+    return getattr(output, "logits", output)

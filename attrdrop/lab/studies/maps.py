@@ -1,0 +1,58 @@
+"""Attention maps of one example, with what vanilla dropout and AD-DROP would drop of them (Fig. 1)."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrdrop.addrop.targets import attribution_target
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.text.methods import ADDropMethod, make_method
+from attrdrop.lab.text.settings import ADDROP
+from attrdrop.lab.text.training import Trainer
+from attrdrop.ops import unpack_mask
+
+LENGTH = range(8, 21)  # tokens that a figure can show
+
+
+def draw(trainer: Trainer, seed: int) -> dict[str, Any]:
+    """Fine-tunes with AD-DROP and explains one development example: the tokens, the attribution of the first layer's
+    first head (n, n), which positions are candidates, and which are dropped by chance and by AD-DROP."""
+    _, model = trainer.trained(ADDROP, seed)
+    settings = dataclasses.replace(trainer.settings, attribution="GA", pass1="eval", cross_tuning=False)
+    rows = [row for row in trainer.dev_rows if len(row["input_ids"]) in LENGTH] or trainer.dev_rows
+    batch = trainer.kind.collate(seed)(rows[:1]).to(trainer.device)
+    model.train()  # AD-DROP does nothing outside of training; its first pass runs without dropout here
+    kept = {}
+    for name, q in (("candidates", 1.0), ("dropped", settings.q)):
+        method = make_method(ADDROP, model, dataclasses.replace(settings, q=q), seed)
+        assert isinstance(method, ADDropMethod)
+        masks = method.addrop.attribute(**batch)
+        assert masks is not None
+        keep = masks.sites[0].keep
+        assert keep is not None
+        kept[name] = unpack_mask(keep.rows, n=batch["input_ids"].shape[1])[0, 0]
+    attribution = _attribution(model, batch)
+    chance = torch.rand(attribution.shape, generator=torch.Generator().manual_seed(seed)) < settings.p * settings.q
+    return {
+        "tokens": trainer.kind.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()),
+        "attribution": attribution.tolist(),
+        "candidates": (~kept["candidates"]).tolist(),
+        "dropped": (~kept["dropped"]).tolist(),
+        "dropped_by_chance": chance.tolist(),
+    }
+
+
+def _attribution(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """dF/dA of the first layer's first head, (n, n), by eager attention without dropout."""
+    model.set_attn_implementation("eager")
+    model.eval()
+    outputs = model(**batch, output_attentions=True)
+    weights = outputs.get("attentions", outputs.get("encoder_attentions"))
+    if not weights or weights[0] is None:
+        raise InputError(
+            f"--studies: maps needs a model that returns its attention, and {type(model).__name__} does not."
+        )
+    target = attribution_target(outputs, batch, "pseudo", model)
+    return torch.autograd.grad(target, weights[0])[0][0, 0].cpu()

@@ -1,0 +1,170 @@
+"""Which runs each study of the AD-DROP paper needs. Runs that studies share are done once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.settings import PLAIN, check_choice
+from attrdrop.lab.text.settings import ADDROP, ARMS
+
+Trial = dict[str, Any]
+TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to sweep. Every study takes the tasks, seeds, p, q and layers; the other fields belong to one study each.
+
+    Attributes:
+        tasks: names of data sets, as attrdrop.lab.text.tasks knows them, with the task type after a colon where it is
+            not the set's own.
+        grid_seeds: seeds of each point of the p x q grid.
+        shares: of the training examples (Fig. 5). shots: training examples of each class (Table 5).
+    """
+
+    studies: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: int = 5
+    first_seed: int = 0
+    p: float = 0.3
+    q: float = 0.3
+    layers: str = "all"
+    rate: float = 0.1
+    consistency: float = 1.0
+    p_values: tuple[float, ...] = TENTHS
+    q_values: tuple[float, ...] = TENTHS
+    grid_seeds: int = 1
+    shares: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    shots: tuple[int, ...] = (16, 64, 256)
+
+    def __post_init__(self) -> None:
+        for study in self.studies:
+            check_choice("studies", study, STUDIES)
+        if not self.tasks:
+            raise InputError("--tasks: name at least one task.")
+        for option in ("p_values", "q_values", "shares"):
+            for value in getattr(self, option):
+                if not 0 < value <= 1:
+                    raise InputError(
+                        f"--{option.replace('_', '-')}: {value} is no share; take numbers above 0, at most 1."
+                    )
+        for count in self.shots:
+            if count < 1:
+                raise InputError(f"--shots: {count} is no number of examples; take numbers from 1 on.")
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Plan":
+        """A plan that was kept as JSON."""
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**tuples)
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.first_seed, self.first_seed + self.seeds))
+
+    def trials(self, study: str | None = None) -> list[Trial]:
+        """The runs of a study, or of all; each once."""
+        names = self.studies if study is None else (study,)
+        found = [trial for name in names for trial in STUDIES[name](self)]
+        return [trial for place, trial in enumerate(found) if trial not in found[:place]]
+
+
+def addrop(plan: Plan, **changes: Any) -> Trial:
+    """The AD-DROP arm with its defaults, as far as studies change them."""
+    usual = {"attribution": "GA", "layers": plan.layers, "target": "pseudo", "region": "high", "cross_tuning": True}
+    return {"arm": ADDROP, "p": plan.p, "q": plan.q, **usual, **changes}
+
+
+def ablation_variants(plan: Plan) -> dict[str, Trial]:
+    """The rows of Table 2, by name."""
+    return {
+        "plain": {"arm": PLAIN},
+        "AD-DROP (GA)": addrop(plan),
+        "r/w IGA": addrop(plan, attribution="IGA"),
+        "r/w AA": addrop(plan, attribution="AA"),
+        "r/w RD": addrop(plan, attribution="RD"),
+        "r/w gold labels": addrop(plan, target="gold"),
+        "w/o cross-tuning": addrop(plan, cross_tuning=False),
+    }
+
+
+def region_variants(plan: Plan) -> dict[str, Trial]:
+    """The curves of Fig. 2: what is dropped in the first layer, at every epoch, by the gold label's attribution."""
+    prior = {"layers": "first", "target": "gold", "cross_tuning": False}
+    return {
+        "high": addrop(plan, **prior),
+        "low": addrop(plan, region="low", **prior),
+        "random": addrop(plan, attribution="RD", **prior),
+        "none": {"arm": PLAIN},
+    }
+
+
+def _repeated(plan: Plan, variants: Sequence[Trial], **common: Any) -> Iterator[Trial]:
+    for task, seed, variant in product(plan.tasks, plan.seed_list, variants):
+        yield {"task": task, "seed": seed, **variant, **common}
+
+
+def _seeds(plan: Plan) -> Iterator[Trial]:
+    yield from _repeated(plan, [{"arm": PLAIN}, addrop(plan)])
+
+
+def _grid(plan: Plan) -> Iterator[Trial]:
+    points = [
+        addrop(plan, p=p, q=q, cross_tuning=cross)
+        for p, q, cross in product(plan.p_values, plan.q_values, (True, False))
+    ]
+    for task, seed in product(plan.tasks, plan.seed_list):
+        yield {"task": task, "seed": seed, "arm": PLAIN}
+    for task, seed, point in product(plan.tasks, plan.seed_list[: plan.grid_seeds], points):
+        yield {"task": task, "seed": seed, **point}
+
+
+def _ablation(plan: Plan) -> Iterator[Trial]:
+    yield from _repeated(plan, list(ablation_variants(plan).values()))
+
+
+def _size(plan: Plan) -> Iterator[Trial]:
+    for share in plan.shares:
+        part = {"share": share} if share < 1 else {}  # all examples are what other studies train on
+        yield from _repeated(plan, [{"arm": PLAIN}, addrop(plan)], **part)
+
+
+def _shots(plan: Plan) -> Iterator[Trial]:
+    for shots in plan.shots:
+        yield from _repeated(plan, [{"arm": PLAIN}, addrop(plan)], shots=shots)
+
+
+def _regions(plan: Plan) -> Iterator[Trial]:
+    yield from _repeated(plan, list(region_variants(plan).values()))
+
+
+def _rivals(plan: Plan) -> Iterator[Trial]:
+    rates = {"rate": plan.rate, "consistency": plan.consistency}
+    rivals = [{"arm": arm, **rates} for arm in ARMS if arm not in (PLAIN, ADDROP)]
+    yield from _repeated(plan, [{"arm": PLAIN}, addrop(plan), *rivals])
+
+
+def _once(kind: str) -> Callable[[Plan], Iterator[Trial]]:
+    def trials(plan: Plan) -> Iterator[Trial]:
+        for task in plan.tasks:
+            yield {"task": task, "seed": plan.first_seed, "arm": kind, "p": plan.p, "q": plan.q, "layers": plan.layers}
+
+    return trials
+
+
+STUDIES: dict[str, Callable[[Plan], Iterator[Trial]]] = {
+    "seeds": _seeds,
+    "ablation": _ablation,
+    "grid": _grid,
+    "size": _size,
+    "shots": _shots,
+    "regions": _regions,
+    "rivals": _rivals,
+    COSTS: _once(COSTS),
+    MAPS: _once(MAPS),
+}

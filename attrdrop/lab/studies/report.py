@@ -1,0 +1,184 @@
+"""Tables and figures of a sweep, drawn from its files, whatever is there of it."""
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from attrdrop.lab.figures import sweeps as sweep_plots
+from attrdrop.lab.runs.results import replace_file
+from attrdrop.lab.runs.settings import PLAIN
+from attrdrop.lab.runs.store import Record, TrialStore, key_of
+from attrdrop.lab.studies import tables
+from attrdrop.lab.studies.frames import curves_frame, runs_frame
+from attrdrop.lab.studies.plan import COSTS, MAPS, Plan
+from attrdrop.lab.text.settings import ADDROP
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+RUNS, CURVES, REPORT = "runs.csv", "curves.csv", "report.md"
+
+
+class SweepReport:
+    """The finished trials of each study."""
+
+    kind: ClassVar = "sweep"
+
+    def __init__(self, store: TrialStore) -> None:
+        self.store, self.header = store, store.header
+        self.plans = [Plan.from_json(plan) for plan in self.header["plans"]]
+        self.records = store.results()
+
+    @classmethod
+    def load(cls, folder: Path) -> "SweepReport":
+        """The sweep in a folder, finished or not."""
+        return cls(TrialStore.load(folder))
+
+    def of(self, study: str) -> list[Record]:
+        """The finished trials of a study, over all plans that asked for it."""
+        trials = [trial for plan in self.plans if study in plan.studies for trial in plan.trials(study)]
+        wanted = {key_of(trial) for trial in trials}
+        return [record for record in self.records if key_of(record["trial"]) in wanted]
+
+    @functools.cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Tables of formatted cells by title."""
+        made = {
+            "Repeated seeds (Table 3)": ("seeds", tables.repeated_seeds),
+            "Other data sets (Table 6)": ("seeds", tables.other_sets),
+            "Ablation (Table 2)": ("ablation", tables.ablation),
+            "Few shots (Table 5)": ("shots", tables.few_shot),
+            "Rivals": ("rivals", tables.baselines),
+        }
+        tried = {title: self._made(study, make) for title, (study, make) in made.items()}
+        found = {title: table for title, table in tried.items() if table is not None and len(table.columns)}
+        if timed := self.of(COSTS):
+            found["Costs (Table 7)"] = tables.costs(cost_frame(timed), runs_frame(self.of("ablation")))
+        runs = runs_frame(self.of("grid") + self._searched())
+        if len(runs) and len(runs.loc[runs["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
+            found["Best p and q by the development split"] = tables.best_setting(runs)
+        return found
+
+    def figures(self) -> dict[str, bytes]:
+        """PNGs by file name."""
+        title = f"{Path(self.header['settings']['model']).name}"
+        drawn: dict[str, tuple[Callable[..., None], Any]] = {}
+        for task, rows in _by_task(runs_frame(self.of("grid"))).items():
+            if set(rows["method"]) >= {PLAIN, ADDROP}:
+                drawn[f"pq_heatmap_{task}.png"] = (sweep_plots.pq_heatmap, rows)
+                drawn[f"cross_tuning_{task}.png"] = (sweep_plots.cross_tuning_distribution, rows)
+        if len(sizes := runs_frame(self.of("size"))) and sizes["share"].notna().any():
+            drawn["size.png"] = (sweep_plots.size_curve, sizes)
+        for task, rows in _by_task(region_curves(self.of("regions"))).items():
+            if rows["drop"].nunique() > 1:
+                drawn[f"regions_{task}.png"] = (sweep_plots.region_curves, rows)
+        for record in self.of(MAPS):
+            maps = (sweep_plots.attention_maps, attention_maps(record["result"]))
+            drawn[f"attention_{_file_name(record['trial']['task'])}.png"] = maps
+        return {name: _drawn(draw, data, title) for name, (draw, data) in drawn.items()}
+
+    def save(self) -> list[str]:
+        """Write everything into the folder of the sweep; the names of the files."""
+        runs, curves = runs_frame(self.records), curves_frame(self.records)
+        files = {RUNS: runs.to_csv(index=False).encode(), CURVES: curves.to_csv(index=False).encode()}
+        figures = self.figures()
+        files |= figures | {REPORT: self._markdown(list(figures)).encode()}
+        for name, content in files.items():
+            replace_file(self.store.folder / name, content)
+        return list(files)
+
+    def table(self) -> "Group":
+        """The tables for a terminal."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        shown: list[Any] = []
+        for title, frame in self.tables.items():
+            table = Table(title=title)
+            table.add_column("")
+            for name in frame.columns:
+                table.add_column(str(name), justify="right")
+            for row in frame.itertuples():
+                table.add_row(*map(str, row))
+            shown.append(table)
+        return Group(*shown, Text(self._caption(), "dim"))
+
+    @functools.cached_property
+    def _planned(self) -> set[str]:
+        return {key_of(trial) for plan in self.plans for trial in plan.trials()}
+
+    def _searched(self) -> list[Record]:
+        """The finished trials that no plan asked for: a search proposed them."""
+        return [record for record in self.records if key_of(record["trial"]) not in self._planned]
+
+    def _made(self, study: str, make: Callable[[pd.DataFrame], pd.DataFrame | None]) -> pd.DataFrame | None:
+        frame = runs_frame(self.of(study))
+        return make(frame) if len(frame) else None
+
+    def _caption(self) -> str:
+        failed = len(self.store.failures())
+        done = len(self.records) - len(self._searched())
+        return (
+            f"{done} of {len(self._planned)} planned runs are done"
+            + (f", {failed} failed" if failed else "")
+            + ". Mean ± standard deviation over seeds; the development split chose the best epoch of each run."
+        )
+
+    def _markdown(self, figures: list[str]) -> str:
+        parts = [f"# Sweep of {Path(self.header['settings']['model']).name}", self._caption()]
+        parts += [f"## {title}\n\n{tables.markdown(frame)}" for title, frame in self.tables.items()]
+        parts += [f"## {name.removesuffix('.png')}\n\n![{name}]({name})" for name in figures]
+        return "\n\n".join(parts) + "\n"
+
+
+def region_curves(records: list[Record]) -> pd.DataFrame:
+    """Curves with the column `drop`: high, low, random or none (Fig. 2)."""
+    curves = curves_frame(records)
+    if curves.empty:
+        return curves
+    drop = curves["region"].where(curves["attribution"] != "RD", "random").where(curves["method"] == ADDROP, "none")
+    return curves.assign(drop=drop)
+
+
+def cost_frame(records: list[Record]) -> pd.DataFrame:
+    """One row per task, attribution and scope: the time of a step over a plain one, median and quartiles."""
+    return pd.DataFrame(
+        [
+            {"task": record["trial"]["task"], **row}
+            for record in records
+            for row in record["result"]["rows"]
+            if row["attribution"]  # the plain step itself has none
+        ]
+    )
+
+
+def attention_maps(result: dict[str, Any]) -> list[sweep_plots.AttentionMap]:
+    """What chance and what AD-DROP dropped in one map (Fig. 1)."""
+    import numpy as np
+
+    arrays = {name: np.asarray(value) for name, value in result.items() if name != "tokens"}
+    common = (result["tokens"], arrays["attribution"])
+    return [
+        sweep_plots.AttentionMap("vanilla dropout", *common, None, arrays["dropped_by_chance"]),
+        sweep_plots.AttentionMap("AD-DROP", *common, arrays["candidates"], arrays["dropped"]),
+    ]
+
+
+def _drawn(draw: Callable[..., None], data: Any, title: str) -> bytes:
+    figure = io.BytesIO()
+    draw(data, figure, title=title)
+    return figure.getvalue()
+
+
+def _by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by the name of the task as it stands in names of files."""
+    return {} if frame.empty else {_file_name(str(task)): rows for task, rows in frame.groupby("task", sort=False)}
+
+
+def _file_name(task: str) -> str:
+    return task.replace(":", "_").replace("/", "_")

@@ -1,0 +1,123 @@
+"""A sweep: a plan's trials on disk, done several at once, then its tables and figures."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from attrdrop.lab.device import resolve_device
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.pool import Pool, open_pool
+from attrdrop.lab.runs.results import described
+from attrdrop.lab.runs.store import SWEEP, TrialStore
+from attrdrop.lab.studies.plan import COSTS, MAPS, Plan, Trial, addrop
+from attrdrop.lab.studies.report import SweepReport
+from attrdrop.lab.studies.workbench import VARIED, Prepare
+from attrdrop.lab.text.models import quiet
+from attrdrop.lab.text.settings import ADDROP
+from attrdrop.lab.text.training import Trainer
+
+SPACE = {"p": (0.1, 0.9, 0.1), "q": (0.1, 0.9, 0.1)}  # of a search, as in the paper
+Notice = Callable[..., None]
+
+
+class Sweep:
+    """Validates everything at construction and writes nothing until `pool` is entered."""
+
+    def __init__(self, plan: Plan, prepare: Prepare, output: Path, overwrite: bool = False) -> None:
+        self.plan, self.prepare, self.output = plan, prepare, output
+        quiet()
+        trainers = {name: Trainer(prepare.settings, prepare.load(name)) for name in plan.tasks}
+        known = [one for name in plan.tasks for one in trainers[name].task.other]
+        if missing := [one for one in prepare.other if one not in known]:
+            raise InputError(f"--other: none of the tasks knows {missing[0]!r}, and it is no file.")
+        self.better = {name: trainer.metric.better for name, trainer in trainers.items()}
+        self.store = TrialStore(output, self._header(trainers, overwrite), overwrite)
+        pending = self.pending
+        for name, trainer in trainers.items():
+            left = {trial["arm"] for trial in pending if trial["task"] == name}
+            if arms := {ADDROP if arm in (COSTS, MAPS) else arm for arm in left}:
+                trainer.changed(dataclasses.replace(prepare.settings, arms=tuple(sorted(arms)))).check()
+
+    @property
+    def pending(self) -> list[Trial]:
+        """What is left to do."""
+        return self.store.pending(self.plan.trials())
+
+    def pool(self, jobs: int, threads: int | None) -> AbstractContextManager[Pool]:
+        """What does the trials."""
+        return open_pool(self.prepare, self.store, jobs, threads)
+
+    def search(self, pool: Pool, points: int, storage: str | None, **notices: Notice) -> int:
+        """Let optuna choose p and q for each task by the mean development score; returns how many trials failed."""
+        from attrdrop.lab.studies.search import Params, search
+
+        failures = 0
+        for task in self.plan.tasks:
+
+            def evaluate(asked: list[Params], task: str = task) -> list[float | None]:
+                nonlocal failures
+                groups = [self._at(task, point) for point in asked]
+                failures += pool.run([trial for group in groups for trial in group], **notices)
+                return [self._mean_score(group) for group in groups]
+
+            search(
+                SPACE,
+                evaluate,
+                self.output,
+                points,
+                self.plan.first_seed,
+                direction="maximize" if self.better[task] > 0 else "minimize",
+                subject={"task": task, "seeds": self.plan.seed_list, "layers": self.plan.layers},
+                storage=storage,
+            )
+        return failures
+
+    def report(self) -> SweepReport:
+        """What there is so far."""
+        return SweepReport.load(self.output)
+
+    def _at(self, task: str, point: dict[str, float]) -> list[Trial]:
+        return [{"task": task, "seed": seed, **addrop(self.plan, **point)} for seed in self.plan.seed_list]
+
+    def _mean_score(self, trials: list[Trial]) -> float | None:
+        scores = [record["result"]["dev_score"] for record in self.store.results(trials)]
+        return sum(scores) / len(scores) if len(scores) == len(trials) else None
+
+    def _header(self, trainers: dict[str, Trainer], overwrite: bool) -> dict[str, Any]:
+        """What is true of every trial, the facts of the tasks, and all plans that the folder has seen."""
+        prepare = self.prepare
+        plans, facts = [dataclasses.asdict(self.plan)], {}
+        if not overwrite and (self.output / SWEEP).is_file():
+            earlier = TrialStore.load(self.output).header
+            plans = [plan for plan in earlier["plans"] if plan != _plain(plans[0])] + plans
+            facts = earlier["tasks"]
+        device = resolve_device(prepare.settings.device)
+        shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED}
+        header = described(device) | {
+            "kind": "sweep",
+            "settings": {name: value for name, value in shared.items() if name not in own},
+            "task": {
+                "files": prepare.files and {name: _fingerprint(value) for name, value in prepare.files.items()},
+                "other": list(prepare.other),
+                "sizes": [prepare.train_size, prepare.dev_size, prepare.test_size],
+            },
+            "tasks": facts | {name: trainer.facts() for name, trainer in trainers.items()},
+            "plans": plans,
+        }
+        header["environment"]["transformers"] = transformers.__version__
+        return header
+
+
+def _fingerprint(value: Any) -> Any:
+    """A file by its content, so that other data under its name are not taken for it."""
+    return f"{value.name} {zlib.crc32(value.read_bytes()):08x}" if isinstance(value, Path) else value
+
+
+def _plain(plan: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}

@@ -1,0 +1,199 @@
+"""Tables of a sweep, from its frame of one row per trial: data frames of text, mean ± standard deviation over seeds.
+
+Every score is of the test split where there is one, else of the dev split (`score_column`), and AD-DROP's is at the p,
+q and layers that the dev split chose (`best_setting`). Columns are one per task and size of its training split; "-"
+stands where nothing was run. All raise ValueError where a column is missing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from attrdrop.lab.figures.frames import (
+    ADDROP,
+    OTHER,
+    PLAIN,
+    SETTING,
+    TRIALS,
+    WORDS,
+    at_best_setting,
+    check_columns,
+    data_parts,
+    difference_label,
+    digits,
+    labelled,
+    metric_label,
+    ordered,
+    score_column,
+    score_label,
+    shown,
+)
+from attrdrop.lab.runs.results import cell, paired, spread
+from attrdrop.lab.text.kinds.sequence import Regression
+
+__all__ = [
+    "ablation", "baselines", "best_setting", "costs", "few_shot", "markdown", "other_sets", "repeated_seeds",
+    "score_column",
+]  # fmt: skip
+
+ABLATIONS = {
+    "plain": PLAIN,
+    "ad-drop (GA)": ADDROP,
+    "r/w IGA": f"{ADDROP}, IGA",
+    "r/w AA": f"{ADDROP}, AA",
+    "r/w RD": f"{ADDROP}, RD",
+    "r/w gold labels": f"{ADDROP}, gold labels",
+    "w/o cross-tuning": f"{ADDROP}, without cross-tuning",
+}
+COSTS = {name: ADDROP if name == "GA" else f"{ADDROP}, {name}" for name in ("RD", "AA", "GA", "IGA")}
+Show = Callable[[float], str]
+# Its pseudo labels are the gold ones.
+REGRESSION = {metric.name for metric in Regression.metrics.values()}
+
+
+def repeated_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Methods by tasks; beside each score its difference to plain, paired by seed, with Student's 95 % interval."""
+    chosen, columns = _chosen(frame), {}
+    for name, rows in data_parts(chosen):
+        columns[f"{name}: {score_label(rows)}"] = _scores(rows)
+        columns[f"{name}: {difference_label(rows)}, 95 % interval"] = _differences(rows, _with_interval)
+    return _table(columns, _labels(chosen))
+
+
+def baselines(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same as `repeated_seeds`, the best method first: by its mean rank over the tasks."""
+    ranks = [
+        (rows["better"].iloc[0] * _by_seed(rows, "score").mean()).rank(ascending=False)
+        for _, rows in data_parts(_chosen(frame))
+    ]
+    table = repeated_seeds(frame)
+    order = pd.DataFrame(ranks).mean().reindex(table.index).sort_values(kind="stable").index
+    return table.loc[order]
+
+
+def ablation(frame: pd.DataFrame) -> pd.DataFrame:
+    """What AD-DROP scores with other attributions (r/w: replaced with), with gold labels and without cross-tuning."""
+    columns = {}
+    for name, rows in data_parts(_chosen(frame)):
+        if rows["metric"].iloc[0] in REGRESSION:
+            rows = rows[rows["label"] != ABLATIONS["r/w gold labels"]]
+        columns[f"{name}: {score_label(rows)}"] = _scores(rows)
+    return _table(columns, ABLATIONS)
+
+
+def few_shot(frame: pd.DataFrame) -> pd.DataFrame:
+    """Methods by tasks and shots, of the trials that had a number of shots."""
+    chosen = _chosen(frame)
+    chosen = chosen[chosen["shots"].notna()]
+    return _table({f"{name}: {score_label(rows)}": _scores(rows) for name, rows in data_parts(chosen)}, _labels(chosen))
+
+
+def other_sets(frame: pd.DataFrame) -> pd.DataFrame:
+    """Methods by out-of-distribution sets, each task's own score first; tasks without such sets are left out."""
+    chosen, columns = _chosen(frame), {}
+    for name, rows in data_parts(chosen):
+        sets = [column for column in rows.columns if column.startswith(OTHER) and rows[column].notna().any()]
+        if sets:
+            columns[f"{name}: {score_label(rows)}"] = _scores(rows)
+        for column in sets:
+            head = f"{name} on {column.removeprefix(OTHER)}: {metric_label(rows)}"
+            columns[head] = _scores(rows.assign(score=shown(rows, column)))
+    return _table(columns, _labels(chosen))
+
+
+def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Attributions by tasks and layers: the time of a training step over a plain one, and what the trials gained.
+
+    timed has the columns task, attribution, layers, low, ratio and high, the quartiles of a ratio. frame has the
+    trials, for the difference of their score to plain, where they dropped in these layers.
+    """
+    check_columns(timed, "task", "attribution", "layers", "low", "ratio", "high", argument="timed")
+    columns = {}
+    for (task, layers), times in timed.groupby(["task", "layers"], sort=False):
+        head = f"{task}, {WORDS['layers'](layers)}"
+        for name, gains in _gains(frame, str(task), str(layers)).items():
+            columns[f"{head}: {name}"] = gains
+        columns[f"{head}: step time / plain"] = {
+            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})" for row in times.itertuples()
+        }
+    return _table(columns, COSTS)
+
+
+def _gains(frame: pd.DataFrame, task: str, layers: str) -> dict[str, dict[str, str]]:
+    """By the name of the difference; empty where no such trials are."""
+    if frame.empty:
+        return {}
+    rows = frame[(frame["task"] == task) & ((frame["method"] == PLAIN) | (frame["layers"] == layers))]
+    if not (rows["method"] == ADDROP).any():
+        return {}
+    return {difference_label(part): _differences(part, cell) for _, part in data_parts(_chosen(rows))}
+
+
+def best_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the dev split chose for each variant of AD-DROP, by the mean over seeds, and how that choice scored.
+
+    The test score is that of this choice, not the best one on the test split. Only settings that were tried with the
+    most seeds compete.
+    """
+    found = {}
+    for name, rows in data_parts(_chosen(frame)):
+        for label, tried in rows[rows["method"] == ADDROP].groupby("label", sort=False):
+            splits = {
+                split: _scores(tried.assign(score=shown(tried, f"{split}_score")))[str(label)]
+                for split in ("dev", "test")
+            }
+            p, q, layers = tried[SETTING].iloc[0]
+            found[f"{name}: {label}"] = {"p": f"{p:g}", "q": f"{q:g}", "layers": layers, "metric": metric_label(rows)}
+            found[f"{name}: {label}"] |= splits
+    columns = ["p", "q", "layers", "metric", "dev", "test"]
+    return pd.DataFrame(list(found.values()), index=list(found), columns=columns, dtype=object)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A pipe table."""
+    rows = [["", *frame.columns], ["---", *["---:"] * frame.shape[1]], *frame.itertuples(name=None)]
+    lines = [" | ".join(str(text).replace("|", r"\|") for text in row) for row in rows]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def _chosen(frame: pd.DataFrame) -> pd.DataFrame:
+    check_columns(frame, *TRIALS)
+    return labelled(at_best_setting(frame))
+
+
+def _labels(chosen: pd.DataFrame) -> dict[str, str]:
+    return {label: label for label in ordered(chosen["label"])}
+
+
+def _by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Seeds by labels; a trial that was run twice counts once."""
+    return rows.groupby(["seed", "label"])[column].mean().unstack()
+
+
+def _cells(by_seed: pd.DataFrame, show: Show) -> dict[str, str]:
+    return {label: cell(spread(by_seed[label].dropna()), show) for label in by_seed}
+
+
+def _scores(rows: pd.DataFrame) -> dict[str, str]:
+    return _cells(_by_seed(rows, "score"), f"{{:.{digits(rows)}f}}".format)
+
+
+def _differences(rows: pd.DataFrame, text: Callable[[dict[str, Any], Show], str]) -> dict[str, str]:
+    """By label, paired by seed to plain; none where plain was not run."""
+    scores, show = _by_seed(rows, "score"), f"{{:+.{digits(rows)}f}}".format
+    others = [label for label in scores if label != PLAIN and PLAIN in scores]
+    return {label: text(paired((scores[label] - scores[PLAIN]).dropna()), show) for label in others}
+
+
+def _with_interval(measure: dict[str, Any], show: Show) -> str:
+    if measure["interval_95"] is None:
+        return cell(measure, show)
+    low, high = map(show, measure["interval_95"])
+    return f"{show(measure['mean'])} ({low} to {high})"
+
+
+def _table(columns: dict[str, dict[str, str]], rows: dict[str, str]) -> pd.DataFrame:
+    """columns: cells by label. rows: their names, and the labels they show."""
+    cells = {name: [found.get(label, "-") for label in rows.values()] for name, found in columns.items()}
+    return pd.DataFrame(cells, index=list(rows), dtype=object)

@@ -1,0 +1,86 @@
+"""Does trials: keeps the data sets that a process has read, and trains, times or draws on them."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attrdrop.lab.errors import RunError
+from attrdrop.lab.studies import costs, maps
+from attrdrop.lab.studies.plan import COSTS, MAPS, Trial
+from attrdrop.lab.text import tasks
+from attrdrop.lab.text.models import quiet
+from attrdrop.lab.text.settings import Settings
+from attrdrop.lab.text.training import Trainer
+
+# Settings that a trial brings along.
+VARIED = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning", "rate", "consistency")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Makes a workbench, also in another process: what all trials share."""
+
+    settings: Settings
+    files: dict[str, Any] | None = None  # arguments of tasks.from_files, in the place of named tasks
+    other: tuple[str, ...] = ()
+    train_size: int | None = None
+    dev_size: int | None = None
+    test_size: int | None = None
+
+    def __call__(self) -> "Workbench":
+        return Workbench(self)
+
+    def load(self, name: str) -> tasks.Task:
+        """The task of a trial: a name, with the task type after a colon where it is not the task's own."""
+        if self.files is not None:
+            task = tasks.from_files(**self.files, other=self.other)
+        else:
+            name, _, kind = name.partition(":")
+            task = tasks.load_task(name, kind or None, tasks.fitting(name, self.other))
+        return task.limited(self.train_size, self.dev_size, self.test_size)
+
+
+class Workbench:
+    """Called with a trial, gives its result."""
+
+    def __init__(self, prepare: Prepare) -> None:
+        quiet()
+        self.prepare = prepare
+        self._trainers: dict[str, Trainer] = {}
+
+    def __call__(self, trial: Trial) -> dict[str, Any]:
+        try:
+            return self._do(self.trainer(trial), trial)
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"{error}; try a smaller --batch-size or fewer --jobs.") from error
+
+    def _do(self, trainer: Trainer, trial: Trial) -> dict[str, Any]:
+        arm = trial["arm"]
+        if arm == COSTS:
+            return costs.measure(trainer)
+        if arm == MAPS:
+            return maps.draw(trainer, trial["seed"])
+        run = trainer.run(arm, trial["seed"])
+        return dataclasses.asdict(run) | {
+            "train_size": len(trainer.train_rows),
+            "metric": dataclasses.asdict(trainer.metric),
+        }
+
+    def trainer(self, trial: Trial) -> Trainer:
+        """One with the settings of the trial and its part of the training examples."""
+        whole = self._whole(trial["task"])
+        varied = {name: value for name, value in trial.items() if name in VARIED}
+        settings = dataclasses.replace(self.prepare.settings, **varied)
+        train = None
+        if "share" in trial:
+            train = whole.task.share(trial["share"], trial["seed"]).train
+        elif "shots" in trial:
+            train = whole.task.shots(trial["shots"], trial["seed"]).train
+        return whole.changed(settings, train)
+
+    def _whole(self, name: str) -> Trainer:
+        if name not in self._trainers:
+            self._trainers[name] = Trainer(self.prepare.settings, self.prepare.load(name))
+        return self._trainers[name]

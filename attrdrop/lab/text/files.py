@@ -1,0 +1,233 @@
+"""Tasks from the user's files: which columns count, and what they must hold for each kind of task."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.text.examples import (
+    CAUSAL_LM,
+    CLASSIFICATION,
+    KINDS,
+    MASKED_LM,
+    REGRESSION,
+    SEQ2SEQ,
+    TOKEN_CLASSIFICATION,
+    Examples,
+    Task,
+    listed,
+    missing_classes,
+    split,
+)
+from attrdrop.lab.text.readers import SENTENCES, TABLES, TEXTS, Format, Table, read_table
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The formats of a kind of task, and the usual names of its columns; without names there is no such column."""
+
+    formats: Mapping[str, Format]
+    texts: Sequence[str]
+    labels: Sequence[str] = ()
+    pairs: Sequence[tuple[str, str]] = ()
+
+
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+)
+_LABELLED = Layout(TABLES, ("text", "sentence"), ("label",), _PAIRS)
+_PLAIN = Layout(TEXTS, ("text", "sentence"))
+LAYOUTS = {
+    CLASSIFICATION: _LABELLED,
+    REGRESSION: _LABELLED,
+    TOKEN_CLASSIFICATION: Layout(SENTENCES, ("tokens",), ("tags", "ner_tags")),
+    SEQ2SEQ: Layout(TABLES, ("source", "text"), ("target", "label")),
+    MASKED_LM: _PLAIN,
+    CAUSAL_LM: _PLAIN,
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold the text, its second half where the task is about pairs, and the label ("" without one)."""
+
+    text: str
+    pair: str | None
+    label: str
+
+
+def from_files(
+    train: Path,
+    dev: Path | None = None,
+    test: Path | None = None,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    kind: str = CLASSIFICATION,
+    other: Sequence[str] = (),
+) -> Task:
+    """A task from files; without a development file a tenth of the training file serves.
+
+    In seq2seq the text column holds the source and the label column the target. `other` are files of
+    out-of-distribution examples. Raises InputError for what cannot be read or does not fit the kind.
+    """
+    if kind not in KINDS:
+        raise InputError(f"--task-type: {kind!r} is none of {', '.join(KINDS)}.")
+    formats = LAYOUTS[kind].formats
+    tables = {"--train": read_table(train, "--train", formats)}
+    tables |= {option: read_table(path, option, formats) for option, path in (("--dev", dev), ("--test", test)) if path}
+    columns = _columns(tables["--train"], kind, text_column, text_pair_column, label_column)
+    label_names = _label_names(tables["--train"], columns, kind)
+    splits = {option: _examples(table, columns, kind, label_names, option) for option, table in tables.items()}
+    if "--dev" not in splits:
+        splits["--train"], splits["--dev"] = split(splits["--train"], 0.1, kind)
+        if missing := missing_classes(splits["--train"], kind, label_names):
+            raise InputError(
+                f"--train: with a tenth of {train.name} set aside for development, no example of {listed(missing)} is "
+                "left to train on; give more rows, or a development file with --dev."
+            )
+    others = {
+        name: _examples(read_table(Path(name), "--other", formats), columns, kind, label_names, "--other")
+        for name in other
+    }
+    return Task(train.name, kind, label_names, splits["--train"], splits["--dev"], splits.get("--test"), other=others)
+
+
+def labelled_like(task: Task, path: Path) -> Examples:
+    """The examples of a file with the usual columns of the task's kind, and labels that the task knows."""
+    table = read_table(path, "--other", LAYOUTS[task.kind].formats)
+    columns = _columns(table, task.kind, None, None, None, ("--other", "--other"))
+    if (columns.pair is None) != (task.train.pairs is None):
+        held = "single texts" if columns.pair is None else "pairs of texts"
+        raise InputError(f"--other: {path} holds {held}, unlike the task {task.name}.")
+    return _examples(table, columns, task.kind, task.label_names, "--other")
+
+
+def _columns(
+    table: Table,
+    kind: str,
+    text: str | None,
+    pair: str | None,
+    label: str | None,
+    options: tuple[str, str] = ("--text-column", "--label-column"),
+) -> Columns:
+    """The user's choice of columns, completed from the usual names; messages about text and label name `options`."""
+    layout = LAYOUTS[kind]
+    if pair and not layout.pairs:
+        raise InputError(f"--text-pair-column: {kind} takes no second text; leave it out.")
+    if label and not layout.labels:
+        raise InputError(f"--label-column: {kind} takes the text alone; leave it out.")
+    if text is None and pair is None:
+        text, pair = next((names for names in layout.pairs if set(names) <= set(table.columns)), (None, None))
+    if text is None:
+        text = _usual(table, [name for name in layout.texts if name != pair], options[0], "text")
+    if label is None:
+        label = _usual(table, layout.labels, options[1], "label") if layout.labels else ""
+    return Columns(text, pair, label)
+
+
+def _usual(table: Table, names: Sequence[str], option: str, what: str) -> str:
+    for name in names:
+        if name in table.columns:
+            return name
+    raise InputError(
+        f"{option}: {table.path} has no column {' or '.join(names)} for the {what}; its columns are "
+        f"{', '.join(table.columns)}."
+    )
+
+
+def _label_names(table: Table, columns: Columns, kind: str) -> list[str]:
+    """The classes or tags of the training file; other kinds have none."""
+    if kind == CLASSIFICATION:
+        return _class_names(table, columns.label)
+    return _tag_names(table, columns.label) if kind == TOKEN_CLASSIFICATION else []
+
+
+def _class_names(table: Table, column: str) -> list[str]:
+    names = set(table.column(column, "--label-column"))
+    if len(names) < 2:
+        raise InputError(
+            f"--train: {table.path} holds only one class, {next(iter(names))!r} in column {column!r}; "
+            "a classifier needs two or more."
+        )
+    if len(names) > max(20, len(table.rows) // 2):
+        advice = "" if None in map(_number, names) else "; --task-type regression predicts numbers"
+        raise InputError(
+            f"--label-column: column {column!r} of {table.path} has {len(names)} different values in "
+            f"{len(table.rows)} rows, which looks like no class label{advice}."
+        )
+    return sorted(names, key=int) if all(name.lstrip("-").isdecimal() for name in names) else sorted(names)
+
+
+def _tag_names(table: Table, column: str) -> list[str]:
+    """O first, then the names in alphabetical order, the beginning of each before its inside."""
+    names: set[str] = set()
+    for line, tags in zip(table.lines, table.words(column, "--label-column"), strict=True):
+        if odd := [tag for tag in tags if tag != "O" and not (tag.startswith(("B-", "I-")) and tag[2:])]:
+            raise InputError(
+                f"--label-column: {table.path}, line {line}: tag {odd[0]!r} is neither O nor of the form B-<name> or "
+                "I-<name>."
+            )
+        names.update(tags)
+    if names == {"O"}:
+        raise InputError(f"--train: {table.path} holds only the tag O in column {column!r}; there is nothing to find.")
+    return ["O", *sorted(names - {"O"}, key=lambda tag: (tag[2:], tag))]
+
+
+def _examples(table: Table, columns: Columns, kind: str, label_names: list[str], option: str) -> Examples:
+    """The examples of one file; `option` is where it was named."""
+    if kind == TOKEN_CLASSIFICATION:
+        words, tags = table.words(columns.text, "--text-column"), table.words(columns.label, "--label-column")
+        for line, *pair in zip(table.lines, words, tags, strict=True):
+            if len(pair[0]) != len(pair[1]):
+                raise InputError(
+                    f"{option}: {table.path}, line {line}: {len(pair[0])} words but {len(pair[1])} tags; every word "
+                    "needs one."
+                )
+        return Examples(words, None, _indices(table, tags, label_names, option))
+    texts = table.column(columns.text, "--text-column")
+    pairs = table.column(columns.pair, "--text-pair-column") if columns.pair else None
+    labels: list[Any] | None = table.column(columns.label, "--label-column") if columns.label else None
+    if labels and kind == CLASSIFICATION:
+        labels = [index for (index,) in _indices(table, [[name] for name in labels], label_names, option)]
+    elif labels and kind == REGRESSION:
+        labels = _numbers(table, columns.label, labels)
+    return Examples(texts, pairs, labels)
+
+
+def _indices(table: Table, labels: list[list[str]], label_names: list[str], option: str) -> list[list[int]]:
+    index = {name: number for number, name in enumerate(label_names)}
+    for line, names in zip(table.lines, labels, strict=True):
+        for name in names:
+            if name not in index:
+                raise InputError(
+                    f"{option}: {table.path}, line {line}: label {name!r} does not occur in the training data, "
+                    f"whose labels are {listed(label_names)}."
+                )
+    return [[index[name] for name in names] for names in labels]
+
+
+def _numbers(table: Table, column: str, labels: list[str]) -> list[float]:
+    numbers = []
+    for line, label in zip(table.lines, labels, strict=True):
+        number = _number(label)
+        if number is None:
+            raise InputError(
+                f"--task-type: regression needs numbers, but {table.path}, line {line}, column {column!r} holds "
+                f"{label!r}; use classification."
+            )
+        numbers.append(number)
+    return numbers
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

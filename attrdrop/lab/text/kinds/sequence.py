@@ -1,0 +1,71 @@
+"""Sentences and sentence pairs: classification and regression."""
+
+from typing import Any, ClassVar
+
+import torch
+from scipy import stats
+from sklearn import metrics
+from torch import Tensor
+from transformers import DataCollatorWithPadding
+
+from attrdrop.lab.text.kinds.base import Collate, Kind, Metric, Prediction, Row, cross_entropy_sum
+
+
+class _Sequence(Kind):
+    def collate(self, seed: int) -> Collate:
+        return DataCollatorWithPadding(self.tokenizer)
+
+
+class Classification(_Sequence):
+    """One class per text or pair of texts."""
+
+    name = "classification"
+    metrics: ClassVar = {
+        "accuracy": Metric("accuracy"),
+        "matthews": Metric("Matthews correlation"),
+        "f1": Metric("macro F1"),
+    }
+
+    def model_options(self, config: Any = None) -> dict[str, Any]:
+        return super().model_options(config) | {"problem_type": "single_label_classification"}
+
+    def predict(self, model: Any, rows: list[Row], batch: dict[str, Tensor]) -> Prediction:
+        labels = batch["labels"]
+        logits = model(**batch).logits
+        return Prediction(*cross_entropy_sum(logits, labels), logits.argmax(-1).tolist(), labels.tolist())
+
+    def score(self, metric: str, found: Prediction) -> float:
+        measure = {
+            "accuracy": metrics.accuracy_score,
+            "matthews": metrics.matthews_corrcoef,
+            "f1": lambda expected, predicted: metrics.f1_score(expected, predicted, average="macro"),
+        }[metric]
+        return float(measure(found.expected, found.predicted))
+
+
+class Regression(_Sequence):
+    """One number per text or pair of texts."""
+
+    name = "regression"
+    metrics: ClassVar = {
+        "pearson": Metric("Pearson correlation"),
+        "spearman": Metric("Spearman correlation"),
+        "mse": Metric("squared error", better=-1, percent=False),
+    }
+
+    def model_options(self, config: Any = None) -> dict[str, Any]:
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def predict(self, model: Any, rows: list[Row], batch: dict[str, Tensor]) -> Prediction:
+        labels = batch["labels"]
+        predicted = model(**batch).logits.float().squeeze(-1)
+        loss = torch.nn.functional.mse_loss(predicted, labels, reduction="sum").item()
+        return Prediction(loss, len(labels), predicted.tolist(), labels.tolist())
+
+    def score(self, metric: str, found: Prediction) -> float:
+        if metric == "mse":
+            return found.mean_loss
+        if len(set(found.predicted)) < 2 or len(set(found.expected)) < 2:
+            return 0.0  # a constant correlates with nothing
+        correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric]
+        return float(correlate(found.predicted, found.expected).statistic)

@@ -1,0 +1,212 @@
+"""One fine-tuning run of one arm: the training loop, early stopping, timings."""
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from attrdrop.lab.device import PeakMemory, resolve_device
+from attrdrop.lab.errors import InputError, RunError
+from attrdrop.lab.text.kinds import KINDS, Prediction, Row
+from attrdrop.lab.text.methods import Method, step_work
+from attrdrop.lab.text.models import load_model, load_tokenizer
+from attrdrop.lab.text.settings import Settings
+from attrdrop.lab.text.tasks import Examples, Task
+
+EVAL_BATCH = 64
+EVAL_SEED = 0  # of what evaluation draws: the tokens that masked language modelling hides
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch; active where the arm did not train plainly, `statistics` what it dropped then."""
+
+    number: int
+    active: bool
+    train_loss: float
+    dev_loss: float
+    dev_score: float
+    step_seconds: list[float]
+    statistics: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm at one seed. Scores are those of the best epoch on the development split."""
+
+    arm: str
+    seed: int
+    best_epoch: int
+    dev_score: float
+    test_score: float | None
+    other_scores: dict[str, float]
+    peak_memory_bytes: int | None
+    seconds: float
+    epochs: list[Epoch] = field(default_factory=list)
+
+
+class Trainer:
+    """Runs (arm, seed) after (arm, seed) on one tokenised task."""
+
+    def __init__(self, settings: Settings, task: Task) -> None:
+        self.settings, self.task = settings, task
+        self.device = resolve_device(settings.device)
+        self.kind = KINDS[task.kind](task, load_tokenizer(settings, task), settings.max_length)
+        self.metric_name, self.metric = self.kind.metric(settings.metric or task.metric)
+        self.train_rows = self.kind.encode(task.train)
+        self.dev_rows = self.kind.encode(task.dev)
+        self.test_rows = self.kind.encode(task.test) if task.test is not None else []
+        self.other_rows = {name: self.kind.encode(examples) for name, examples in task.other.items()}
+
+    def check(self) -> None:
+        """Let every arm train on two examples, so that what cannot work fails before anything is written."""
+        for arm in self.settings.arms:
+            model, method = load_model(arm, self.settings.first_seed, self.settings, self.kind)
+            model.train()
+            method.start_epoch(2)
+            try:
+                method(**next(iter(self._loader(self.train_rows[:2], 2))).to(self.device))
+            except (ValueError, TypeError, RuntimeError) as error:
+                raise InputError(f"{arm} cannot work on {self.settings.model}: {error}.") from error
+
+    def batches(self, seed: int) -> Iterator[Any]:
+        """Padded training batches on the device, in an order drawn from the seed."""
+        return (batch.to(self.device) for batch in self._loader(self.train_rows, self.settings.batch_size, seed))
+
+    def work(self, arm: str) -> float:
+        """Rough cost of a run in forward passes."""
+        tested = len(self.test_rows) + sum(map(len, self.other_rows.values()))
+        return self._work_from(1, arm) + tested / self.settings.batch_size
+
+    def facts(self) -> dict[str, Any]:
+        """The type of the task, the sizes of its splits and other sets, and the metric."""
+        task = self.task
+        sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
+        return {
+            "kind": task.kind,
+            "sizes": sizes | {name: len(examples) for name, examples in task.other.items()},
+            "metric": dataclasses.asdict(self.metric),
+        }
+
+    def changed(self, settings: Settings | None = None, train: Examples | None = None) -> "Trainer":
+        """One for other settings of the same model and lengths, or for other training examples of the task."""
+        other = copy.copy(self)
+        other.settings = settings or self.settings
+        if train is not None:
+            other.train_rows = self.kind.encode(train)
+        return other
+
+    def run(self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None) -> Run:
+        """Train, keep the best epoch's weights, evaluate them on the test split and the other sets."""
+        return self.trained(arm, seed, advance)[0]
+
+    def trained(
+        self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None
+    ) -> tuple[Run, PreTrainedModel]:
+        """A run, and the model with the weights of its best epoch."""
+        started, memory = time.perf_counter(), PeakMemory(self.device)
+        model, method = load_model(arm, seed, self.settings, self.kind)
+        torch.manual_seed(seed)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
+        )
+        loader = self._loader(self.train_rows, self.settings.batch_size, seed)
+        epochs: list[Epoch] = []
+        best_weights: dict[str, torch.Tensor] = {}
+        for number in range(1, self.settings.epochs + 1):
+            epochs.append(
+                self._epoch(number, model, method, optimizer, loader, step_work(arm, self.settings, number), advance)
+            )
+            best = max(epochs, key=self._rank)  # the first of equals
+            if best is epochs[-1]:
+                best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+            if number - best.number >= self.settings.early_stopping_patience:
+                advance(self._work_from(number + 1, arm))
+                break
+        model.load_state_dict(best_weights)
+        run = Run(
+            arm=arm,
+            seed=seed,
+            best_epoch=best.number,
+            dev_score=best.dev_score,
+            test_score=self._evaluate(model, self.test_rows, advance)[1] if self.test_rows else None,
+            other_scores={name: self._evaluate(model, rows, advance)[1] for name, rows in self.other_rows.items()},
+            peak_memory_bytes=memory.bytes(),
+            seconds=time.perf_counter() - started,
+            epochs=epochs,
+        )
+        return run, model
+
+    def _epoch(
+        self,
+        number: int,
+        model: PreTrainedModel,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        loader: DataLoader,
+        work: float,
+        advance: Callable[[float], None],
+    ) -> Epoch:
+        method.start_epoch(number)
+        model.train()
+        losses, seconds = [], []
+        for batch in loader:
+            batch = batch.to(self.device)
+            started = self.clock()
+            loss = method(**batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(self.clock() - started)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise RunError(f"the training loss became {losses[-1]} in epoch {number}; try a smaller --lr.")
+            advance(work)
+        dev_loss, dev_score = self._evaluate(model, self.dev_rows, advance)
+        return Epoch(
+            number, method.is_active, sum(losses) / len(losses), dev_loss, dev_score, seconds, method.statistics()
+        )
+
+    @torch.no_grad()
+    def _evaluate(
+        self, model: PreTrainedModel, rows: list[Row], advance: Callable[[float], None]
+    ) -> tuple[float, float]:
+        """Mean loss and score; rows are sorted by length to save padding."""
+        model.eval()
+        rows = sorted(rows, key=lambda row: len(row["input_ids"]))
+        collate, found = self.kind.collate(EVAL_SEED), Prediction()
+        for start in range(0, len(rows), EVAL_BATCH):
+            part = rows[start : start + EVAL_BATCH]
+            found += self.kind.predict(model, part, collate(part).to(self.device))
+            advance(len(part) / self.settings.batch_size)
+        return found.mean_loss, self.kind.score(self.metric_name, found)
+
+    def _loader(self, rows: Any, batch_size: int, seed: int | None = None) -> DataLoader:
+        """Batches in an order drawn from the seed, or in the order of the rows."""
+        order = None if seed is None else torch.Generator().manual_seed(seed)
+        return DataLoader(
+            rows, batch_size, shuffle=order is not None, generator=order, collate_fn=self.kind.collate(seed or 0)
+        )
+
+    def clock(self) -> float:
+        """Seconds, once the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _work_from(self, epoch: int, arm: str) -> float:
+        steps = math.ceil(len(self.train_rows) / self.settings.batch_size)
+        epochs = range(epoch, self.settings.epochs + 1)
+        evaluation = len(self.dev_rows) / self.settings.batch_size
+        return sum(steps * step_work(arm, self.settings, number) + evaluation for number in epochs)
+
+    def _rank(self, epoch: Epoch) -> tuple[float, float]:
+        """The better epoch has the better score, then the lower loss."""
+        return self.metric.better * epoch.dev_score, -epoch.dev_loss

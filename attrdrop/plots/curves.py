@@ -1,0 +1,81 @@
+"""Figures, drawn from data frames without a display."""
+
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+import seaborn as sns
+
+from attrdrop.lab.figures.frames import check_columns
+from attrdrop.plots.panels import BAND, epoch_axis, legend_beside, loss_panels, panels, save
+
+
+def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Training and development loss by epoch, one colour per arm; bands show the standard deviation over seeds.
+
+    `curves` has the columns arm, seed, epoch, active (whether the arm did not train plainly then), train_loss and
+    dev_loss; `target` receives a PNG.
+    """
+    arms = sorted(curves["arm"].unique(), key=lambda arm: (arm != "plain", arm))
+    alternating = sorted(curves.loc[curves["active"] & (curves["arm"] == "ad-drop"), "epoch"].unique())
+    figure, both = loss_panels(curves, "arm", arms)
+    for axes in both:
+        for epoch in alternating:
+            axes.axvspan(epoch - 0.5, epoch + 0.5, color="grey", alpha=0.12, linewidth=0)
+    figure.suptitle(f"{title} (grey: AD-DROP epochs)" if alternating else title)
+    save(figure, target)
+
+
+def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Training loss and test accuracy by epoch, one colour per arm; bands show the standard deviation over seeds.
+
+    `frame` has the columns arm, epoch, train_loss and test_accuracy; `target` receives a PNG.
+    """
+    figure, both = panels(4.5, 4, 2)
+    shown = frame.assign(test_accuracy=100 * frame["test_accuracy"])
+    for axes, column, label in zip(
+        both, ("train_loss", "test_accuracy"), ("training loss", "test accuracy (%)"), strict=True
+    ):
+        sns.lineplot(
+            shown, x="epoch", y=column, hue="arm", style="arm", markers=True, errorbar="sd", err_kws=BAND,
+            legend=column == "test_accuracy", ax=axes,
+        )  # fmt: skip
+        axes.set_ylabel(label)
+        epoch_axis(axes, frame)
+    legend_beside(both[1])
+    figure.suptitle(title)
+    save(figure, target)
+
+
+def flipping_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Mean score by the fraction of features flipped, one colour per arm, one dash per order, bands of one deviation.
+
+    `frame` has the columns arm, order, fraction (0 to 1) and score, such as one row per sample and step of
+    :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG.
+    """
+    check_columns(frame, "arm", "order", "fraction", "score")
+    style = "order" if frame["order"].nunique() > 1 else None
+    _score_curves(frame, target, title, "features flipped (%)", style)
+
+
+def point_loss_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Mean score by the fraction of points lost, one colour per arm, bands of one deviation.
+
+    `frame` has the columns arm, fraction (0 to 1) and score, such as one row per cloud and fraction of
+    :func:`attrdrop.metrics.point_loss_curve`; `target` receives a PNG.
+    """
+    check_columns(frame, "arm", "fraction", "score")
+    _score_curves(frame, target, title, "points lost at random (%)")
+
+
+def _score_curves(
+    frame: pd.DataFrame, target: Path | IO[bytes], title: str, what: str, style: str | None = None
+) -> None:
+    figure, (axes,) = panels(7.5, 4)
+    sns.lineplot(
+        frame.assign(percent=100 * frame["fraction"]), x="percent", y="score", hue="arm", style=style,
+        errorbar="sd", err_kws=BAND, ax=axes,
+    )  # fmt: skip
+    axes.set(title=title, xlabel=what, ylabel="score of the target", xlim=(0, 100))
+    legend_beside(axes)
+    save(figure, target)

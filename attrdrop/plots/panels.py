@@ -1,0 +1,56 @@
+"""What figures of data frames share: panels without a display, the axis of epochs, the legend, the PNG."""
+
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from attrdrop.plots.sheets import DPI
+
+BAND = {"alpha": 0.12, "linewidth": 0}
+
+
+def panels(width: float, height: float, count: int = 1, columns: int = 4, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, each so many inches wide and high, at most `columns` in a row."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    with sns.axes_style("whitegrid"):
+        # pyplot would look for a display
+        figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, list(grid.flat[:count])
+
+
+def loss_panels(curves: pd.DataFrame, by: str, order: list[str]) -> tuple[Figure, list[Axes]]:
+    """Training and development loss by epoch, one colour per value of the column `by`, bands of one deviation."""
+    figure, (train, dev) = panels(4.5, 4, 2, sharey=True)
+    for axes, split in ((train, "train"), (dev, "dev")):
+        sns.lineplot(
+            curves, x="epoch", y=f"{split}_loss", hue=by, style=by, hue_order=order, style_order=order,
+            markers=True, errorbar="sd", legend=axes is train, ax=axes,
+        )  # fmt: skip
+        axes.set(title=split, ylabel="loss")
+        epoch_axis(axes, curves)
+    return figure, [train, dev]
+
+
+def epoch_axis(axes: Axes, curves: pd.DataFrame) -> None:
+    """Whole epochs, from the first to the last."""
+    axes.set_xlim(0.5, curves["epoch"].max() + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
+def legend_beside(axes: Axes) -> None:
+    """Move the legend out of the panel, to its right."""
+    sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def save(figure: Figure, target: Path | IO[bytes]) -> None:
+    """Write a PNG to a path or buffer."""
+    figure.savefig(target, format="png", dpi=DPI)

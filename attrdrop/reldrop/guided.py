@@ -1,0 +1,118 @@
+"""What transforms guided by relevance share: the model and its rule, the step, relevance of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrdrop import lrp
+from attrdrop._core.checks import check_choice
+from attrdrop._core.distributed import process_rank
+from attrdrop.addrop.passes import derive_seed
+from attrdrop.schedules import Schedule, check_schedule, scheduled
+
+Attribution = lrp.Rule | str | Callable[[nn.Module, Tensor, Tensor | None], Tensor]
+TARGETS = ("label", "pred")
+
+
+class Guided:
+    """A transform of a batch in front of a model in training, for which a rule finds out what the model relies on.
+
+    Args:
+        schedules: by name, numbers in [0, 1] that change with the step.
+        name: of the batch in messages.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        schedules: Mapping[str, Schedule],
+        *,
+        rule: Attribution,
+        target: str = "label",
+        start: str = "logit",
+        stop_at: str | nn.Module | None = None,
+        every: int = 1,
+        warmup: int = 0,
+        unknown: str = "error",
+        output: Callable[[Any], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        for schedule, value in schedules.items():
+            check_schedule(schedule, value)
+            setattr(self, schedule, value)
+        check_choice("target", target, TARGETS)
+        for what, number, least in (("every", every, 1), ("warmup", warmup, 0)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise ValueError(f"{what} must be an int from {least} on, got {number!r}")
+        if not (isinstance(rule, lrp.Rule) or callable(rule) or rule == "random"):
+            raise TypeError(f"rule must be a rule of attrdrop.lrp, 'random' or a callable, got {rule!r}")
+        self.model, self.rule, self.every, self.warmup, self.seed = model, rule, every, warmup, seed
+        self._name, self._target = name, target
+        self._lrp: dict[str, Any] = {"start": start, "stop_at": stop_at, "unknown": unknown, "output": output}
+        self._step = 0
+        self.reset_statistics()
+
+    def start_step(self, step: int) -> None:
+        """Tells which step runs; without it, every call in training mode is one. Draws depend on it."""
+        self._step = step
+
+    def reset_statistics(self) -> None:
+        self._sums: Tensor | None = None  # on the device: reading them waits for it
+        self._seen = self._attributed = self._steps = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in training, for resuming with the same draws."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._step = state["step"]
+
+    def _scheduled(self, name: str) -> float:
+        """The value of a schedule at this step."""
+        return scheduled(name, getattr(self, name), self._step)
+
+    def _is_guided(self, relevance: Tensor | None) -> bool:
+        """Whether relevance has a say in this step."""
+        return self._step % self.every == 0 and (self.rule != "random" or relevance is not None)
+
+    def _draws(self, count: int) -> tuple[int, Tensor]:
+        """The seed of the step, and the samples' places in the global batch, int64 (count,)."""
+        return derive_seed(self.seed, self._step), torch.arange(count) + process_rank() * count
+
+    def _count(self, sums: list[Tensor], seen: int, attributed: int) -> None:
+        """Ends a step, of which these are the sums of what was done."""
+        stacked = torch.stack([total.double() for total in sums])
+        self._sums = stacked if self._sums is None else self._sums + stacked
+        self._seen += seen
+        self._attributed += attributed
+        self._steps += 1
+        self._step += 1
+
+    def _relevance(self, inputs: Tensor, labels: Tensor | None, arguments: Mapping[str, Any] | None = None) -> Tensor:
+        """As the rule finds it."""
+        if not isinstance(self.rule, lrp.Rule):
+            assert callable(self.rule)
+            return self.rule(self.model, inputs, labels)
+        if self._target == "label" and labels is None:
+            raise ValueError("labels are needed for target='label'; give them, or take target='pred'")
+        target: Tensor | str = "pred" if self._target == "pred" or labels is None else labels
+        return lrp.relevance(self.model, inputs, target, rule=self.rule, arguments=arguments, **self._lrp)
+
+    def _check_batch(self, inputs: Tensor, labels: Tensor | None, shape: str) -> None:
+        """shape: what inputs must have, such as "(N, C, H, W)"."""
+        if not isinstance(inputs, Tensor) or inputs.dim() != shape.count(",") + 1:
+            got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise ValueError(f"{self._name} must be a tensor of shape {shape}, got {got}")
+        if isinstance(self.rule, lrp.Rule) and not inputs.is_floating_point():
+            raise TypeError(f"{self._name} must be floating point, as the model takes them, got {inputs.dtype}")
+        if labels is not None and (labels.dtype != torch.int64 or tuple(labels.shape) != inputs.shape[:1]):
+            raise ValueError(
+                f"labels must be int64 of shape ({inputs.shape[0]},), got {labels.dtype} of shape {tuple(labels.shape)}"
+            )

@@ -1,0 +1,135 @@
+"""RelDrop (relevance-driven input dropout) on point clouds: drops points that the model relies on before it trains."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrdrop import lrp
+from attrdrop._core.modules import unwrap
+from attrdrop.ops.occlude_points import Value, occlude_points
+from attrdrop.reldrop.guided import Attribution, Guided
+from attrdrop.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class PointStatistics:
+    """What was really dropped since the last reset.
+
+    clouds: seen; points: in them, padding not counted; dropped: of these; attributed: clouds that relevance was
+    computed for; steps: calls in training mode.
+    """
+
+    clouds: int = 0
+    points: int = 0
+    dropped: int = 0
+    attributed: int = 0
+    steps: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class RelDropPoints(Guided):
+    """Drops relevant points of a batch of clouds, as a transform: the last step before the model.
+
+    ::
+
+        reldrop = attrdrop.RelDropPoints(model, alpha=0.5, beta=0.15)
+        for points, labels in loader:  # (N, P, C), augmented, on the device
+            loss = criterion(model(reldrop(points, labels)), labels)
+            loss.backward(); optimizer.step(); optimizer.zero_grad()
+
+    In evaluation mode of the model it does nothing.
+
+    Args:
+        model: the model that is trained, from clouds (N, P, C) to logits; also inside DistributedDataParallel.
+        alpha: share of chance in the score by which points are dropped, in [0, 1]; a number, or a callable from the
+            step (``attrdrop.schedules``). 1: random point dropout, and no attribution.
+        beta: how much is dropped, in [0, 1]; likewise. Mode "calibrated" drops this share. Mode "threshold", the
+            published rule, drops less where alpha < 1: about 1 % of the points at the default values.
+        mode, norm, value: see :func:`attrdrop.occlude_points`.
+        rule: a rule or composite of ``attrdrop.lrp`` (default ``EpsilonFlat(1e-6)``); "random", which is alpha = 1; or
+            a callable (model, points, labels) -> relevance (N, P) or (N, P, c).
+        target: "label", the class in labels, or "pred", the predicted one.
+        start, unknown, output: see :func:`attrdrop.lrp.relevance`; start="contrastive" sets the class against others.
+        every: attribute in every n-th step only; the others drop at random, as alpha = 1 does. An approximation.
+        warmup: steps at the beginning that leave clouds alone.
+        inplace: write into the points.
+        seed: seed of all draws. They depend on it, the step and the sample's place in the global batch alone.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said above.
+    """
+
+    alpha: Schedule
+    beta: Schedule
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        alpha: Schedule = 0.5,
+        beta: Schedule = 0.15,
+        mode: str = "threshold",
+        norm: str | None = None,
+        value: Value = "origin",
+        rule: Attribution | None = None,
+        inplace: bool = False,
+        **settings: Any,
+    ) -> None:
+        rule = lrp.EpsilonFlat(1e-6) if rule is None else rule
+        super().__init__(model, "points", {"alpha": alpha, "beta": beta}, rule=rule, **settings)
+        self._drop: dict[str, Any] = {"mode": mode, "norm": norm, "value": value, "inplace": inplace}
+        if isinstance(value, (str, int, float)):  # how many channels there are is not known yet
+            occlude_points(torch.zeros(0, 1, 3), seed=0, **self._drop)
+
+    def statistics(self) -> PointStatistics:
+        """What was dropped on this process since the last reset. Waits for the device."""
+        points, dropped = (0, 0) if self._sums is None else map(int, self._sums.tolist())
+        return PointStatistics(self._seen, points, dropped, self._attributed, self._steps)
+
+    def __call__(
+        self,
+        points: Tensor,
+        labels: Tensor | None = None,
+        relevance: Tensor | None = None,
+        valid: Tensor | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """The batch with points dropped.
+
+        Args:
+            points: (N, P, C), coordinates first, as the model takes them.
+            labels: int64 (N,), for target="label".
+            relevance: (N, P) or (N, P, c), to be used instead of the model's own.
+            valid: bool (N, P), False where a cloud has no point. The model gets it too, as keyword ``valid``.
+            arguments: further keywords of the model, ``neighbours`` for instance.
+
+        Raises:
+            TypeError, ValueError: as the class and functions named above, or points hold NaN or infinity (looked for on
+                the CPU only); points are then as they were.
+        """
+        self._check_batch(points, labels, "(N, P, C)")
+        if not unwrap(self.model).training:
+            return points
+        if points.device.type == "cpu" and not points.isfinite().all():
+            raise ValueError("points hold NaN or infinite values")
+        beta = 0.0 if self._step < self.warmup else self._scheduled("beta")
+        alpha = self._scheduled("alpha")
+        if not self._is_guided(relevance):
+            alpha, relevance = 1.0, None
+        count, attributed = points.shape[0], 0
+        if relevance is None and alpha < 1 and beta > 0 and points.numel():
+            arguments = arguments if valid is None else {"valid": valid, **arguments}
+            relevance, attributed = self._relevance(points, labels, arguments), count
+        seed, ids = self._draws(count)
+        occluded, dropped = occlude_points(
+            points, relevance, alpha=alpha, beta=beta, valid=valid, seed=seed, sample_ids=ids, **self._drop
+        )
+        there = dropped.new_tensor(dropped.numel(), dtype=torch.int64) if valid is None else valid.sum()
+        self._count([there, dropped.sum()], count, attributed)
+        return occluded

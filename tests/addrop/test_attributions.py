@@ -1,0 +1,342 @@
+"""IGA, AA and RD in the step, and the kinds of attention of encoder-decoder models.
+
+That a step equals the eager one under each attribution, for every model, stands in test_addrop.py.
+"""
+
+import pytest
+import torch
+from eager import bits_of, check_a_step, eager_masks, gradients_of
+from models import ALL, CLASSIFIERS, EVERY, batch, build
+from torch import nn
+
+from attrdrop import ADDrop, use_backend
+from attrdrop._core.backends import TRITON_MISSING
+from attrdrop.addrop import ATTRIBUTIONS
+from attrdrop.addrop.integrated import Blocks, IntegratedPass, Repeat, ScaledPass
+from attrdrop.addrop.passes import AttentionCall, Draws, Pass1
+from attrdrop.reference.keep_mask import candidates, draw
+
+SEQ2SEQ = ("marian", "bart", "t5")
+
+
+def new_addrop(model, attribution, **options):
+    return ADDrop(model, **{**dict(p=0.3, q=0.4, attribution=attribution, iga_steps=3, cross_tuning=False), **options})
+
+
+def equal_bits(ours, theirs):
+    return all(
+        (a is None and b is None) or (a is not None and torch.equal(a, b)) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def with_dropout(model, p=0.2):
+    """Dropout everywhere, that of attention too."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = p
+    return model
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+@pytest.mark.parametrize("region", ["high", "low"])
+def test_iga_is_the_equation_layer_by_layer(steps, region):
+    model, inputs = build("bert", torch.float64), batch("bert", dtype=torch.float64)
+    addrop = new_addrop(model, "IGA", iga_steps=steps, region=region, p=0.45, q=0.7)
+    assert equal_bits(bits_of(addrop.attribute(**inputs)), eager_masks(model, inputs, addrop))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("target", ["pseudo", "gold"])
+def test_steps_in_one_batch_are_the_steps_one_by_one(name, target):
+    model, inputs = with_dropout(build(name, torch.float64)), batch(name, dtype=torch.float64)
+    single, several, all_at_once = (
+        new_addrop(model, "IGA", iga_steps=6, iga_batch=at_once, pass1="eval", target=target, q=0.7)
+        for at_once in (1, 3, 99)
+    )
+    expected = bits_of(single.attribute(**inputs))
+    for addrop in (several, all_at_once):
+        assert equal_bits(bits_of(addrop.attribute(**inputs)), expected)
+        assert addrop.statistics() == single.statistics()
+    assert addrop(**inputs).loss.isfinite()
+
+
+def test_steps_in_one_batch_take_fewer_forwards(monkeypatch):
+    model, inputs = build("bert"), batch("bert", size=1)
+    sizes = []
+    real = type(model).forward
+    monkeypatch.setattr(
+        type(model), "forward", lambda self, **kwargs: sizes.append(len(kwargs["input_ids"])) or real(self, **kwargs)
+    )
+    new_addrop(model, "IGA", iga_steps=6, iga_batch=3, pass1="eval", layers=[0, 2]).attribute(**inputs)
+    assert sizes == [1, 3, 2, 3, 2]
+
+
+@pytest.mark.parametrize("target", ["gold", lambda out, _batch: out.logits[:, 1].square().sum()], ids=["gold", "own"])
+@pytest.mark.parametrize("layers", [[1], [0, -1]])
+def test_iga_of_other_targets_and_layers(target, layers):
+    model, inputs = build("bert", torch.float64), batch("bert", dtype=torch.float64)
+    addrop = new_addrop(model, "IGA", target=target, layers=layers)
+    expected = eager_masks(model, inputs, addrop, {index % 3 for index in layers})
+    assert equal_bits(bits_of(addrop.attribute(**inputs)), expected)
+
+
+def test_the_pseudo_label_is_that_of_the_whole_attention():
+    """A model whose prediction flips under scaling: its label may not be chosen again at each step."""
+    model, inputs = build("bert", torch.float64), batch("bert", dtype=torch.float64)
+    logits = []
+    model.register_forward_hook(lambda _model, _inputs, out: logits.append(out.logits.detach()))
+
+    def bits(target="pseudo"):
+        logits.clear()
+        return bits_of(new_addrop(model, "IGA", iga_steps=20, layers="first", target=target).attribute(**inputs))
+
+    bits()
+    with torch.no_grad():  # sample 0 is on the border between its classes half way between k = m and k = 1
+        model.classifier.bias -= (logits[0][0] + logits[1][0]) / 2
+    ours = bits()
+    labels = [step.argmax(-1) for step in logits]
+    assert any(not torch.equal(label, labels[0]) for label in labels)
+    assert equal_bits(ours, bits(lambda out, _batch: chosen(out, labels[0])))
+    assert not equal_bits(ours, bits(lambda out, _batch: out.logits.amax(-1).sum()))
+
+
+def chosen(outputs, labels):
+    return outputs.logits.gather(-1, labels[:, None]).sum()
+
+
+def test_iga_in_float32_moves_few_bits():
+    single, double = build("bert"), build("bert", torch.float64)
+    inputs = batch("bert")
+    ours = bits_of(new_addrop(single, "IGA", keys="fp32", q=1.0).attribute(**inputs))
+    exact = bits_of(new_addrop(double, "IGA", q=1.0).attribute(**inputs))
+    moved = sum(int((a != b).sum()) for a, b in zip(ours, exact, strict=True))
+    assert moved <= 0.001 * sum(a.numel() for a in ours)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_blocks_below_a_layer_are_not_run_again_and_change_nothing(name, monkeypatch):
+    model, inputs = with_dropout(build(name)), batch(name)
+    torch.manual_seed(3)
+    ours = bits_of(new_addrop(model, "IGA").attribute(**inputs))
+    after = torch.get_rng_state()
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+    monkeypatch.setattr(Blocks, "below", lambda _self, _layer: {})
+    torch.manual_seed(3)
+    whole = bits_of(new_addrop(model, "IGA").attribute(**inputs))
+    assert equal_bits(ours, whole)
+    assert torch.equal(after, torch.get_rng_state())
+    torch.manual_seed(3)
+    new_addrop(model, "GA").attribute(**inputs)
+    assert torch.equal(after, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_steps_of_iga_see_the_dropout_of_the_first(name):
+    model, inputs = with_dropout(build(name)), batch(name)
+    draws = Draws(0.3, 0.4, 0, torch.arange(3))
+    recorder = IntegratedPass(draws, ADDrop(model)._scope.__contains__)
+    logits = recorder.run(lambda context: model(**inputs, attrdrop=context), model).logits
+    recorder.attribute(logits.sum(), list(range(len(recorder.sites))))
+    for integrand in recorder._integrands:
+        with recorder._blocks.replayed(integrand.site.index, Repeat(3, 1)):
+            recorder._before.restore()
+            scaled = ScaledPass(draws, recorder.sites, integrand, [1.0])
+            assert torch.equal(model(**inputs, attrdrop=scaled).logits, logits)
+
+
+def test_what_a_step_runs():
+    """Forwards of the lowest layer, of the second and of the classifier, pass 2 included."""
+    model, inputs = build("bert"), batch("bert")
+    runs = [0, 0, 0]
+    layers = model.bert.encoder.layer
+    for index, module in enumerate((layers[0].attention.self, layers[1].attention.self, model.classifier)):
+        module.register_forward_hook(lambda *_, index=index: runs.__setitem__(index, runs[index] + 1))
+    expected = {
+        ("GA", "all"): [2, 2, 2],
+        ("AA", "all"): [2, 2, 1],
+        ("AA", "first"): [1, 1, 1],
+        ("RD", "all"): [1, 1, 1],
+        ("IGA", "first"): [4, 4, 4],
+        ("IGA", "all"): [2 + 2, 2 + 4, 2 + 6],
+    }
+    for (attribution, chosen_layers), counts in expected.items():
+        addrop = new_addrop(model, attribution, layers=chosen_layers)
+        addrop(**inputs)  # counts the layers
+        runs[:] = [0, 0, 0]
+        addrop(**inputs)
+        assert runs == counts, (attribution, chosen_layers)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "vit"])
+def test_aa_ranks_the_attention_weights_of_the_model_itself(name):
+    model, inputs = with_dropout(build(name, torch.float64)), batch(name, dtype=torch.float64)
+    addrop = new_addrop(model, "AA", pass1="eval")
+    ours = addrop.attribute(**inputs)
+    model.set_attn_implementation("eager")
+    weights = model.eval()(**inputs, output_attentions=True).attentions
+    for site, weight in zip(ours.sites, weights, strict=True):
+        valid = weight > 0
+        rows, _, _ = draw(candidates(weight, valid, 0.3, low=False), valid, 0.4, ours.draws.seed, site.index, None)
+        assert torch.equal(site.keep.rows, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [None, torch.zeros(1, 1, 5, 7).masked_fill(torch.eye(5, 7) > 0, -torch.inf)])
+def test_score_factors_multiply_to_the_scores(dtype, mask):
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 4, 5, 8, generator=generator), torch.randn(2, 2, 7, 8, generator=generator)
+    bias = torch.randn(1, 4, 5, 7, generator=generator)
+    q, k, bias, mask = (t if t is None else t.to(dtype) for t in (q, k, bias, mask))
+    call = AttentionCall(nn.Identity(), q, k, k, mask, bias, 0.3, 0.0, False)
+    x, y, scale = call.score_factors()
+    scores = x @ y.repeat_interleave(2, 1).transpose(-1, -2) * scale
+    expected = q @ k.repeat_interleave(2, 1).transpose(-1, -2) * 0.3 + bias
+    if mask is not None:
+        expected = torch.where(mask == 0, expected, torch.finfo(dtype).min)
+    assert torch.equal(scores, expected)
+    plain = call._replace(mask=None, position_bias=None).score_factors()
+    assert plain[0] is q
+    assert plain[1] is k
+    assert plain[2] == 0.3
+
+
+def test_rd_drops_each_valid_position_with_probability_pq():
+    model, inputs = build("bert"), batch("bert", size=16)
+    addrop = new_addrop(model, "RD", p=0.5, q=0.6)
+    drops, steps = 0.0, 12
+    for step in range(steps):
+        addrop.start_step(step)
+        masks = addrop.attribute(**inputs)
+        model(**inputs, attrdrop=masks)
+        for bits in bits_of(masks):
+            assert not bits[1, :, :, 12:].any()
+            drops = drops + (~bits).double()
+    found = addrop.statistics()
+    assert found.candidates == found.valid == steps * 3 * 4 * 20 * (15 * 20 + 12)
+    spread = (0.3 * 0.7 / found.valid) ** 0.5
+    assert abs(found.fraction_dropped - 0.3) < 5 * spread
+    share = (drops / (3 * steps))[torch.arange(16) != 1]  # of each place, over steps and layers
+    place_spread = (0.3 * 0.7 / (3 * steps)) ** 0.5
+    assert (share - 0.3).abs().max() < 5.5 * place_spread
+    assert 0.9 * place_spread < share.std() < 1.1 * place_spread
+
+
+def test_rd_depends_on_the_sample_and_not_on_the_call():
+    model, inputs = build("bert"), batch("bert", size=4)
+    addrop = new_addrop(model, "RD")
+
+    def bits(parts):
+        addrop.load_state_dict({"epoch": 1, "step": 0, "calls": 0, "samples": 0})
+        found = []
+        for index in range(parts):
+            part = {key: value.chunk(parts)[index] for key, value in inputs.items()}
+            masks = addrop.attribute(**part)
+            model(**part, attrdrop=masks)
+            found.append(torch.stack(bits_of(masks)))
+        return torch.cat(found, 1)
+
+    assert torch.equal(bits(1), bits(2))
+    assert torch.equal(bits(1), bits(4))
+    assert not torch.equal(bits(1)[:, 0], bits(1)[:, 2])
+
+
+def test_rd_counts_once_where_the_model_runs_twice_under_its_masks():
+    model, inputs = build("bert"), batch("bert")
+    addrop = new_addrop(model, "RD")
+    masks = addrop.attribute(**inputs)
+    assert addrop.statistics().valid == 0
+    first, second = (model(**inputs, attrdrop=masks).loss for _ in range(2))
+    assert torch.equal(first, second)
+    assert addrop.statistics().valid == 3 * 4 * 20 * (20 + 12 + 20)
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("layers", [[0], [-1], [0, -2]])
+def test_layers(attribution, layers):
+    model, inputs = build("bert"), batch("bert")
+    masks = new_addrop(model, attribution, layers=layers).attribute(**inputs)
+    model(**inputs, attrdrop=masks)
+    masked = [site.index for site in masks.sites if site.keep is not None]
+    assert masked == sorted(index % 3 for index in layers)
+    with pytest.raises(ValueError, match=r"layers has \[3\], but the model has 3 attention layers: 0 to 2"):
+        new_addrop(model, attribution, layers=[0, 3]).attribute(**inputs)
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_nothing_is_left_behind(attribution, monkeypatch):
+    model, inputs = with_dropout(build("bert"), 0.5), batch("bert")
+    model.bert.embeddings.eval()
+    flags = {name: module.training for name, module in model.named_modules()}
+    graphs = []
+    real = Pass1._attend_plainly
+
+    def watch(self, call, site, plain):
+        out = real(self, call, site, plain)
+        graphs.append(call.q.grad_fn)
+        return out
+
+    monkeypatch.setattr(Pass1, "_attend_plainly", watch)
+    before = torch.get_rng_state()
+    masks = new_addrop(model, attribution, pass1="eval").attribute(**inputs)
+    assert torch.equal(before, torch.get_rng_state())
+    assert {name: module.training for name, module in model.named_modules()} == flags
+    assert not gradients_of(model)
+    if attribution == "AA":
+        assert graphs
+        assert set(graphs) == {None}
+    model(**inputs, attrdrop=masks).loss.backward()
+    assert gradients_of(model)
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_unreachable_attention_is_named(attribution):
+    model, inputs = build("bert"), batch("bert")
+    addrop = new_addrop(model, attribution)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="never calls transformers' attention interface"):
+        addrop.attribute(**inputs)
+    model.set_attn_implementation("attrdrop")
+    assert addrop.attribute(**inputs) is not None
+
+
+@pytest.mark.skipif(TRITON_MISSING is not None, reason=str(TRITON_MISSING))
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_triton_makes_the_same_bits(attribution):
+    model, inputs = build("bert"), batch("bert")
+    addrop = new_addrop(model, attribution, layers="first")
+
+    def bits():
+        addrop.start_step(1)
+        addrop.start_step(0)
+        masks = addrop.attribute(**inputs)
+        model(**inputs, attrdrop=masks)
+        return bits_of(masks)
+
+    ours = bits()
+    with use_backend("triton"):
+        assert equal_bits(ours, bits())
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+@pytest.mark.parametrize("attention", ["decoder", "cross", ("encoder", "cross"), ("encoder", "decoder", "cross")])
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_attention_of_the_decoder(name, attention, attribution):
+    model, inputs = build(name, torch.float64), batch(name, dtype=torch.float64)
+    addrop = new_addrop(model, attribution, attention=attention)
+    check_a_step(model, inputs, addrop)
+    kinds = (attention,) if isinstance(attention, str) else attention
+    each = {"encoder": 20 * (20 + 12 + 20), "decoder": 3 * 20 * 21 // 2, "cross": 20 * (20 + 12 + 20)}
+    assert addrop.statistics().valid == 2 * 4 * sum(each[kind] for kind in kinds)
+
+
+def test_kinds_of_attention_that_a_model_lacks_are_named(monkeypatch):
+    for name in CLASSIFIERS:
+        with pytest.raises(ValueError, match=r"attention is for encoder-decoder models, which \w+ is not"):
+            ADDrop(build(name), attention="decoder")
+    monkeypatch.setattr("attrdrop.addrop.step.CROSS_NAMES", ("memory",))
+    for attention in ("cross", "decoder"):
+        with pytest.raises(ValueError, match=f"attention '{attention}': no module of BartDecoder is named as a cross"):
+            ADDrop(build("bart"), attention=attention)

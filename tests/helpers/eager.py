@@ -1,0 +1,116 @@
+"""AD-DROP by the paper's text, slowly: every A materialised, full sorts, -inf scores in a second pass."""
+
+from __future__ import annotations
+
+import torch
+
+from attrdrop import unpack_mask
+from attrdrop.addrop import attribution_target
+from attrdrop.addrop.passes import derive_seed
+from attrdrop.reference.keep_mask import candidates, draw
+
+
+class EagerPass:
+    """Attention with materialised probabilities, which autograd can be asked about; or under given boolean masks.
+
+    shares: layers whose probabilities are scaled (Eq. 3).
+    """
+
+    def __init__(self, eligible, keeps=None, shares=None):
+        self.eligible, self.keeps, self.shares = eligible, keeps, shares or {}
+        self.probabilities, self.valid = [], []
+
+    def attend(self, call, plain):
+        if call.module not in self.eligible:
+            return plain()
+        groups = call.q.shape[1] // call.k.shape[1]
+        k, v = call.k.repeat_interleave(groups, 1), call.v.repeat_interleave(groups, 1)
+        scores = call.q @ k.transpose(-1, -2) * (call.q.shape[-1] ** -0.5 if call.scale is None else call.scale)
+        if call.bias() is not None:
+            scores = scores + call.bias()
+        valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.valid().expand(scores.shape)
+        if call.is_causal:
+            valid = valid.tril()
+        index = len(self.probabilities)
+        allowed = valid if self.keeps is None or self.keeps[index] is None else self.keeps[index]
+        probability = torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1)
+        probability = torch.where(allowed.any(-1, keepdim=True), probability, 0.0) * self.shares.get(index, 1.0)
+        self.probabilities.append(probability)
+        self.valid.append(valid)
+        return (probability @ v).transpose(1, 2).contiguous()
+
+
+def attributions(model, inputs, addrop):
+    """What each layer is ranked by, (B, H, n_q, n_k), and its valid positions."""
+    config, scope = addrop.config, addrop._scope
+    first = EagerPass(scope)
+    outputs = model(**inputs, attrdrop=first)
+    if config.attribution in ("AA", "RD"):
+        return first.probabilities, first.valid
+    target = attribution_target(outputs, inputs, config.target, model)
+    if config.attribution == "GA":
+        return torch.autograd.grad(target, first.probabilities, allow_unused=True), first.valid
+    m, predicted = config.iga_steps, outputs.logits.argmax(-1)
+    integrals = []
+    for layer, probability in enumerate(first.probabilities):
+        total = 0
+        for k in range(1, m + 1):
+            scaled = EagerPass(scope, shares={layer: k / m})
+            outputs = model(**inputs, attrdrop=scaled)
+            target = attribution_target(outputs, inputs, config.target, model, predicted)
+            total = total + torch.autograd.grad(target, scaled.probabilities[layer])[0]
+        integrals.append(probability * total / m)  # Eq. 3
+    return integrals, first.valid
+
+
+def eager_masks(model, inputs, addrop, layers=None):
+    """Boolean masks of each layer in the first step; None for layers that are not among ``layers``."""
+    config = addrop.config
+    keeps = []
+    for index, (b, valid) in enumerate(zip(*attributions(model, inputs, addrop), strict=True)):
+        if layers is not None and index not in layers:
+            keeps.append(None)
+            continue
+        is_random = config.attribution == "RD"
+        region = valid if is_random else candidates(b.detach(), valid, config.p, low=config.region == "low")
+        rate = config.p * config.q if is_random else config.q
+        rows, _, _ = draw(region, valid, rate, derive_seed(config.seed, 0), index, None)
+        keeps.append(unpack_mask(rows, valid.shape[-1]))
+    return keeps
+
+
+def eager_step(model, inputs, addrop, layers=None):
+    """The loss of the whole first step, after its backward, and its masks."""
+    keeps = eager_masks(model, inputs, addrop, layers)
+    loss = model(**inputs, attrdrop=EagerPass(addrop._scope, keeps)).loss
+    loss.backward()
+    return loss.detach(), keeps
+
+
+def gradients_of(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def bits_of(masks):
+    """Boolean masks of a MaskedPass."""
+    return [None if site.keep is None else unpack_mask(site.keep.rows, site.keep.shape[3]) for site in masks.sites]
+
+
+def check_a_step(model, inputs, addrop, layers=None):
+    """Bits, loss and gradients of attrdrop's first step equal the eager one's, in float64."""
+    masks = addrop.attribute(**inputs)
+    assert all(p.grad is None for p in model.parameters())
+    loss = model(**inputs, attrdrop=masks).loss
+    loss.backward()
+    ours = gradients_of(model)
+    model.zero_grad()
+    expected_loss, keeps = eager_step(model, inputs, addrop, layers)
+    for mine, theirs in zip(bits_of(masks), keeps, strict=True):
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+    assert addrop.statistics().dropped > 0
+    assert abs(float(loss.detach() - expected_loss)) < 1e-9
+    theirs = gradients_of(model)
+    assert ours.keys() == theirs.keys()
+    for parameter, gradient in theirs.items():
+        torch.testing.assert_close(ours[parameter], gradient, atol=1e-9, rtol=1e-9)

@@ -1,0 +1,84 @@
+"""The Trainer integration and several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import batch, build
+from sentences import Sentences, arguments
+from transformers import Trainer
+
+from attrdrop import ADDrop, ADDropConfig, ADDropTrainer
+from attrdrop.addrop import ATTRIBUTIONS
+
+
+def train(folder, trainer_class=ADDropTrainer, attention="attrdrop", resume=None, options=None, **more):
+    model = build("bert", attention=attention)
+    trainer = trainer_class(model=model, args=arguments(folder, **(options or {})), train_dataset=Sentences(), **more)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def test_cross_tuning_is_seen_in_the_log(tmp_path):
+    trainer = train(tmp_path, addrop=ADDropConfig(p=0.5, q=0.5))
+    fractions = [row["addrop_fraction_dropped"] for row in trainer.state.log_history if "loss" in row]
+    assert fractions[0] == 0.0
+    assert 0.15 < fractions[1] < 0.5
+
+
+def test_a_single_epoch_under_cross_tuning_is_warned_about(tmp_path):
+    with pytest.warns(UserWarning, match="a run of one epoch is plain training"):
+        ADDropTrainer(model=build("bert"), args=arguments(tmp_path, num_train_epochs=1), train_dataset=Sentences())
+
+
+def test_without_drops_it_is_the_plain_trainer(tmp_path):
+    ours = train(tmp_path / "a", addrop=ADDropConfig(p=0.0, cross_tuning=False))
+    plain = train(tmp_path / "b", trainer_class=Trainer, attention="sdpa")
+    for (name, a), (_, b) in zip(ours.model.named_parameters(), plain.model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(gradient_accumulation_steps=3, label_smoothing_factor=0.1),
+        dict(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}),
+        dict(bf16=True),
+    ],
+    ids=["accumulation", "checkpointing", "bf16"],
+)
+def test_options_of_the_trainer(tmp_path, options):
+    trainer = train(tmp_path, addrop=ADDropConfig(p=0.5, q=0.5, cross_tuning=False), options=options)
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert all(row["addrop_fraction_dropped"] > 0.1 for row in rows)
+    assert trainer.evaluate(Sentences(4))["eval_loss"] > 0
+
+
+def test_a_resumed_run_draws_the_same_masks(tmp_path):
+    config = ADDropConfig(p=0.5, q=0.5, cross_tuning=False)
+    whole = train(tmp_path / "a", addrop=config, options=dict(save_strategy="epoch"))
+    checkpoint = sorted((tmp_path / "a").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
+    resumed = train(tmp_path / "b", addrop=config, resume=str(checkpoint))
+    for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_two_processes_draw_what_one_draws(tmp_path, attribution):
+    saved = tmp_path / "gradients.pt"
+    helpers = Path(__file__).parents[1] / "helpers"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
+        str(helpers / "distributed_step.py"), attribution, str(saved),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(helpers)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    model, inputs = build("bert"), batch("bert", size=4)
+    addrop = ADDrop(model, p=0.4, q=0.5, attribution=attribution, iga_steps=3, cross_tuning=False)
+    addrop(**inputs).loss.backward()
+    for name, gradient in torch.load(saved).items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)

@@ -1,0 +1,87 @@
+"""`attrdrop doctor` and the facts behind it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import attrdrop
+from attrdrop.doctor import facts
+from attrdrop.lab.cli.main import app
+
+NAMES = [
+    "attrdrop", "python", "torch", "compiled kernels (_C)", "instruction set", "host module (_host)", "CUDA kernels",
+    "CUDA device", "triton", "transformers", "environment ATTRDROP_ISA", "environment ATTRDROP_BACKEND",
+]  # fmt: skip
+
+
+def doctor(**environment):
+    """The facts in a process of its own, as JSON."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "attrdrop.doctor"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+        cwd=environment.get("PYTHONPATH"),
+    )
+    return json.loads(printed.stdout)
+
+
+def test_facts_of_this_machine():
+    found = facts()
+    assert list(found)[: len(NAMES)] == NAMES
+    assert found["attrdrop"]["value"] == attrdrop.__version__
+    assert found["torch"] == {"value": torch.__version__, "active": True, "why": ""}
+    assert found["CUDA device"]["active"] == torch.cuda.is_available()
+    served = "C++" if found["compiled kernels (_C)"]["active"] else "PyTorch reference"
+    assert found["CPU tensors are served by"]["value"] == served
+    for name, fact in found.items():
+        assert fact["value"], name
+        assert fact["active"] is not False or fact["why"], name
+
+
+def test_json_and_table_show_the_same_facts():
+    shown = CliRunner().invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == 0
+    found = json.loads(shown.output)
+    table = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "400"})
+    assert table.exit_code == 0
+    for name, fact in found.items():
+        assert name in table.output
+        assert fact["value"] in table.output
+        assert fact["why"] in table.output
+
+
+def test_overrides_are_shown():
+    found = doctor(ATTRDROP_BACKEND="reference")
+    assert found["environment ATTRDROP_BACKEND"]["value"] == "reference"
+    assert found["backend of every op"]["value"] == "reference"
+
+
+def test_a_wrong_instruction_set_is_explained():
+    if not facts()["compiled kernels (_C)"]["active"]:
+        pytest.skip("no compiled kernels here")
+    fact = doctor(ATTRDROP_ISA="abacus")["instruction set"]
+    assert fact["active"] is False
+    assert "abacus" in fact["why"]
+
+
+def test_without_compiled_parts(tmp_path):
+    """A copy of the package whose extensions do not load."""
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "data", "__pycache__")
+    shutil.copytree(Path(attrdrop.__file__).parent, tmp_path / "attrdrop", ignore=ignored)
+    for name in ("_C", "_host"):
+        (tmp_path / "attrdrop" / (name + EXTENSION_SUFFIXES[0])).touch()
+    found = doctor(PYTHONPATH=str(tmp_path))
+    for name in ("compiled kernels (_C)", "instruction set", "host module (_host)", "CUDA kernels"):
+        assert found[name]["active"] is False, name
+        assert found[name]["why"], name
+    assert found["CPU tensors are served by"]["value"] == "PyTorch reference"

@@ -1,0 +1,104 @@
+"""Figures: valid PNGs of a sensible size that depend on what is drawn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from drawings import drawn, pixels, size
+
+from attrdrop.plots import flipping_curves
+from attrdrop.plots.images import contact_sheet, heat_maps
+
+IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+MAPS = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_heat_maps_colour_relevance_by_its_sign():
+    grey = torch.full((1, 1, 8, 8), 0.5)
+    relevance = torch.zeros(1, 8, 8)
+    relevance[:, :, :4], relevance[:, :, 4:] = 2, -2
+    picture = pixels(drawn(heat_maps, grey, relevance))
+    height, width, _ = picture.shape
+    line = picture[height // 3]
+    red, blue = line[int(0.58 * width)], line[int(0.85 * width)]
+    assert red[0] > 2 * red[2]
+    assert blue[2] > 2 * blue[0]
+    assert np.ptp(line[width // 4]) < 0.01
+
+
+def test_heat_maps_do_not_depend_on_the_scale_of_relevance():
+    png = drawn(heat_maps, IMAGES, MAPS)
+    assert png == drawn(heat_maps, IMAGES, 64 * MAPS)
+    assert png == drawn(heat_maps, IMAGES, torch.stack([2 * MAPS, -MAPS], 1))
+    assert png != drawn(heat_maps, IMAGES, -MAPS)
+    assert png != drawn(heat_maps, 1 - IMAGES, MAPS)
+    assert size(drawn(heat_maps, IMAGES, torch.zeros(3, 8, 8))) == size(png)
+
+
+@pytest.mark.parametrize("draw", [lambda x, **rest: heat_maps(x, x[:, 0] - 0.5, **rest), contact_sheet])
+def test_sheets_of_1_and_64_images_fit_a_page(draw, tmp_path):
+    for count in (1, 64):
+        images = torch.rand(count, 1, 4, 4)
+        path = tmp_path / f"{count}.png"
+        draw(images, target=path, titles=[f"image {i} with a title of several words" for i in range(count)])
+        width, height = size(path.read_bytes())
+        assert 400 < width < 2400
+        assert 400 < height < 3000
+
+
+def test_bytes_and_floats_draw_the_same():
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    assert drawn(contact_sheet, images) == drawn(contact_sheet, images / 255)
+
+
+def test_contact_sheet_outlines_boxes():
+    images = torch.zeros(2, 1, 8, 8)
+    plain = pixels(drawn(contact_sheet, images))
+    boxed = pixels(drawn(contact_sheet, images, boxes=torch.tensor([[2, 2, 4, 100], [3, 3, 0, 2]])))
+    assert plain.shape == boxed.shape
+    changed = (plain != boxed).any(-1).nonzero()
+    assert changed[1].max() < plain.shape[1] // 2  # the second box is empty
+    is_red = (boxed == (1, 0, 0)).all(-1)
+    assert is_red.any()
+    assert is_red.nonzero()[0].max() < 0.8 * plain.shape[0]
+
+
+def test_columns_shape_the_sheet():
+    wide, tall = (size(drawn(contact_sheet, IMAGES, columns=columns)) for columns in (8, 1))
+    assert wide == tall[::-1]
+
+
+def test_flipping_curves():
+    rows = [
+        (arm, order, fraction, score + bonus)
+        for arm, bonus in (("plain", 0.0), ("reldrop", 0.1))
+        for order in ("descending", "random")
+        for fraction, score in ((0.0, 1.0), (0.5, 0.4), (1.0, 0.1))
+        for _ in range(2)
+    ]
+    frame = pd.DataFrame(rows, columns=["arm", "order", "fraction", "score"])
+    png = drawn(flipping_curves, frame, title="title")
+    assert size(png) == (1125, 600)
+    assert png != drawn(flipping_curves, frame.assign(score=1 - frame["score"]), title="title")
+    assert size(drawn(flipping_curves, frame[frame["order"] == "random"])) == (1125, 600)
+    with pytest.raises(ValueError, match="frame must have the columns arm, order, fraction, score, got"):
+        drawn(flipping_curves, frame.drop(columns="arm"))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: drawn(heat_maps, IMAGES.numpy(), MAPS), TypeError, "images must be a uint8 or floating-point tensor"),
+        (lambda: drawn(heat_maps, IMAGES[:, :2], MAPS), ValueError, r"images must have shape \(N, C, H, W\), C 1 or 3"),
+        (lambda: drawn(heat_maps, 2 * IMAGES - 1, MAPS), ValueError, "images must lie in .*, got -.*undo their"),
+        (lambda: drawn(heat_maps, IMAGES, MAPS[:2]), ValueError, r"relevance must have shape .*got \(2, 8, 8\)"),
+        (lambda: drawn(heat_maps, IMAGES, MAPS, titles=["a"]), ValueError, "titles must be a list of 3, one per image"),
+        (lambda: drawn(contact_sheet, IMAGES, columns=0), ValueError, "columns must be a positive int, got 0"),
+        (lambda: drawn(contact_sheet, IMAGES, boxes=[1]), TypeError, "boxes must be a torch.Tensor, got list"),
+        (lambda: drawn(contact_sheet, IMAGES, boxes=torch.ones(3, 2)), ValueError, r"boxes must have .*got \(3, 2\)"),
+        (lambda: drawn(contact_sheet, IMAGES, boxes=-torch.ones(3, 4)), ValueError, "boxes must have heights"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_argument(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
