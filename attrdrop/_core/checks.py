@@ -10,8 +10,23 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def is_int(value: object) -> bool:
+    """An int, also a symbolic one under torch.compile; True and False are none."""
+    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """An int or float; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_positive_int(name: str, value: object) -> None:
+    if not is_int(value) or value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
 def check_probability(name: str, value: float) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not is_number(value):
         raise TypeError(f"{name} must be a number in [0, 1], got {type(value).__name__}")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
@@ -54,7 +69,7 @@ def check_seed(seed: int) -> int:
     """A 64-bit seed as a signed integer, as operator schemas want it."""
     if isinstance(seed, torch.SymInt):  # under torch.compile
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not is_int(seed):
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit in 64 bits, got {seed}")
@@ -62,7 +77,7 @@ def check_seed(seed: int) -> int:
 
 
 def check_layer(layer: object) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, int):
+    if not isinstance(layer, int) or isinstance(layer, bool):
         raise TypeError(f"layer must be an int, got {type(layer).__name__}")
     if not 0 <= layer < 65536:
         raise ValueError(f"layer must lie in [0, 65536), got {layer}")
