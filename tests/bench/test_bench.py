@@ -87,7 +87,7 @@ def test_peers_agree_with_ours(name, mode):
 
 @pytest.mark.parametrize("op", PUBLIC_OPS)
 def test_every_public_op_has_an_entry_and_tests(op):
-    assert (ROOT / "tests" / f"test_{REGISTRY[op].stem or op}.py").exists()
+    assert (ROOT / "tests" / "ops" / f"test_{REGISTRY[op].stem or op}.py").exists()
 
 
 @pytest.mark.parametrize("op", REGISTRY)
