@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop._core.backends import COMPILED_MISSING
+from attrdrop._core.seeds import derive_seed
 from attrdrop.ops import AttentionWeight, KeepMask, keep_mask, masked_attention, pack_mask
 
 
@@ -94,17 +95,6 @@ class Draws(NamedTuple):
             x, y, p=self.p, q=self.q, seed=self.seed, layer=site.index, valid=site.valid, is_causal=site.is_causal,
             region=self.region, weight=weight, keys=self.keys, sample_ids=self.samples(x.shape[0]),
         )  # fmt: skip
-
-
-def derive_seed(*parts: int) -> int:
-    """Mixes integers into a 63-bit seed (SplitMix64's finaliser over each)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 1
 
 
 @dataclass(eq=False)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from attrdrop._core.distributed import process_count, process_rank
 from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap
+from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop.adapters import adapt
 from attrdrop.addrop.attention import AttentionPass, RandomPass, Survey
 from attrdrop.addrop.integrated import IntegratedPass, ScaledPass
-from attrdrop.addrop.passes import AttributionPass, Draws, MaskedPass, Site, derive_seed
+from attrdrop.addrop.passes import AttributionPass, Draws, MaskedPass, Site
 from attrdrop.addrop.targets import Target, attribution_target, is_mean, predictions
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule, scheduled

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from attrdrop import unpack_mask
+from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop import attribution_target
-from attrdrop.addrop.passes import derive_seed
 from attrdrop.reference.keep_mask import candidates, draw
 
 
