@@ -33,9 +33,11 @@ def check_probability(name: str, value: float) -> float:
     return float(value)
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str], *, quoted: bool = False, more: str = "") -> None:
+    """quoted: the message says 'a' or 'b' instead of one of a, b. more: what may be given besides, said after these."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        named = " or ".join(map(repr, choices)) if quoted else f"one of {', '.join(choices)}"
+        raise ValueError(f"{name} must be {named}{more}, got {value!r}")
 
 
 def check_tensor(name: str, value: object) -> Tensor:

@@ -12,8 +12,9 @@ from torch import nn
 from attrdrop import ADDrop, use_backend
 from attrdrop._core.backends import TRITON_MISSING
 from attrdrop.addrop import ATTRIBUTIONS
-from attrdrop.addrop.integrated import Blocks, IntegratedPass, Repeat, ScaledPass
+from attrdrop.addrop.integrated import IntegratedPass1, ScaledPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1
+from attrdrop.addrop.replay import Repeat, Replay
 from attrdrop.reference.keep_mask import candidates, draw
 
 SEQ2SEQ = ("marian", "bart", "t5")
@@ -116,14 +117,14 @@ def test_iga_in_float32_moves_few_bits():
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_blocks_below_a_layer_are_not_run_again_and_change_nothing(name, monkeypatch):
+def test_modules_below_a_layer_are_not_run_again_and_change_nothing(name, monkeypatch):
     model, inputs = with_dropout(build(name)), batch(name)
     torch.manual_seed(3)
     ours = bits_of(new_addrop(model, "IGA").attribute(**inputs))
     after = torch.get_rng_state()
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
-    monkeypatch.setattr(Blocks, "below", lambda _self, _layer: {})
+    monkeypatch.setattr(Replay, "below", lambda _self, _index: {})
     torch.manual_seed(3)
     whole = bits_of(new_addrop(model, "IGA").attribute(**inputs))
     assert equal_bits(ours, whole)
@@ -137,13 +138,15 @@ def test_blocks_below_a_layer_are_not_run_again_and_change_nothing(name, monkeyp
 def test_the_steps_of_iga_see_the_dropout_of_the_first(name):
     model, inputs = with_dropout(build(name)), batch(name)
     draws = Draws(0.3, 0.4, 0, torch.arange(3))
-    recorder = IntegratedPass(draws, ADDrop(model)._scope.__contains__)
-    logits = recorder.run(lambda context: model(**inputs, attrdrop=context), model).logits
-    recorder.attribute(logits.sum(), list(range(len(recorder.sites))))
-    for integrand in recorder._integrands:
-        with recorder._blocks.replayed(integrand.site.index, Repeat(3, 1)):
-            recorder._before.restore()
-            scaled = ScaledPass(draws, recorder.sites, integrand, [1.0])
+    pass1 = IntegratedPass1(draws, ADDrop(model)._scope)
+    logits = pass1.run(model, inputs).logits
+    for site in pass1.sites:
+        site.is_masked = True
+    pass1.walk_back(logits.sum())
+    for integrand in pass1._integrands:
+        with pass1._replay.replayed(integrand.site.index, Repeat(3, 1)):
+            pass1._before.restore()
+            scaled = ScaledPass1(draws, pass1.sites, integrand, [1.0])
             assert torch.equal(model(**inputs, attrdrop=scaled).logits, logits)
 
 
@@ -275,7 +278,7 @@ def test_nothing_is_left_behind(attribution, monkeypatch):
 
     def watch(self, call, site, plain):
         out = real(self, call, site, plain)
-        graphs.append(call.q.grad_fn)
+        graphs.append(call.query.grad_fn)
         return out
 
     monkeypatch.setattr(Pass1, "_attend_plainly", watch)
@@ -336,7 +339,7 @@ def test_kinds_of_attention_that_a_model_lacks_are_named(monkeypatch):
     for name in CLASSIFIERS:
         with pytest.raises(ValueError, match=r"attention is for encoder-decoder models, which \w+ is not"):
             ADDrop(build(name), attention="decoder")
-    monkeypatch.setattr("attrdrop.addrop.step.CROSS_NAMES", ("memory",))
+    monkeypatch.setattr("attrdrop.addrop.scope.CROSS_NAMES", ("memory",))
     for attention in ("cross", "decoder"):
         with pytest.raises(ValueError, match=f"attention '{attention}': no module of BartDecoder is named as a cross"):
             ADDrop(build("bart"), attention=attention)
