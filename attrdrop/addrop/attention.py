@@ -41,8 +41,9 @@ class AttentionPass1(Pass1):
             return plain()
         if site.is_masked:
             self._note_mask(site, call)
-            x, y, _ = call.score_factors()
-            site.keep = self.draws.keep_mask(site, x, y)
+            bias = call.bias()
+            scale = 1.0 if bias is None else call.score_scale()  # which alone changes no ranking
+            site.keep = self.draws.keep_mask(site, call.query, call.key, bias=bias, scale=scale)
         if site.index == self._last:
             raise _Reached
         return self._attend_plainly(call, site, plain)

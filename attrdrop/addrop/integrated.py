@@ -117,13 +117,13 @@ class IntegratedPass1(GradientPass1):
     def _rank(self, integrand: Integrand, steps: int) -> None:
         site, call, total = integrand.site, integrand.call, integrand.total
         assert total is not None  # step m is in it
+        bias, scale = call.bias(), call.score_scale()
         _, lse = masked_attention(
-            call.query, call.key, call.value, self._valid_bits(call), bias=call.bias(), scale=call.scale,
-            return_lse=True,
-        )  # fmt: skip
-        q, k, scale = call.score_factors()
+            call.query, call.key, call.value, self._valid_bits(call), bias=bias, scale=scale, return_lse=True
+        )
         x = (total / steps).transpose(1, 2).to(call.value.dtype)
-        site.keep = self.draws.keep_mask(site, x, call.value, AttentionWeight(q, k, lse, scale))
+        weight = AttentionWeight(call.query, call.key, lse, scale, bias)
+        site.keep = self.draws.keep_mask(site, x, call.value, weight=weight)
 
 
 class ScaledPass1(Pass1):

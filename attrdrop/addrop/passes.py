@@ -63,18 +63,9 @@ class AttentionCall(NamedTuple):
         tensors = ("query", "key", "value", "mask", "position_bias")
         return self._replace(**{name: x.detach() for name in tensors if (x := getattr(self, name)) is not None})
 
-    def score_factors(self) -> tuple[Tensor, Tensor, float]:
-        """x, y and a scale with scale x yᵀ = the scores: q and k or, under a bias, the scores and a unit matrix."""
-        scale = self.query.shape[-1] ** -0.5 if self.scale is None else self.scale
-        bias = self.bias()
-        if bias is None:
-            return self.query, self.key, scale
-        batch, kv_heads, n_k, _ = self.key.shape
-        k = self.key.repeat_interleave(self.query.shape[1] // kv_heads, 1)
-        scores = self.query @ k.transpose(-1, -2) * scale + bias  # (B, H, n_q, n_k)
-        scores = scores.to(self.query.dtype).clamp(min=torch.finfo(self.query.dtype).min)  # -inf times 0 is NaN
-        unit = torch.eye(n_k, dtype=scores.dtype, device=scores.device)
-        return scores, unit.expand(batch, kv_heads, n_k, n_k), 1.0
+    def score_scale(self) -> float:
+        """What q kᵀ is multiplied by."""
+        return self.query.shape[-1] ** -0.5 if self.scale is None else float(self.scale)
 
 
 class Draws(NamedTuple):
@@ -98,11 +89,21 @@ class Draws(NamedTuple):
         windows = batch // count
         return (self.sample_ids[:, None] * windows + torch.arange(windows, device=self.sample_ids.device)).flatten()
 
-    def keep_mask(self, site: Site, x: Tensor, y: Tensor, weight: AttentionWeight | None = None) -> KeepMask:
-        """The bits of a site whose attribution is x yᵀ, weighed where ``weight`` says so."""
+    def keep_mask(
+        self,
+        site: Site,
+        x: Tensor,
+        y: Tensor,
+        *,
+        bias: Tensor | None = None,
+        scale: float = 1.0,
+        weight: AttentionWeight | None = None,
+    ) -> KeepMask:
+        """The bits of a site whose attribution is scale x yᵀ + bias, or x yᵀ weighed."""
         return keep_mask(
             x, y, p=self.p, q=self.q, seed=self.seed, layer=site.index, valid=site.valid, is_causal=site.is_causal,
-            region=self.region, weight=weight, keys=self.keys, sample_ids=self.samples(x.shape[0]),
+            region=self.region, bias=bias, scale=scale, weight=weight, keys=self.keys,
+            sample_ids=self.samples(x.shape[0]),
         )  # fmt: skip
 
 
