@@ -33,9 +33,11 @@ def check_probability(name: str, value: float) -> float:
     return float(value)
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str], *, quoted: bool = False, more: str = "") -> None:
+    """quoted: the message says 'a' or 'b' instead of one of a, b. more: what may be given besides, said after these."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        named = " or ".join(map(repr, choices)) if quoted else f"one of {', '.join(choices)}"
+        raise ValueError(f"{name} must be {named}{more}, got {value!r}")
 
 
 def check_tensor(name: str, value: object) -> Tensor:
@@ -99,6 +101,21 @@ def check_rows(name: str, bits: Tensor, shape: tuple[int, int, int, int], device
     if not fits or bits.shape[3] != shape[3]:
         raise ValueError(f"{name} must broadcast to (B, H, n_q, words) = {shape}, got {tuple(bits.shape)}")
     return bits if bits.stride(-1) == 1 or bits.shape[-1] <= 1 else bits.contiguous()
+
+
+def check_bias(name: str, bias: object, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:
+    """A floating-point tensor broadcastable to ``shape`` = (B, H, n_q, n_k), with four dimensions; any strides."""
+    if bias is None:
+        return None
+    bias = check_tensor(name, bias)
+    if bias.dtype not in FLOATS:
+        raise TypeError(f"{name} must be floating point (boolean masks are packed into bits), got {bias.dtype}")
+    if bias.device != device:
+        raise ValueError(f"{name} must be on the device of the other inputs, {device}, got {bias.device}")
+    view = bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)) if bias.dim() < 4 else bias
+    if view.dim() != 4 or any(a not in (1, b) for a, b in zip(view.shape, shape, strict=True)):
+        raise ValueError(f"{name} must broadcast to (B, H, n_q, n_k) = {shape}, got {tuple(bias.shape)}")
+    return view
 
 
 def check_sample_ids(sample_ids: Tensor | None, batch: int, device: torch.device) -> Tensor | None:

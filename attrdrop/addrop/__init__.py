@@ -1,6 +1,8 @@
 """AD-DROP (Yang et al., 2022): attention dropout driven by attribution, as a two-pass training step."""
 
-from attrdrop.addrop.step import ATTRIBUTIONS, ADDrop, ADDropConfig, DropStatistics
+from attrdrop.addrop.config import ATTRIBUTIONS, ADDropConfig
+from attrdrop.addrop.statistics import DropStatistics
+from attrdrop.addrop.step import ADDrop
 from attrdrop.addrop.targets import attribution_target
 
 __all__ = ["ATTRIBUTIONS", "ADDrop", "ADDropConfig", "DropStatistics", "attribution_target"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attrdrop.addrop.passes import AttentionCall, AttributionPass, MaskedPass
+from attrdrop.addrop.passes import AttentionCall, Pass
 from attrdrop.ops import masked_attention
 
 
@@ -33,8 +33,8 @@ class Adapter(NamedTuple):
 class Carrier:
     """Holds a pass; false, so that whoever takes it for ``output_attentions`` gives no attention weights."""
 
-    def __init__(self, attrdrop: AttributionPass | MaskedPass):
-        self.attrdrop = attrdrop
+    def __init__(self, carried: Pass):
+        self.carried = carried
 
     def __bool__(self) -> bool:
         return False
@@ -62,8 +62,8 @@ def _adapter_of(module: nn.Module) -> Adapter | None:
 def _take_pass(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Forward pre-hook of the whole model: attrdrop=... goes on as a carrier."""
     others = {name: value for name, value in kwargs.items() if name != "attrdrop"}
-    attrdrop = kwargs.get("attrdrop")
-    if attrdrop is None:
+    carried = kwargs.get("attrdrop")
+    if carried is None:
         return args, others
     wanted = others.get("output_attentions")
     if model.config.output_attentions if wanted is None else wanted:
@@ -71,7 +71,7 @@ def _take_pass(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, 
             f"{type(model).__name__} cannot return attention weights in a step of AD-DROP, which never has them; leave "
             "output_attentions out"
         )
-    return args, {**others, "output_attentions": Carrier(attrdrop)}
+    return args, {**others, "output_attentions": Carrier(carried)}
 
 
 def _forward(module: nn.Module, original: Callable[..., tuple], adapter: Adapter, *args: Any, **kwargs: Any) -> tuple:
@@ -80,7 +80,7 @@ def _forward(module: nn.Module, original: Callable[..., tuple], adapter: Adapter
     if carrier is None:
         return original(*args, **kwargs)
     call = adapter.describe(module, *args, **kwargs)
-    out = carrier.attrdrop.attend(call, lambda: _attend_plainly(call))
+    out = carrier.carried.attend(call, lambda: _attend_plainly(call))
     return adapter.finish(module, out.flatten(2))
 
 
@@ -88,8 +88,10 @@ def _attend_plainly(call: AttentionCall) -> Tensor:
     """(B, n, H, d) by torch's attention; a query without a valid key attends to all of them, as in these models."""
     valid, bias = call.valid(), call.bias()
     if valid is not None:
-        bias = torch.where(valid, call.q.new_zeros(()) if bias is None else bias, torch.finfo(call.q.dtype).min)
-    out = masked_attention(call.q, call.k, call.v, None, bias=bias, scale=call.scale, dropout_p=call.dropout_p)
+        bias = torch.where(valid, call.query.new_zeros(()) if bias is None else bias, torch.finfo(call.query.dtype).min)
+    out = masked_attention(
+        call.query, call.key, call.value, None, bias=bias, scale=call.scale, dropout_p=call.dropout_p
+    )
     assert isinstance(out, Tensor)  # a pair comes only with return_lse
     return out
 

@@ -1,34 +1,41 @@
-"""The two forward passes of an AD-DROP step, as objects that travel through the model in a keyword argument.
+"""What the passes of AD-DROP share, objects that travel through the model in a keyword argument.
 
-A pass is told of each attention call in turn. :class:`AttributionPass` (GA) taps the head outputs, so that the backward
-turns (dO, V) into bits at once; :class:`MaskedPass` attends under those bits. What ranks by attention, by integrated
-gradients or not at all stands in _attention_passes.py and _integrated.py.
+A pass is told of each attention call in turn: pass 1 ranks positions and gives each masked layer its bits, pass 2
+attends under those bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from attrdrop._core.backends import COMPILED_MISSING
+from attrdrop._core.seeds import derive_seed
 from attrdrop.ops import AttentionWeight, KeepMask, keep_mask, masked_attention, pack_mask
 
 
+class Pass(Protocol):
+    """What a model may be handed as ``attrdrop=...``."""
+
+    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
+        """The head outputs (B, n, H, d) of a call, which are those of ``plain`` where the pass changes nothing."""
+
+
 class AttentionCall(NamedTuple):
-    """One attention call: q (B, H, n_q, d), k and v (B, H_kv, n_k, d), and its mask.
+    """One attention call: query (B, H, n_q, d), key and value (B, H_kv, n_k, d), and its mask.
 
     mask is None, bool or integer (attend where it is not 0) or floating point (added to the scores), broadcastable to
     (B, H, n_q, n_k); position_bias is added likewise. is_causal counts where there is no mask.
     """
 
     module: nn.Module
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
     mask: Tensor | None
     position_bias: Tensor | None
     scale: float | None
@@ -53,25 +60,19 @@ class AttentionCall(NamedTuple):
 
     def detached(self) -> AttentionCall:
         """The same call without its graph."""
-        tensors = ("q", "k", "v", "mask", "position_bias")
+        tensors = ("query", "key", "value", "mask", "position_bias")
         return self._replace(**{name: x.detach() for name in tensors if (x := getattr(self, name)) is not None})
 
-    def score_factors(self) -> tuple[Tensor, Tensor, float]:
-        """x, y and a scale with scale x yᵀ = the scores: q and k or, under a bias, the scores and a unit matrix."""
-        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
-        bias = self.bias()
-        if bias is None:
-            return self.q, self.k, scale
-        batch, kv_heads, n_k, _ = self.k.shape
-        k = self.k.repeat_interleave(self.q.shape[1] // kv_heads, 1)
-        scores = self.q @ k.transpose(-1, -2) * scale + bias  # (B, H, n_q, n_k)
-        scores = scores.to(self.q.dtype).clamp(min=torch.finfo(self.q.dtype).min)  # -inf times 0 is NaN
-        unit = torch.eye(n_k, dtype=scores.dtype, device=scores.device)
-        return scores, unit.expand(batch, kv_heads, n_k, n_k), 1.0
+    def score_scale(self) -> float:
+        """What q kᵀ is multiplied by."""
+        return self.query.shape[-1] ** -0.5 if self.scale is None else float(self.scale)
 
 
 class Draws(NamedTuple):
-    """What the random bits of a step depend on besides their place, and how candidates are chosen."""
+    """What the random bits of a step depend on besides their place, and how candidates are chosen.
+
+    p, q: the paper's.
+    """
 
     p: float
     q: float
@@ -88,31 +89,31 @@ class Draws(NamedTuple):
         windows = batch // count
         return (self.sample_ids[:, None] * windows + torch.arange(windows, device=self.sample_ids.device)).flatten()
 
-    def keep_mask(self, site: Site, x: Tensor, y: Tensor, weight: AttentionWeight | None = None) -> KeepMask:
-        """The bits of a site whose attribution is x yᵀ, weighed where ``weight`` says so."""
+    def keep_mask(
+        self,
+        site: Site,
+        x: Tensor,
+        y: Tensor,
+        *,
+        bias: Tensor | None = None,
+        scale: float = 1.0,
+        weight: AttentionWeight | None = None,
+    ) -> KeepMask:
+        """The bits of a site whose attribution is scale x yᵀ + bias, or x yᵀ weighed."""
         return keep_mask(
             x, y, p=self.p, q=self.q, seed=self.seed, layer=site.index, valid=site.valid, is_causal=site.is_causal,
-            region=self.region, weight=weight, keys=self.keys, sample_ids=self.samples(x.shape[0]),
+            region=self.region, bias=bias, scale=scale, weight=weight, keys=self.keys,
+            sample_ids=self.samples(x.shape[0]),
         )  # fmt: skip
-
-
-def derive_seed(*parts: int) -> int:
-    """Mixes integers into a 63-bit seed (SplitMix64's finaliser over each)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 1
 
 
 @dataclass(eq=False)
 class Site:
-    """One attention call of the forward pass, and the bits it is given."""
+    """One attention layer in the forward pass: whether it is to be masked, and the bits it is given."""
 
     index: int
     module: nn.Module
+    is_masked: bool = False
     valid: Tensor | None = None
     is_causal: bool = False
     keep: KeepMask | None = None
@@ -151,10 +152,10 @@ class ValidBits:
         for mask, is_causal, packed in self._packed:
             if mask is call.mask and is_causal == call.is_causal:
                 return packed
-        n_q, n_k = call.q.shape[2], call.k.shape[2]
+        n_q, n_k = call.query.shape[2], call.key.shape[2]
         valid = call.valid()
         if valid is None:
-            valid = torch.ones(n_q if call.is_causal else 1, n_k, dtype=torch.bool, device=call.q.device)
+            valid = torch.ones(n_q if call.is_causal else 1, n_k, dtype=torch.bool, device=call.query.device)
             valid = valid.tril() if call.is_causal else valid
         rows = pack_mask(valid.reshape((1,) * (4 - valid.dim()) + tuple(valid.shape)))
         packed = KeepMask.from_rows(rows, n_k)
@@ -163,7 +164,7 @@ class ValidBits:
 
 
 class Pass1:
-    """What every first pass does: attention as the model has it, with its own dropout."""
+    """What every pass 1 does: attention as the model has it, with its own dropout."""
 
     def __init__(self, draws: Draws):
         self.draws = draws
@@ -180,85 +181,8 @@ class Pass1:
         return _attend(call, self._valid_bits(call), seed, self.draws)
 
 
-class _Tap(torch.autograd.Function):
-    """Identity on a head output (B, n, H, d) whose backward hands (dO, V) on (Eq. 5)."""
-
-    @staticmethod
-    def forward(ctx, out, v, marker, site, receive):
-        ctx.save_for_backward(v)
-        ctx.site, ctx.receive = site, receive
-        return out.view_as(out)
-
-    @staticmethod
-    def backward(ctx, grad_out):
-        (v,) = ctx.saved_tensors
-        ctx.receive(ctx.site, grad_out, v)
-        return grad_out, None, None, None, None
-
-
-class AttributionPass(Pass1):
-    """Pass 1 of GA: plain attention, with a tap on the head outputs of each eligible module."""
-
-    def __init__(self, draws: Draws, is_eligible: Callable[[nn.Module], bool]):
-        super().__init__(draws)
-        self.is_eligible = is_eligible
-        self.sites: list[Site] = []
-        self._markers: list[Tensor] = []  # leaves of the graph, where the walk back ends
-        self._selected: frozenset[int] = frozenset()
-        self._reached: set[int] = set()
-        self._is_recording = True  # a checkpointed layer runs again in the backward
-
-    def run(self, forward: Callable[[Any], Any], model: nn.Module) -> Any:
-        """The outputs of the model's forward under this pass."""
-        return forward(self)
-
-    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
-        if not self.is_eligible(call.module):
-            return plain()
-        if not torch.is_grad_enabled():
-            raise ValueError(
-                "AD-DROP needs gradients through every layer in its first pass, but this one runs without: gradient "
-                "checkpointing with use_reentrant=True hides them; pass "
-                'gradient_checkpointing_kwargs={"use_reentrant": False}'
-            )
-        site = self._record(call) if self._is_recording else self._recall(call)
-        out = self._attend_plainly(call, site, plain)
-        return _Tap.apply(out, call.v, self._markers[site.index], site, self._receive)
-
-    def attribute(self, target: Tensor, layers: list[int]) -> list[Site]:
-        """Walks back from the target to the lowest of the layers; the sites, with what their taps left."""
-        self._is_recording = False
-        self._selected = frozenset(layers)
-        torch.autograd.grad(target, [self._markers[index] for index in layers], allow_unused=True)
-        missing = sorted(self._selected - self._reached)
-        if missing:
-            raise RuntimeError(f"the attribution target does not depend on attention layers {missing}; leave them out")
-        return self.sites
-
-    def _record(self, call: AttentionCall) -> Site:
-        site = Site(len(self.sites), call.module)
-        self._note_mask(site, call)
-        self.sites.append(site)
-        self._markers.append(torch.zeros((), device=call.q.device, requires_grad=True))
-        return site
-
-    def _recall(self, call: AttentionCall) -> Site:
-        sites = [site for site in self.sites if site.module is call.module]
-        if len(sites) != 1:
-            raise ValueError(SHARED_AND_CHECKPOINTED.format(type(call.module).__name__))
-        return sites[0]
-
-    def _receive(self, site: Site, grad_out: Tensor, v: Tensor) -> None:
-        if site.index in self._selected:
-            self._reached.add(site.index)
-            self._use(site, grad_out, v)
-
-    def _use(self, site: Site, grad_out: Tensor, v: Tensor) -> None:
-        site.keep = self.draws.keep_mask(site, grad_out.transpose(1, 2).to(v.dtype), v)
-
-
-class MaskedPass:
-    """Pass 2: attention under the bits of pass 1; modules without bits attend plainly."""
+class Pass2:
+    """Attention under the bits of pass 1; layers without bits attend plainly."""
 
     def __init__(self, sites: list[Site], draws: Draws):
         self.sites, self.draws = sites, draws
@@ -284,14 +208,14 @@ SHARED_AND_CHECKPOINTED = (
 
 def _has_slow_dropout(call: AttentionCall) -> bool:
     """Torch's CPU attention materialises everything where it drops out; ours does not."""
-    is_half_or_single = call.q.dtype != torch.float64
-    return call.dropout_p > 0 and call.q.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
+    is_half_or_single = call.query.dtype != torch.float64
+    return call.dropout_p > 0 and call.query.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
 
 
 def _attend(call: AttentionCall, keep: KeepMask, seed: int, draws: Draws) -> Tensor:
     out = masked_attention(
-        call.q, call.k, call.v, keep, bias=call.bias(), scale=call.scale, dropout_p=call.dropout_p, seed=seed,
-        sample_ids=draws.samples(call.q.shape[0]),
+        call.query, call.key, call.value, keep, bias=call.bias(), scale=call.scale, dropout_p=call.dropout_p,
+        seed=seed, sample_ids=draws.samples(call.query.shape[0]),
     )  # fmt: skip
     assert isinstance(out, Tensor)  # a pair comes only with return_lse
     return out

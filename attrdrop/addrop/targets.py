@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+TARGETS = ("pseudo", "gold")
 Target = str | Callable[[Any, Mapping[str, Any]], Tensor]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attrdrop import lrp
 from attrdrop._core.checks import check_choice
 from attrdrop._core.distributed import process_rank
-from attrdrop.addrop.passes import derive_seed
+from attrdrop._core.seeds import derive_seed
 from attrdrop.schedules import Schedule, check_schedule, scheduled
 
 Attribution = lrp.Rule | str | Callable[[nn.Module, Tensor, Tensor | None], Tensor]

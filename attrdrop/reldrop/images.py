@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attrdrop import lrp
 from attrdrop._core.checks import check_choice
 from attrdrop._core.modules import unwrap
-from attrdrop.addrop.passes import derive_seed
+from attrdrop._core.seeds import derive_seed
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, occlude_blocks
 from attrdrop.reldrop.guided import Attribution, Guided
 from attrdrop.schedules import Schedule

@@ -3,17 +3,24 @@
 That a step equals the eager one under each attribution, for every model, stands in test_addrop.py.
 """
 
+import inspect
+
 import pytest
 import torch
 from eager import bits_of, check_a_step, eager_masks, gradients_of
 from models import ALL, CLASSIFIERS, EVERY, batch, build
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from attrdrop import ADDrop, use_backend
 from attrdrop._core.backends import TRITON_MISSING
-from attrdrop.addrop import ATTRIBUTIONS
-from attrdrop.addrop.integrated import Blocks, IntegratedPass, Repeat, ScaledPass
-from attrdrop.addrop.passes import AttentionCall, Draws, Pass1
+from attrdrop.addrop import ATTRIBUTIONS, integrated, passes
+from attrdrop.addrop.attention import AttentionPass1
+from attrdrop.addrop.integrated import IntegratedPass1, ScaledPass1
+from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Pass2, Site
+from attrdrop.addrop.replay import Repeat, Replay
+from attrdrop.addrop.step import STRATEGIES
 from attrdrop.reference.keep_mask import candidates, draw
 
 SEQ2SEQ = ("marian", "bart", "t5")
@@ -116,14 +123,14 @@ def test_iga_in_float32_moves_few_bits():
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_blocks_below_a_layer_are_not_run_again_and_change_nothing(name, monkeypatch):
+def test_modules_below_a_layer_are_not_run_again_and_change_nothing(name, monkeypatch):
     model, inputs = with_dropout(build(name)), batch(name)
     torch.manual_seed(3)
     ours = bits_of(new_addrop(model, "IGA").attribute(**inputs))
     after = torch.get_rng_state()
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
-    monkeypatch.setattr(Blocks, "below", lambda _self, _layer: {})
+    monkeypatch.setattr(Replay, "below", lambda _self, _index: {})
     torch.manual_seed(3)
     whole = bits_of(new_addrop(model, "IGA").attribute(**inputs))
     assert equal_bits(ours, whole)
@@ -137,13 +144,15 @@ def test_blocks_below_a_layer_are_not_run_again_and_change_nothing(name, monkeyp
 def test_the_steps_of_iga_see_the_dropout_of_the_first(name):
     model, inputs = with_dropout(build(name)), batch(name)
     draws = Draws(0.3, 0.4, 0, torch.arange(3))
-    recorder = IntegratedPass(draws, ADDrop(model)._scope.__contains__)
-    logits = recorder.run(lambda context: model(**inputs, attrdrop=context), model).logits
-    recorder.attribute(logits.sum(), list(range(len(recorder.sites))))
-    for integrand in recorder._integrands:
-        with recorder._blocks.replayed(integrand.site.index, Repeat(3, 1)):
-            recorder._before.restore()
-            scaled = ScaledPass(draws, recorder.sites, integrand, [1.0])
+    pass1 = IntegratedPass1(draws, ADDrop(model)._scope)
+    logits = pass1.run(model, inputs).logits
+    for site in pass1.sites:
+        site.is_masked = True
+    pass1.walk_back(logits.sum())
+    for integrand in pass1._integrands:
+        with pass1._replay.replayed(integrand.site.index, Repeat(3, 1)):
+            pass1._before.restore()
+            scaled = ScaledPass1(draws, pass1.sites, integrand, [1.0])
             assert torch.equal(model(**inputs, attrdrop=scaled).logits, logits)
 
 
@@ -183,24 +192,89 @@ def test_aa_ranks_the_attention_weights_of_the_model_itself(name):
         assert torch.equal(site.keep.rows, rows)
 
 
+def biased_call(dtype=torch.float32, mask=None, shape=(5, 7)):
+    """Two key heads for four, and a position bias; integers, so that the products are exact in every order."""
+    generator = torch.Generator().manual_seed(0)
+    n_q, n_k = shape
+    q, k = (torch.randint(-9, 10, (2, *rest, 8), generator=generator).to(dtype) for rest in ((4, n_q), (2, n_k)))
+    bias = torch.randn(1, 4, n_q, n_k, generator=generator).to(dtype)
+    return AttentionCall(nn.Identity(), q, k, k, mask, bias, 0.3, 0.0, False)
+
+
+def masked_sites(call):
+    """Two, so that the call is not the last."""
+    return [Site(index, module, is_masked=True) for index, module in enumerate((call.module, nn.Identity()))]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [None, torch.zeros(1, 1, 5, 7).masked_fill(torch.eye(5, 7) > 0, -torch.inf)])
-def test_score_factors_multiply_to_the_scores(dtype, mask):
-    generator = torch.Generator().manual_seed(0)
-    q, k = torch.randn(2, 4, 5, 8, generator=generator), torch.randn(2, 2, 7, 8, generator=generator)
-    bias = torch.randn(1, 4, 5, 7, generator=generator)
-    q, k, bias, mask = (t if t is None else t.to(dtype) for t in (q, k, bias, mask))
-    call = AttentionCall(nn.Identity(), q, k, k, mask, bias, 0.3, 0.0, False)
-    x, y, scale = call.score_factors()
-    scores = x @ y.repeat_interleave(2, 1).transpose(-1, -2) * scale
-    expected = q @ k.repeat_interleave(2, 1).transpose(-1, -2) * 0.3 + bias
-    if mask is not None:
-        expected = torch.where(mask == 0, expected, torch.finfo(dtype).min)
-    assert torch.equal(scores, expected)
-    plain = call._replace(mask=None, position_bias=None).score_factors()
-    assert plain[0] is q
-    assert plain[1] is k
-    assert plain[2] == 0.3
+def test_aa_under_a_bias_ranks_the_scores(dtype, mask):
+    call = biased_call(dtype, mask if mask is None else mask.to(dtype))
+    sites = masked_sites(call)
+    AttentionPass1(sites, Draws(0.4, 0.6, 3, torch.arange(2))).attend(call, lambda: call.value)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    products = call.query.double() @ call.key.repeat_interleave(2, 1).double().transpose(-1, -2)
+    scores = (products * torch.tensor(0.3, dtype=wide).double() + call.bias().double()).to(wide)
+    scores = scores.bfloat16().to(wide) if dtype == torch.bfloat16 else scores
+    valid = torch.ones(5, 7, dtype=torch.bool) if mask is None else mask == 0
+    valid = valid.expand(scores.shape)
+    rows, _, counts = draw(candidates(scores, valid, 0.4, low=False), valid, 0.6, 3, 0, None)
+    assert torch.equal(sites[0].keep.rows, rows)
+    assert torch.equal(sites[0].keep.counts, counts)
+    assert counts[2] > 0
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor))])
+        return out
+
+
+@pytest.mark.parametrize("attribution", ["AA", "IGA"])
+def test_a_bias_goes_to_the_op_as_it_is(attribution, monkeypatch):
+    """Neither the scores nor a unit matrix are made on the way."""
+    call = biased_call(shape=(37, 53), mask=torch.ones(2, 1, 1, 53, dtype=torch.bool))
+    draws, sites, lse, given = Draws(0.4, 0.6, 3, torch.arange(2)), masked_sites(call), torch.zeros(2, 4, 37), {}
+    monkeypatch.setattr(passes, "keep_mask", lambda x, y, **more: given.update(x=x, y=y, **more))
+    monkeypatch.setattr(integrated, "masked_attention", lambda *_, **__: (call.value, lse))
+    total = torch.ones(2, 37, 4, 8)
+    with Largest() as largest:
+        if attribution == "AA":
+            AttentionPass1(sites, draws).attend(call, lambda: call.value)
+        else:
+            pass1 = IntegratedPass1(draws, {call.module})
+            pass1._rank(integrated.Integrand(sites[0], call, total, pass1._before, total), 1)
+    assert largest.elements <= 2 * 4 * 37 * 8
+    if attribution == "AA":
+        assert [given[name] for name in ("x", "y", "bias")] == [call.query, call.key, call.position_bias]
+        assert given["scale"] == 0.3
+    else:
+        assert given["weight"] == (call.query, call.key, lse, 0.3, call.position_bias)
+
+
+def test_aa_without_a_bias_ranks_queries_by_keys(monkeypatch):
+    call, given = biased_call()._replace(position_bias=None), {}
+    monkeypatch.setattr(passes, "keep_mask", lambda x, y, **more: given.update(x=x, y=y, **more))
+    AttentionPass1(masked_sites(call), Draws(0.4, 0.6, 3, torch.arange(2))).attend(call, lambda: call.value)
+    assert given["x"] is call.query
+    assert given["y"] is call.key
+    assert given["bias"] is None
+    assert given["scale"] == 1.0
+
+
+def test_each_attribution_has_a_strategy_of_the_same_two_verbs():
+    assert tuple(STRATEGIES) == ATTRIBUTIONS
+    for verb in ("attribute", "mask"):
+        assert len({inspect.signature(getattr(strategy, verb)) for strategy in STRATEGIES.values()}) == 1
+    for name, strategy in STRATEGIES.items():
+        addrop = new_addrop(build("bert"), name)
+        assert type(addrop._strategy) is strategy
+        assert isinstance(addrop.attribute(**batch("bert")), Pass2)
 
 
 def test_rd_drops_each_valid_position_with_probability_pq():
@@ -275,7 +349,7 @@ def test_nothing_is_left_behind(attribution, monkeypatch):
 
     def watch(self, call, site, plain):
         out = real(self, call, site, plain)
-        graphs.append(call.q.grad_fn)
+        graphs.append(call.query.grad_fn)
         return out
 
     monkeypatch.setattr(Pass1, "_attend_plainly", watch)
@@ -336,7 +410,7 @@ def test_kinds_of_attention_that_a_model_lacks_are_named(monkeypatch):
     for name in CLASSIFIERS:
         with pytest.raises(ValueError, match=r"attention is for encoder-decoder models, which \w+ is not"):
             ADDrop(build(name), attention="decoder")
-    monkeypatch.setattr("attrdrop.addrop.step.CROSS_NAMES", ("memory",))
+    monkeypatch.setattr("attrdrop.addrop.scope.CROSS_NAMES", ("memory",))
     for attention in ("cross", "decoder"):
         with pytest.raises(ValueError, match=f"attention '{attention}': no module of BartDecoder is named as a cross"):
             ADDrop(build("bart"), attention=attention)

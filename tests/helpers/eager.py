@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from attrdrop import unpack_mask
+from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop import attribution_target
-from attrdrop.addrop.passes import derive_seed
 from attrdrop.reference.keep_mask import candidates, draw
 
 
@@ -23,9 +23,9 @@ class EagerPass:
     def attend(self, call, plain):
         if call.module not in self.eligible:
             return plain()
-        groups = call.q.shape[1] // call.k.shape[1]
-        k, v = call.k.repeat_interleave(groups, 1), call.v.repeat_interleave(groups, 1)
-        scores = call.q @ k.transpose(-1, -2) * (call.q.shape[-1] ** -0.5 if call.scale is None else call.scale)
+        groups = call.query.shape[1] // call.key.shape[1]
+        k, v = call.key.repeat_interleave(groups, 1), call.value.repeat_interleave(groups, 1)
+        scores = call.query @ k.transpose(-1, -2) * (call.query.shape[-1] ** -0.5 if call.scale is None else call.scale)
         if call.bias() is not None:
             scores = scores + call.bias()
         valid = torch.ones_like(scores, dtype=torch.bool) if call.mask is None else call.valid().expand(scores.shape)
@@ -92,7 +92,7 @@ def gradients_of(model):
 
 
 def bits_of(masks):
-    """Boolean masks of a MaskedPass."""
+    """Boolean masks of a pass 2."""
     return [None if site.keep is None else unpack_mask(site.keep.rows, site.keep.shape[3]) for site in masks.sites]
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attrdrop import unpack_mask
+from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop import attribution_target
-from attrdrop.addrop.passes import derive_seed
 from attrdrop.reference.keep_mask import candidates, draw
 
 LOWERING = (torch.Tensor.to, torch.Tensor.float, torch.Tensor.type)

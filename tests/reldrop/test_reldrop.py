@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import attrdrop
 from attrdrop import RelCutMix, RelDrop, draw_images, lrp, occlude_blocks, schedules
-from attrdrop.addrop.passes import derive_seed
+from attrdrop._core.seeds import derive_seed
 
 N = 8
 

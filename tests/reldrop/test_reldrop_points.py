@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import attrdrop
 from attrdrop import RelDropPoints, lrp, occlude_points, schedules
-from attrdrop.addrop.passes import derive_seed
+from attrdrop._core.seeds import derive_seed
 from attrdrop.models import pointnet
 
 N = 6

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attrdrop._core.checks import check_probability, check_seed
+from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.passes import AttentionCall
-from attrdrop.addrop.step import ADDropConfig, _attention_scope, _unreachable
+from attrdrop.addrop.scope import attention_scope, unreachable
 from attrdrop.addrop.targets import is_regression
 from attrdrop.lab.text.methods.base import ADDropMethod, Method
 
@@ -138,7 +139,7 @@ class DropHead(_RandomRival):
     ATTENTION = "attrdrop"
 
     def __init__(self, model: Any, *, rate: float, seed: int = 0) -> None:
-        self._scope = _attention_scope(model, ("encoder",))
+        self._scope = attention_scope(model, ("encoder",))
         super().__init__(model, rate, seed)
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
@@ -159,7 +160,7 @@ class DropHead(_RandomRival):
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         loss = self.model(**batch, attrdrop=self).loss
         if self._counts is None:
-            raise ValueError(_unreachable(self.model))
+            raise ValueError(unreachable(self.model))
         return loss
 
 

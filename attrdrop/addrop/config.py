@@ -1,0 +1,90 @@
+"""Settings of AD-DROP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attrdrop._core.checks import check_choice, check_positive_int, is_int
+from attrdrop.addrop.targets import TARGETS, Target
+from attrdrop.ops.keep_mask import KEYS, REGIONS
+from attrdrop.schedules import Schedule, check_schedule
+
+ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
+ATTENTIONS = ("encoder", "decoder", "cross")
+LAYERS = ("all", "first")
+PASS1_MODES = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class ADDropConfig:
+    """Settings of AD-DROP.
+
+    Attributes:
+        p: share of each row in the candidate discard region, or a callable from the optimizer step to it.
+        q: probability that a candidate is dropped, or such a callable.
+        attribution: what ranks. "GA": the gradient of the target with respect to the attention probabilities (Eq. 5).
+            "IGA": its integral times the probabilities (Eq. 3); for each masked layer ``iga_steps`` forwards and walks
+            back. "AA": the scores, and so the probabilities before dropout; pass 1 needs no gradients. "RD": nothing,
+            each position is dropped with probability p q; there is no pass 1.
+        iga_steps: m of Eq. 3.
+        iga_batch: how many of these steps run as one batch of so many times the size: the same work in fewer, larger
+            kernels. More than 1 needs pass1="eval", since all steps have the same dropout, and no callable target.
+        layers: "all", "first", or indices of attention layers, counted from the input, negative from the end.
+        attention: which attention of an encoder-decoder model is masked: "encoder", its self-attention; "decoder", the
+            decoder's self-attention; "cross"; or a list of them. Layers are counted over all of these.
+        target: what is attributed. "pseudo": the logit of the predicted class (Eq. 4; for token-level logits minus
+            the cross-entropy to the model's own prediction, for regression minus the loss). "gold": the same with the
+            labels. Or a callable from (outputs, batch) to a scalar.
+        pass1: "train" keeps dropout on in pass 1, as published; "eval" turns it off: cheaper and deterministic.
+        cross_tuning: AD-DROP in even epochs only, plain training in odd ones (Alg. 1); epochs count from 1.
+        keys: precision that ranks, see :func:`attrdrop.keep_mask`.
+        region: "high", or "low" for the paper's prior experiment (Section 2.2).
+        seed: seed of all draws.
+
+    Target and pass1 say nothing to RD, nor the target to AA.
+
+    Raises:
+        ValueError, TypeError: a field is not as said above; the message names it.
+    """
+
+    p: Schedule = 0.3
+    q: Schedule = 0.3
+    attribution: str = "GA"
+    iga_steps: int = 20
+    iga_batch: int = 1
+    layers: str | Sequence[int] = "all"
+    attention: str | Sequence[str] = "encoder"
+    target: Target = "pseudo"
+    pass1: str = "train"
+    cross_tuning: bool = True
+    keys: str = "auto"
+    region: str = "high"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("p", "q"):
+            check_schedule(name, getattr(self, name))
+        check_choice("attribution", self.attribution, ATTRIBUTIONS, quoted=True)
+        check_choice("pass1", self.pass1, PASS1_MODES, quoted=True)
+        check_choice("keys", self.keys, KEYS, quoted=True)
+        check_choice("region", self.region, REGIONS, quoted=True)
+        if not callable(self.target):
+            check_choice("target", self.target, TARGETS, quoted=True, more=" or a callable")
+        if isinstance(self.layers, str):
+            check_choice("layers", self.layers, LAYERS, quoted=True, more=" or a list of indices")
+        else:
+            layers = tuple(self.layers)
+            if not layers or not all(map(is_int, layers)):
+                raise ValueError(f"layers must be 'all', 'first' or a non-empty list of indices, got {self.layers!r}")
+            object.__setattr__(self, "layers", layers)
+        check_positive_int("iga_steps", self.iga_steps)
+        check_positive_int("iga_batch", self.iga_batch)
+        if self.iga_batch > 1 and (self.pass1 != "eval" or callable(self.target)):
+            raise ValueError(f"iga_batch must be 1 unless pass1 is 'eval' and target no callable, got {self.iga_batch}")
+        attention = (self.attention,) if isinstance(self.attention, str) else tuple(self.attention)
+        if not attention:
+            raise ValueError(f"attention must name at least one of {', '.join(map(repr, ATTENTIONS))}, got none")
+        for name in attention:
+            check_choice("attention", name, ATTENTIONS, quoted=True, more=" or a list of them")
+        object.__setattr__(self, "attention", attention)

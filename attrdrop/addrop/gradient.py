@@ -1,0 +1,105 @@
+"""GA: pass 1 of AD-DROP ranks by the gradient of the target, dF/dA = dO Vᵀ (Eq. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site
+from attrdrop.addrop.strategy import Strategy
+from attrdrop.addrop.targets import attribution_target
+
+
+class GradientAttribution(Strategy):
+    """Pass 1 is a forward and a walk back to the lowest masked layer."""
+
+    def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
+        with torch.enable_grad(), self.pass1_mode(model):
+            pass1 = GradientPass1(draws, self.scope)
+            self._walk_back(pass1, model, batch)
+        return pass1.sites
+
+    def _walk_back(self, pass1: GradientPass1, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """The model's outputs."""
+        outputs = pass1.run(model, batch)
+        self.select(model, pass1.sites)
+        pass1.walk_back(attribution_target(outputs, batch, self.config.target, model))
+        return outputs
+
+
+class GradientPass1(Pass1):
+    """Plain attention, with a tap on the head outputs of each module in scope: the backward turns (dO, V) into bits."""
+
+    def __init__(self, draws: Draws, scope: Collection[nn.Module]):
+        super().__init__(draws)
+        self.scope = scope
+        self.sites: list[Site] = []
+        self._markers: list[Tensor] = []  # leaves of the graph, where the walk back ends
+        self._reached: set[int] = set()
+        self._is_recording = True  # a checkpointed layer runs again in the backward
+
+    def run(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """The outputs of the model's forward under this pass."""
+        return model(**batch, attrdrop=self)
+
+    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
+        if call.module not in self.scope:
+            return plain()
+        if not torch.is_grad_enabled():
+            raise ValueError(
+                "AD-DROP needs gradients through every layer in its first pass, but this one runs without: gradient "
+                "checkpointing with use_reentrant=True hides them; pass "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
+        site = self._record(call) if self._is_recording else self._recall(call)
+        out = self._attend_plainly(call, site, plain)
+        return _Tap.apply(out, call.value, self._markers[site.index], site, self._receive)
+
+    def walk_back(self, target: Tensor) -> None:
+        """From the target to the lowest masked layer; the taps on the way give the masked layers their bits."""
+        self._is_recording = False
+        masked = [site.index for site in self.sites if site.is_masked]
+        torch.autograd.grad(target, [self._markers[index] for index in masked], allow_unused=True)
+        missing = sorted(set(masked) - self._reached)
+        if missing:
+            raise RuntimeError(f"the attribution target does not depend on attention layers {missing}; leave them out")
+
+    def _record(self, call: AttentionCall) -> Site:
+        site = Site(len(self.sites), call.module)
+        self._note_mask(site, call)
+        self.sites.append(site)
+        self._markers.append(torch.zeros((), device=call.query.device, requires_grad=True))
+        return site
+
+    def _recall(self, call: AttentionCall) -> Site:
+        sites = [site for site in self.sites if site.module is call.module]
+        if len(sites) != 1:
+            raise ValueError(SHARED_AND_CHECKPOINTED.format(type(call.module).__name__))
+        return sites[0]
+
+    def _receive(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
+        if site.is_masked:
+            self._reached.add(site.index)
+            self._use(site, grad_out, value)
+
+    def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
+        site.keep = self.draws.keep_mask(site, grad_out.transpose(1, 2).to(value.dtype), value)
+
+
+class _Tap(torch.autograd.Function):
+    """Identity on a head output (B, n, H, d) whose backward hands (dO, V) on."""
+
+    @staticmethod
+    def forward(ctx, out, value, marker, site, receive):
+        ctx.save_for_backward(value)
+        ctx.site, ctx.receive = site, receive
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        (value,) = ctx.saved_tensors
+        ctx.receive(ctx.site, grad_out, value)
+        return grad_out, None, None, None, None

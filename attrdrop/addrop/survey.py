@@ -1,0 +1,43 @@
+"""A survey of a model's attention layers, for the strategies that must know them before their first pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrdrop._core.modules import evaluation_mode, uncompiled
+from attrdrop.addrop.passes import AttentionCall, Site
+from attrdrop.addrop.strategy import Strategy
+
+
+class SurveyingStrategy(Strategy):
+    """Finds the attention layers by one plain forward at its first step."""
+
+    _modules: Sequence[nn.Module] = ()
+
+    def survey(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
+        """The attention layers, none with bits; those to be masked know it."""
+        if not self._modules:
+            survey = Survey(self.scope)
+            with evaluation_mode(model), uncompiled(), torch.no_grad():
+                model(**batch, attrdrop=survey)
+            self._modules = survey.modules
+        sites = [Site(index, module) for index, module in enumerate(self._modules)]
+        self.select(model, sites)
+        return sites
+
+
+class Survey:
+    """Plain attention; notes which modules of a scope attend, in order, one entry a layer."""
+
+    def __init__(self, scope: Collection[nn.Module]):
+        self.scope = scope
+        self.modules: list[nn.Module] = []
+
+    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
+        if call.module in self.scope:
+            self.modules.append(call.module)
+        return plain()
