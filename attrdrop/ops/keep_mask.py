@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import keep_mask as reference
 
 KEYS = ("auto", "fp32", "bf16")
@@ -234,20 +234,6 @@ def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor |
     if x.dtype != torch.float64:
         lse = lse.float()
     return q.detach(), k.detach(), lse.detach().contiguous(), float(scale)
-
-
-@torch.library.impl(triton_library, "keep_mask", "CompositeExplicitAutograd")
-def _(*arguments):
-    from attrdrop.triton_kernels import keep_mask as kernels
-
-    return kernels.keep_mask(*arguments)
-
-
-@torch.library.impl(triton_library, "random_keep_mask", "CompositeExplicitAutograd")
-def _(like, *arguments):
-    from attrdrop.triton_kernels import keep_mask as kernels
-
-    return kernels.random_keep_mask(*arguments, like.device)
 
 
 @register_fake("random_keep_mask")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import relevance_gate as reference
 
 
@@ -149,20 +149,6 @@ def _damped(
 ) -> Tensor:
     backward = reference.backward if backend == "reference" else operators(backend).relevance_gate_backward
     return backward(grad, y, surrogate, scale, eps)
-
-
-@torch.library.impl(triton_library, "relevance_gate", "CompositeExplicitAutograd")
-def _(z, scale, shift, relu):
-    from attrdrop.triton_kernels import relevance_gate as kernels
-
-    return kernels.forward(z, scale, shift, relu)
-
-
-@torch.library.impl(triton_library, "relevance_gate_backward", "CompositeExplicitAutograd")
-def _(grad, y, surrogate, scale, eps):
-    from attrdrop.triton_kernels import relevance_gate as kernels
-
-    return kernels.backward(grad, y, surrogate, scale, eps)
 
 
 @register_fake("relevance_gate")
