@@ -68,8 +68,8 @@ def attention_attribution(
         if chosen == "triton":
             return torch.ops.attrdrop_triton.attribution_rows(grad_out, v, rows, valid, bool(is_causal))
         return _rows(grad_out, v, rows, valid, is_causal)  # a product of a few rows: torch's own is best
-    if topk is not None and (isinstance(topk, bool) or not isinstance(topk, int) or topk < 1):
-        raise ValueError(f"topk must be a positive int, got {topk!r}")
+    if topk is not None:
+        checks.check_positive_int("topk", topk)
     chosen = _resolve(v, grad_out.shape[2], topk or 0, backend)
     served = reference if chosen == "reference" else operators(chosen)
     values, indices = served.attention_attribution(grad_out, v, valid, bool(is_causal), topk or 0)

@@ -161,10 +161,7 @@ def random_keep_mask(
         TypeError, ValueError: as :func:`keep_mask`.
     """
     for name, size in (("batch", batch), ("heads", heads), ("n_q", n_q), ("n_k", n_k)):
-        if isinstance(size, bool) or not isinstance(size, (int, torch.SymInt)):
-            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
-        if size < 0:
-            raise ValueError(f"{name} must not be negative, got {size}")
+        checks.check_size(name, size)
     rate = checks.check_probability("p", p) * checks.check_probability("q", q)
     if device is None:
         device = next((t.device for t in (valid, sample_ids) if isinstance(t, Tensor)), torch.device("cpu"))

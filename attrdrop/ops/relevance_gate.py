@@ -71,7 +71,7 @@ def _gate(
     z = checks.check_tensor("z", z)
     if z.dtype not in checks.FLOATS:
         raise TypeError(f"z must be float32, bfloat16, float16 or float64, got {z.dtype}")
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+    if not checks.is_number(eps):
         raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps must be 0 or more and finite, got {eps}")
