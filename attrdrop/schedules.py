@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from attrdrop._core.checks import check_positive_int, is_number
+
 Schedule = float | Callable[[int], float]
 
 
@@ -24,8 +26,7 @@ def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
 
 
 def _between(start: float, end: float, steps: int, shape: Callable[[float], float]) -> Callable[[int], float]:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive int, got {steps!r}")
+    check_positive_int("steps", steps)
     return lambda step: start + (end - start) * shape(min(max(step / steps, 0.0), 1.0))
 
 
@@ -45,7 +46,7 @@ def scheduled(name: str, value: Schedule, step: int) -> float:
 
 
 def _check_share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise TypeError(f"{name} must be a number in [0, 1] or a callable, got {type(value).__name__}")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")

@@ -45,7 +45,7 @@ def counted_positions(
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
-def sums_kernel(
+def attention_attribution_sums_kernel(
     p_grad_out, p_v, p_words, p_sums, stride_ob, stride_oh, stride_on, stride_vb, stride_vh, stride_vn,
     stride_wb, stride_wh, stride_wq, heads, groups, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, HAS_VALID: tl.constexpr,
@@ -73,7 +73,7 @@ def sums_kernel(
 
 
 @triton.jit(do_not_specialize=(*NOT_SPECIALIZED, "picked"))
-def rows_kernel(
+def attention_attribution_rows_kernel(
     p_grad_out, p_v, p_words, p_index, p_rows, stride_ob, stride_oh, stride_on, stride_vb, stride_vh, stride_vn,
     stride_wb, stride_wh, stride_wq, heads, groups, picked, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, HAS_VALID: tl.constexpr,
@@ -112,7 +112,7 @@ def sort_keys(b_values, b_index):
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
-def top_kernel(
+def attention_attribution_top_kernel(
     p_grad_out, p_v, p_words, p_keys, stride_ob, stride_oh, stride_on, stride_vb, stride_vh, stride_vn,
     stride_wb, stride_wh, stride_wq, heads, groups, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, HAS_VALID: tl.constexpr,
@@ -168,12 +168,14 @@ def attention_attribution(
             if empty:
                 sums.zero_()
             else:
-                sums_kernel[(batch * heads * triton.cdiv(n_k, BLOCK_K),)](**arguments, p_sums=sums, n_q=n_q)
+                attention_attribution_sums_kernel[(batch * heads * triton.cdiv(n_k, BLOCK_K),)](
+                    **arguments, p_sums=sums, n_q=n_q
+                )
             return sums, v.new_empty(batch, heads, 0, dtype=torch.int64)
         top, blocks = max(2, triton.next_power_of_2(k)), 0 if empty else triton.cdiv(n_q, BLOCK_Q)
         keys = v.new_empty(batch, heads, blocks * top, dtype=torch.int64)
         if not empty:
-            top_kernel[(batch * heads * blocks,)](**arguments, p_keys=keys, n_q=n_q, TOP=top)
+            attention_attribution_top_kernel[(batch * heads * blocks,)](**arguments, p_keys=keys, n_q=n_q, TOP=top)
     keys = torch.nn.functional.pad(keys, (0, k), value=NOTHING.value).topk(k).values  # all different but NOTHING
     order = (keys >> 32).to(torch.int32)
     values = (order ^ ((order >> 31) & 0x7FFFFFFF)).view(torch.float32)
@@ -190,5 +192,7 @@ def attribution_rows(grad_out: Tensor, v: Tensor, rows: Tensor, valid: Tensor | 
         arguments = common_arguments(grad_out, v, valid, is_causal)
         programs = picked.shape[0] * picked.shape[1] * triton.cdiv(rows.numel(), BLOCK_Q)
         with on_device(v.device):
-            rows_kernel[(programs,)](**arguments, p_index=rows, p_rows=picked, picked=rows.numel())
+            attention_attribution_rows_kernel[(programs,)](
+                **arguments, p_index=rows, p_rows=picked, picked=rows.numel()
+            )
     return picked

@@ -251,11 +251,11 @@ def keep_mask(
 
 
 def random_keep_mask(
-    batch: int, heads: int, n_q: int, n_k: int, rate: float, seed: int, layer: int, valid: Tensor | None,
-    is_causal: bool, sample_ids: Tensor | None, device: torch.device,
+    like: Tensor, batch: int, heads: int, n_q: int, n_k: int, rate: float, seed: int, layer: int, valid: Tensor | None,
+    is_causal: bool, sample_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """As keep_mask with every valid column a candidate."""
-    rows = torch.empty(batch, heads, n_q, triton.cdiv(n_k, 32), dtype=torch.int32, device=device)
+    rows = like.new_empty(batch, heads, n_q, triton.cdiv(n_k, 32), dtype=torch.int32)
     with on_device(rows.device):
         return draw(rows, n_k, rate, seed, layer, valid, is_causal, sample_ids, "all")
 

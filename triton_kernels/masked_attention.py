@@ -35,7 +35,7 @@ from attrdrop.triton_kernels.philox import drop_threshold
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
-def forward_kernel(
+def masked_attention_forward_kernel(
     p_q, p_k, p_v, p_out, p_lse, p_rows, p_bias, p_survivors,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_rb, stride_rh, stride_rn, stride_sb, stride_sh, stride_sn,
@@ -139,7 +139,7 @@ def survivors(
     return dropout_words(rows, q.shape[1], q.shape[2], k.shape[2], threshold, seed, ids, needs_cols)
 
 
-def forward(
+def masked_attention(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None, bias: Tensor | None, scale: float, dropout_p: float,
     seed: int, sample_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -163,5 +163,5 @@ def forward(
     def programs(tile: Tile) -> int:
         return batch * heads * triton.cdiv(n_q, tile.queries)
 
-    launch("forward", forward_kernel, arguments, programs, **choice)
+    launch("forward", masked_attention_forward_kernel, arguments, programs, **choice)
     return out, lse

@@ -188,7 +188,7 @@ def grad_key_value_kernel(
     store_rows(p_grad_v, b_grad_v, start_k, n_k, kv_heads * D_V, BLOCK_K, D_V, BLOCK_V)
 
 
-def backward(
+def masked_attention_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rows: Tensor | None,
     cols: Tensor | None, bias: Tensor | None, scale: float, dropout_p: float, seed: int, sample_ids: Tensor | None,
     needs_grad_bias: bool,

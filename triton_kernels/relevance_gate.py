@@ -64,7 +64,7 @@ def divide(b_x, b_y, EXACT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=("inner", "inverse"))
-def forward_kernel(
+def relevance_gate_forward_kernel(
     p_z, p_scale, p_shift, p_y, size, channels, inner, inverse, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     LAYOUT: tl.constexpr, WRAPS_ONCE: tl.constexpr, IS_HUGE: tl.constexpr, HAS_SCALE: tl.constexpr,
     HAS_SHIFT: tl.constexpr, RELU: tl.constexpr,
@@ -84,7 +84,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=("inner", "inverse", "eps"))
-def backward_kernel(
+def relevance_gate_backward_kernel(
     p_grad, p_y, p_surrogate, p_scale, p_out, size, channels, inner, inverse, eps, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, LAYOUT: tl.constexpr, WRAPS_ONCE: tl.constexpr, IS_HUGE: tl.constexpr,
     HAS_SCALE: tl.constexpr, HAS_SURROGATE: tl.constexpr,
@@ -135,26 +135,28 @@ def contiguous(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.contiguous()
 
 
-def forward(z: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
+def relevance_gate(z: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
     """scale and shift float32 (C,); y in the layout of z, made dense where that is not."""
     y = torch.empty_like(z)
     if y.numel():
         programs, known = arguments(y, scale is not None or shift is not None)
         with on_device(z.device):
-            forward_kernel[programs](
+            relevance_gate_forward_kernel[programs](
                 in_layout_of(z, y), contiguous(scale), contiguous(shift), y, **known, HAS_SCALE=scale is not None,
                 HAS_SHIFT=shift is not None, RELU=relu, num_warps=WARPS,
             )  # fmt: skip
     return y
 
 
-def backward(grad: Tensor, y: Tensor, surrogate: Tensor | None, scale: Tensor | None, eps: float) -> Tensor:
+def relevance_gate_backward(
+    grad: Tensor, y: Tensor, surrogate: Tensor | None, scale: Tensor | None, eps: float
+) -> Tensor:
     """The gradient for z, or for the surrogate; in the layout of y, made dense where that is not."""
     out = torch.empty_like(y)
     if out.numel():
         programs, known = arguments(out, scale is not None)
         with on_device(y.device):
-            backward_kernel[programs](
+            relevance_gate_backward_kernel[programs](
                 in_layout_of(grad, out), in_layout_of(y, out),
                 None if surrogate is None else in_layout_of(surrogate, out), contiguous(scale), out, **known, eps=eps,
                 HAS_SCALE=scale is not None, HAS_SURROGATE=surrogate is not None, num_warps=WARPS,

@@ -25,6 +25,14 @@ def check_positive_int(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
+def check_size(name: str, value: object, least: int = 0) -> None:
+    """An int from 0 or from 1 on."""
+    if not is_int(value):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < least:  # type: ignore[operator]
+        raise ValueError(f"{name} must {'be at least 1' if least else 'not be negative'}, got {value}")
+
+
 def check_probability(name: str, value: float) -> float:
     if not is_number(value):
         raise TypeError(f"{name} must be a number in [0, 1], got {type(value).__name__}")
@@ -79,7 +87,7 @@ def check_seed(seed: int) -> int:
 
 
 def check_layer(layer: object) -> int:
-    if not isinstance(layer, int) or isinstance(layer, bool):
+    if not is_int(layer):
         raise TypeError(f"layer must be an int, got {type(layer).__name__}")
     if not 0 <= layer < 65536:
         raise ValueError(f"layer must lie in [0, 65536), got {layer}")

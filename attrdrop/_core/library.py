@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -43,26 +44,49 @@ SCHEMAS = (
     "scatter_points(Tensor grad, Tensor index, SymInt size, Tensor? order, Tensor? starts) -> Tensor",
 )
 
-SHARED_OPS = (
-    "keep_mask", "transpose_mask", "masked_attention", "masked_attention_backward", "attention_attribution",
-    "relevance_gate", "relevance_gate_backward",
-)  # fmt: skip
-"""Operators that exist as ``torch.ops.attrdrop_triton.<name>`` too, with the same schema, for any device."""
-
 TRITON_SCHEMAS = (
     "random_keep_mask(Tensor like, SymInt batch, SymInt heads, SymInt n_q, SymInt n_k, float rate, SymInt seed,"
     " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
     "attribution_rows(Tensor grad_out, Tensor v, Tensor rows, Tensor? valid, bool is_causal) -> Tensor",
 )  # fmt: skip
 
+TRITON_KERNELS = {
+    "pack_mask": "pack_mask",
+    "unpack_mask": "pack_mask",
+    "transpose_mask": "keep_mask",
+    "keep_mask": "keep_mask",
+    "random_keep_mask": "keep_mask",
+    "masked_attention": "masked_attention",
+    "masked_attention_backward": "masked_attention_backward",
+    "attention_attribution": "attention_attribution",
+    "attribution_rows": "attention_attribution",
+    "relevance_gate": "relevance_gate",
+    "relevance_gate_backward": "relevance_gate",
+}
+"""The operators ``torch.ops.attrdrop_triton.<name>``, for any device: in which module of attrdrop.triton_kernels the
+function of that name stands."""
+
 library = torch.library.Library("attrdrop", "DEF")
 triton_library: torch.library.Library = torch.library.Library("attrdrop_triton", "DEF")
-for schema in SCHEMAS:
-    library.define(schema)
-    if schema.split("(")[0] in SHARED_OPS:
+
+
+def _triton_kernel(name: str) -> Callable:
+    """Imports the kernel when it is first called: Triton takes long, and may be missing."""
+
+    def call(*arguments):
+        module = importlib.import_module(f"attrdrop.triton_kernels.{TRITON_KERNELS[name]}")
+        return getattr(module, name)(*arguments)
+
+    return call
+
+
+for schema in (*SCHEMAS, *TRITON_SCHEMAS):
+    name = schema.split("(")[0]
+    if schema in SCHEMAS:
+        library.define(schema)
+    if name in TRITON_KERNELS:
         triton_library.define(schema)
-for schema in TRITON_SCHEMAS:
-    triton_library.define(schema)
+        triton_library.impl(name, _triton_kernel(name), "CompositeExplicitAutograd")
 
 
 def operators(backend: str):

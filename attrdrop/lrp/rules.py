@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from attrdrop._core.checks import is_number
+
 if TYPE_CHECKING:
     from attrdrop.lrp.gates import LinearCall
 
@@ -167,7 +169,7 @@ def _check_positive(rule: Rule) -> None:
     for name in (entry.name for entry in fields(rule)):  # type: ignore[arg-type]
         value = getattr(rule, name)
         least = "0 or more" if name == "gamma" else "above 0"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not is_number(value):
             raise TypeError(f"{name} must be a number {least}, got {type(value).__name__}")
         if not (value > 0 or (name == "gamma" and value == 0)) or value == float("inf"):
             raise ValueError(f"{name} must be finite and {least}, got {value}")

@@ -48,12 +48,6 @@ class Scores:
         return values.gather(1, wanted[:, None]).squeeze(1)
 
 
-def check_positive(name: str, number: object) -> None:
-    """Refuse what is no int from 1 on."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{name} must be a positive int, got {number!r}")
-
-
 def check_target(target: object, inputs: Tensor) -> Tensor:
     """int64 (N,) on the device of the inputs."""
     tensor = check_tensor("target", target)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attrdrop._core.checks import check_choice, check_seed, check_tensor
+from attrdrop._core.checks import check_choice, check_positive_int, check_seed, check_tensor, is_number
 from attrdrop._core.maps import pixel_relevance, point_relevance
-from attrdrop.metrics._scores import Scores, check_positive, check_target
+from attrdrop.metrics._scores import Scores, check_target
 
 ORDERS = ("descending", "ascending", "random")
 
@@ -76,7 +76,7 @@ def flipping_curve(
     scored = Scores(model, score, output)
     check_choice("order", order, ORDERS)
     for name, number in (("steps", steps), ("patch", patch), ("batch_size", 1 if batch_size is None else batch_size)):
-        check_positive(name, number)
+        check_positive_int(name, number)
     inputs = _check_inputs(inputs)
     target = check_target(target, inputs)
     features = _Features(inputs, patch)
@@ -154,7 +154,7 @@ def _replacement(value: object, inputs: Tensor) -> Tensor:
         if value != "mean":
             raise ValueError(f'value must be a number, a tensor or "mean", got {value!r}')
         return inputs.mean((2, 3) if is_image else 1, keepdim=True)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if is_number(value):
         value = inputs.new_full((channels,), value)
     if not isinstance(value, Tensor):
         raise TypeError(f'value must be a number, a tensor or "mean", got {type(value).__name__}')

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrdrop._core.checks import check_tensor
+from attrdrop._core.checks import check_choice, check_positive_int, check_tensor
 
 
 def class_subset(logits: Tensor, classes: Sequence[int] | Tensor) -> Tensor:
@@ -73,10 +73,8 @@ def calibration_error(
         As :func:`top1`. ValueError also: bins is not positive, norm is unknown, or logits do not hold the
         probabilities they should.
     """
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"bins must be a positive int, got {bins!r}")
-    if norm not in ("l1", "l2"):
-        raise ValueError(f"norm must be one of l1, l2, got {norm!r}")
+    check_positive_int("bins", bins)
+    check_choice("norm", norm, ("l1", "l2"))
     logits = _check_logits("logits", logits)
     confidence = _largest(_check_probabilities(logits)) if probabilities else _confidence(logits)
     correct = _correct(logits, labels)

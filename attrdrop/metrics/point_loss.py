@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.checks import check_choice, check_seed
+from attrdrop._core.checks import check_choice, check_positive_int, check_seed, is_number
 from attrdrop._core.maps import check_finite
-from attrdrop.metrics._scores import Scores, check_positive, check_target
+from attrdrop.metrics._scores import Scores, check_target
 
 MODES = ("remove", "origin")
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -73,7 +73,7 @@ def point_loss_curve(
     scored = Scores(model, score, output)
     check_choice("mode", mode, MODES)
     for name, number in (("repeats", repeats), ("batch_size", 1 if batch_size is None else batch_size)):
-        check_positive(name, number)
+        check_positive_int(name, number)
     check_finite("points", points)
     if points.dim() != 3 or points.numel() == 0:
         raise ValueError(f"points must have shape (N, P, C), not empty, got {tuple(points.shape)}")
@@ -106,7 +106,7 @@ def _without(points: Tensor, lost: Tensor, mode: str) -> Tensor:
 
 def _check_fractions(fractions: Sequence[float]) -> list[float]:
     values = list(fractions)
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if not all(is_number(value) for value in values):
         raise TypeError(f"fractions must be numbers, got {fractions!r}")
     is_rising = all(a < b for a, b in itertools.pairwise(values))
     if not values or not is_rising or not values[0] >= 0 or not values[-1] < 1:

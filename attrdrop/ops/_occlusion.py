@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attrdrop._core import checks
+
 Value = float | Sequence[float] | Tensor | str
 
 
@@ -53,7 +55,7 @@ def check_value(value: Value, like: Tensor, channels: int, words: str) -> tuple[
     may = f"a number, one for each channel, or {words}"
     if isinstance(value, str):
         raise ValueError(f"value must be {may}, got {value!r}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if checks.is_number(value):
         return _check_number(value, like.dtype), None
     if isinstance(value, Tensor):
         if value.dim() == 0 and value.device.type == "cpu" and not torch.compiler.is_compiling():

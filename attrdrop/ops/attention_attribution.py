@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import attention_attribution as reference
 
 WIDEST_HEAD = 256
@@ -68,8 +68,8 @@ def attention_attribution(
         if chosen == "triton":
             return torch.ops.attrdrop_triton.attribution_rows(grad_out, v, rows, valid, bool(is_causal))
         return _rows(grad_out, v, rows, valid, is_causal)  # a product of a few rows: torch's own is best
-    if topk is not None and (isinstance(topk, bool) or not isinstance(topk, int) or topk < 1):
-        raise ValueError(f"topk must be a positive int, got {topk!r}")
+    if topk is not None:
+        checks.check_positive_int("topk", topk)
     chosen = _resolve(v, grad_out.shape[2], topk or 0, backend)
     served = reference if chosen == "reference" else operators(chosen)
     values, indices = served.attention_attribution(grad_out, v, valid, bool(is_causal), topk or 0)
@@ -115,20 +115,6 @@ def _rows(grad_out: Tensor, v: Tensor, rows: Tensor, valid: Tensor | None, is_ca
     if is_causal:
         b = b.masked_fill(torch.arange(n_k, device=v.device) > rows.unsqueeze(-1), 0.0)
     return b
-
-
-@torch.library.impl(triton_library, "attention_attribution", "CompositeExplicitAutograd")
-def _(grad_out, v, valid, is_causal, k):
-    from attrdrop.triton_kernels import attention_attribution as kernels
-
-    return kernels.attention_attribution(grad_out, v, valid, is_causal, k)
-
-
-@torch.library.impl(triton_library, "attribution_rows", "CompositeExplicitAutograd")
-def _(grad_out, v, rows, valid, is_causal):
-    from attrdrop.triton_kernels import attention_attribution as kernels
-
-    return kernels.attribution_rows(grad_out, v, rows, valid, is_causal)
 
 
 @register_fake("attention_attribution")

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from attrdrop._core import kernels
+from attrdrop._core import checks, kernels
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import ball_query as reference
 
@@ -85,15 +85,12 @@ def _check_scales(radius: object, k: object) -> tuple[list[float], list[int]]:
     if not 1 <= len(radius) <= MOST_SCALES or len(radius) != len(k):
         raise ValueError(f"radius and k must hold 1 to {MOST_SCALES} numbers, equally many, got {radius} and {k}")
     for r in radius:
-        if isinstance(r, bool) or not isinstance(r, (int, float)):
+        if not checks.is_number(r):
             raise TypeError(f"radius must be a number, got {type(r).__name__}")
         if not 0 < r < float("inf"):
             raise ValueError(f"radius must be positive and finite, got {r}")
     for count in k:
-        if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)):
-            raise TypeError(f"k must be an int, got {type(count).__name__}")
-        if count < 1:
-            raise ValueError(f"k must be at least 1, got {count}")
+        checks.check_size("k", count, least=1)
     return [float(r) for r in radius], list(k)
 
 

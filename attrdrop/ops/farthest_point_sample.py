@@ -41,10 +41,7 @@ def farthest_point_sample(
             it counts as padding); the message names it. RuntimeError: the backend asked for cannot serve.
     """
     points = clouds.check_points(points, 3).detach()
-    if isinstance(n, bool) or not isinstance(n, (int, torch.SymInt)):
-        raise TypeError(f"n must be an int, got {type(n).__name__}")
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+    checks.check_size("n", n)
     valid = clouds.check_valid(valid, points)
     if start is not None:
         checks.check_index("start", start, points.shape[0], points.shape[1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import keep_mask as reference
 
 KEYS = ("auto", "fp32", "bf16")
@@ -174,10 +174,7 @@ def random_keep_mask(
         TypeError, ValueError: as :func:`keep_mask`.
     """
     for name, size in (("batch", batch), ("heads", heads), ("n_q", n_q), ("n_k", n_k)):
-        if isinstance(size, bool) or not isinstance(size, (int, torch.SymInt)):
-            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
-        if size < 0:
-            raise ValueError(f"{name} must not be negative, got {size}")
+        checks.check_size(name, size)
     rate = checks.check_probability("p", p) * checks.check_probability("q", q)
     if device is None:
         device = next((t.device for t in (valid, sample_ids) if isinstance(t, Tensor)), torch.device("cpu"))
@@ -257,20 +254,6 @@ def _check_weight(weight, x: Tensor, y: Tensor) -> AttentionWeight | None:
     if x.dtype != torch.float64:
         lse = lse.float()
     return AttentionWeight(q.detach(), k.detach(), lse.detach().contiguous(), float(scale), bias)
-
-
-@torch.library.impl(triton_library, "keep_mask", "CompositeExplicitAutograd")
-def _(*arguments):
-    from attrdrop.triton_kernels import keep_mask as kernels
-
-    return kernels.keep_mask(*arguments)
-
-
-@torch.library.impl(triton_library, "random_keep_mask", "CompositeExplicitAutograd")
-def _(like, *arguments):
-    from attrdrop.triton_kernels import keep_mask as kernels
-
-    return kernels.random_keep_mask(*arguments, like.device)
 
 
 @register_fake("random_keep_mask")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attrdrop._core import backends, checks
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _masked_attention_cpu  # noqa: F401  (registers the CPU implementation)
 from attrdrop.ops.keep_mask import KeepMask
 from attrdrop.reference import masked_attention as reference
@@ -128,22 +128,6 @@ def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backen
         if not all(1 <= width <= widest for width in (q.shape[-1], v.shape[-1])):
             triton = f"{q.dtype} heads must be 1 to {widest} wide, got {q.shape[-1]} of q and {v.shape[-1]} of v"
     return backends.resolve("masked_attention", q, backend, {"triton": triton, "cpp": cpp})
-
-
-@torch.library.impl(triton_library, "masked_attention", "CompositeExplicitAutograd")
-def _(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
-    from attrdrop.triton_kernels import masked_attention as kernels
-
-    return kernels.forward(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
-
-
-@torch.library.impl(triton_library, "masked_attention_backward", "CompositeExplicitAutograd")
-def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
-    from attrdrop.triton_kernels import masked_attention_backward as kernels
-
-    return kernels.backward(
-        grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias
-    )
 
 
 @register_fake("masked_attention")

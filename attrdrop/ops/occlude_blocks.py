@@ -85,10 +85,7 @@ def occlude_blocks(
     count, _, height, width = images.shape
     p, alpha = checks.check_probability("p", p), checks.check_probability("alpha", alpha)
     low, high = _check_pair("ratio", ratio, math.inf)
-    if isinstance(k_centers, bool) or not isinstance(k_centers, int):
-        raise TypeError(f"k_centers must be an int, got {type(k_centers).__name__}")
-    if k_centers < 1:
-        raise ValueError(f"k_centers must be at least 1, got {k_centers}")
+    checks.check_size("k_centers", k_centers, least=1)
     _check_relevance(relevance, index, images)
     checks.check_choice("border", border, BORDERS)
     checks.check_choice("per", per, PER)
@@ -180,10 +177,7 @@ def draw_images(
     Raises:
         TypeError, ValueError: as :func:`occlude_blocks`.
     """
-    if isinstance(n, bool) or not isinstance(n, (int, torch.SymInt)):
-        raise TypeError(f"n must be an int, got {type(n).__name__}")
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+    checks.check_size("n", n)
     p, alpha = checks.check_probability("p", p), checks.check_probability("alpha", alpha)
     seed = checks.check_seed(seed)
     ids = checks.check_sample_ids(sample_ids, n, torch.device("cpu"))

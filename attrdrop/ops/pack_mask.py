@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attrdrop._core import backends
 from attrdrop._core.checks import check_tensor, word_count
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import pack_mask as reference
 
 
@@ -34,13 +34,7 @@ def pack_mask(mask: Tensor, *, backend: str | None = None) -> Tensor:
         return reference.pack_mask(mask)
     n = mask.shape[-1]
     flat = mask.reshape(mask.shape[:-1].numel(), n)
-    if chosen == "triton":
-        from attrdrop.triton_kernels import pack_mask as kernels
-
-        bits = kernels.pack_mask(flat)
-    else:
-        bits = torch.ops.attrdrop.pack_mask(flat)
-    return bits.view(*mask.shape[:-1], word_count(n))
+    return operators(chosen).pack_mask(flat).view(*mask.shape[:-1], word_count(n))
 
 
 def unpack_mask(bits: Tensor, n: int, *, backend: str | None = None) -> Tensor:
@@ -60,13 +54,7 @@ def unpack_mask(bits: Tensor, n: int, *, backend: str | None = None) -> Tensor:
     if chosen == "reference":
         return reference.unpack_mask(bits, n)
     flat = _unit_stride(bits.reshape(bits.shape[:-1].numel(), bits.shape[-1]))
-    if chosen == "triton":
-        from attrdrop.triton_kernels import pack_mask as kernels
-
-        mask = kernels.unpack_mask(flat, n)
-    else:
-        mask = torch.ops.attrdrop.unpack_mask(flat, n)
-    return mask.view(*bits.shape[:-1], n)
+    return operators(chosen).unpack_mask(flat, n).view(*bits.shape[:-1], n)
 
 
 def transpose_mask(rows: Tensor, n_k: int, *, backend: str | None = None) -> Tensor:
@@ -108,21 +96,14 @@ def _resolve(op: str, tensor: Tensor, backend: str | None) -> str:
     return backends.resolve(op, tensor, backend, missing)
 
 
-@torch.library.register_fake("attrdrop::pack_mask")
+@register_fake("pack_mask")
 def _(mask):
     return mask.new_empty((mask.shape[0], word_count(mask.shape[1])), dtype=torch.int32)
 
 
-@torch.library.register_fake("attrdrop::unpack_mask")
+@register_fake("unpack_mask")
 def _(bits, n):
     return bits.new_empty((bits.shape[0], n), dtype=torch.bool)
-
-
-@torch.library.impl(triton_library, "transpose_mask", "CompositeExplicitAutograd")
-def _(rows, n_k):
-    from attrdrop.triton_kernels import keep_mask as kernels
-
-    return kernels.transpose_mask(rows, n_k)
 
 
 @register_fake("transpose_mask")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
-from attrdrop._core.library import operators, register_fake, triton_library
+from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import relevance_gate as reference
 
 
@@ -71,7 +71,7 @@ def _gate(
     z = checks.check_tensor("z", z)
     if z.dtype not in checks.FLOATS:
         raise TypeError(f"z must be float32, bfloat16, float16 or float64, got {z.dtype}")
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+    if not checks.is_number(eps):
         raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps must be 0 or more and finite, got {eps}")
@@ -149,20 +149,6 @@ def _damped(
 ) -> Tensor:
     backward = reference.backward if backend == "reference" else operators(backend).relevance_gate_backward
     return backward(grad, y, surrogate, scale, eps)
-
-
-@torch.library.impl(triton_library, "relevance_gate", "CompositeExplicitAutograd")
-def _(z, scale, shift, relu):
-    from attrdrop.triton_kernels import relevance_gate as kernels
-
-    return kernels.forward(z, scale, shift, relu)
-
-
-@torch.library.impl(triton_library, "relevance_gate_backward", "CompositeExplicitAutograd")
-def _(grad, y, surrogate, scale, eps):
-    from attrdrop.triton_kernels import relevance_gate as kernels
-
-    return kernels.backward(grad, y, surrogate, scale, eps)
 
 
 @register_fake("relevance_gate")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from attrdrop._core.checks import check_positive_int
 from attrdrop._core.maps import pixel_relevance
 from attrdrop.plots.sheets import COLOURS, DPI, SCALE, add_relevance_scale, sheet
 
@@ -72,8 +73,7 @@ def contact_sheet(
         a box has a negative height or width, columns is not positive, or titles are not one per image.
     """
     pictures = _pictures(images)
-    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
-        raise ValueError(f"columns must be a positive int, got {columns!r}")
+    check_positive_int("columns", columns)
     figure, panels = _image_sheet(pictures, min(columns, len(pictures)), titles)
     if boxes is not None:
         halo = patheffects.withStroke(linewidth=2.8, foreground="white")

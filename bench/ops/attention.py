@@ -129,7 +129,7 @@ class _Unmasked(torch.autograd.Function):
         from attrdrop.triton_kernels import masked_attention as kernels
 
         scale = q.shape[-1] ** -0.5
-        out, lse = kernels.forward(q, k, v, None, None, scale, 0.0, 0, None)
+        out, lse = kernels.masked_attention(q, k, v, None, None, scale, 0.0, 0, None)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.scale = scale
         return out
@@ -139,7 +139,7 @@ class _Unmasked(torch.autograd.Function):
         from attrdrop.triton_kernels import masked_attention_backward as kernels
 
         arguments = (None, None, None, ctx.scale, 0.0, 0, None, False)
-        return kernels.backward(grad_out, *ctx.saved_tensors, *arguments)[:3]
+        return kernels.masked_attention_backward(grad_out, *ctx.saved_tensors, *arguments)[:3]
 
 
 def rivals(i: AttentionInputs) -> Mapping[str, Forms]:

@@ -34,7 +34,7 @@ from attrdrop.triton_kernels import (
 
 COUNTS = Path(__file__).with_name("instruction_counts.json")
 TILED = {
-    "forward": masked_attention.forward_kernel,
+    "forward": masked_attention.masked_attention_forward_kernel,
     "grad_query": masked_attention_backward.grad_query_kernel,
     "grad_key_value": masked_attention_backward.grad_key_value_kernel,
     "grad_bias": masked_attention_grad_bias.grad_bias_kernel,
@@ -139,9 +139,10 @@ def gate_cases(arch: int) -> Iterator[Case]:
         for name in ("size", "channels", "inner", "inverse"):
             del constants[name]
         for name in ("forward", "backward"):
+            kernel = getattr(relevance_gate, f"relevance_gate_{name}_kernel")
             for kind in ("bf16", "fp32"):
                 yield Case(
-                    f"gate_{name}-{kind}-{layout}-sm{arch}", getattr(relevance_gate, f"{name}_kernel"), arch, constants,
+                    f"gate_{name}-{kind}-{layout}-sm{arch}", kernel, arch, constants,
                     f"*{kind}", {"size": "i64" if known["IS_HUGE"] else "i32"}, relevance_gate.WARPS,
                     positions=relevance_gate.BLOCK,
                 )  # fmt: skip
@@ -163,7 +164,7 @@ def cases() -> Iterator[Case]:
     )
     for arch in (80, 90):
         for name in ("sums", "rows", "top"):
-            kernel = getattr(attention_attribution, f"{name}_kernel")
+            kernel = getattr(attention_attribution, f"attention_attribution_{name}_kernel")
             types = {"p_rows": "*fp32"} if name == "rows" else {}
             yield Case(f"attribution_{name}-sm{arch}", kernel, arch, attribution, types=types)
         words = dict(ROWS=dropout_words.ROWS, WORDS=dropout_words.WORDS, HAS_COLS=True)

@@ -281,7 +281,7 @@ def test_the_same_bits_run_to_run():
 def test_random_keep_mask(is_causal):
     valid = pack_mask(torch.rand(2, 1, 1, 100, device=DEVICE) < 0.8)
     ids = torch.tensor([3, 9], device=DEVICE)
-    ours = Mask(*kernels.random_keep_mask(2, 2, 70, 100, 0.2, 8, 2, valid, is_causal, ids, valid.device))
+    ours = Mask(*kernels.random_keep_mask(valid, 2, 2, 70, 100, 0.2, 8, 2, valid, is_causal, ids))
     expected = Mask(*reference.random_keep_mask(2, 70, 100, 0.2, 8, 2, valid, is_causal, ids))
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
 
