@@ -7,13 +7,12 @@ include the eval-mode BatchNorm that follows, is a rule for what becomes of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from attrdrop.lrp.gates import LinearCall
+from attrdrop._core.checks import is_number
+from attrdrop.lrp.calls import LinearCall
 
 
 class Rule:
@@ -167,7 +166,7 @@ def _check_positive(rule: Rule) -> None:
     for name in (entry.name for entry in fields(rule)):  # type: ignore[arg-type]
         value = getattr(rule, name)
         least = "0 or more" if name == "gamma" else "above 0"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not is_number(value):
             raise TypeError(f"{name} must be a number {least}, got {type(value).__name__}")
         if not (value > 0 or (name == "gamma" and value == 0)) or value == float("inf"):
             raise ValueError(f"{name} must be finite and {least}, got {value}")
