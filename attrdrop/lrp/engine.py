@@ -6,7 +6,8 @@ It sees every torch function that the model calls, in the order in which data fl
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
@@ -16,13 +17,27 @@ from torch.overrides import TorchFunctionMode
 
 from attrdrop.lrp import decompositions
 from attrdrop.lrp import torch_functions as known
+from attrdrop.lrp.calls import LinearCall
 from attrdrop.lrp.facts import Fact, Facts, comes_from
-from attrdrop.lrp.gates import Carried, LinearCall, Pending, Relevance, ScaleGradient
+from attrdrop.lrp.gates import Carried, Pending, Relevance, ScaleGradient
 from attrdrop.lrp.rules import Epsilon, Rule
 from attrdrop.ops.relevance_gate import relevance_gate
 
 ATTENTIONS = ("attnlrp", "detach")
 OPAQUE = "code that attribution cannot see into, such as a custom autograd.Function"
+
+
+def _finishing(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, given activations with their gates in place, all of which came about seen."""
+
+    @wraps(handler)
+    def treat(self: Propagation, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
+        for x in self._active(args, kwargs):
+            self.check_seen(x, f"{base} works on")
+        return handler(self, func, base, *args, **kwargs)
+
+    return treat
 
 
 class Propagation(TorchFunctionMode):
@@ -72,100 +87,76 @@ class Propagation(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if self.is_busy:  # torch.compile traces into a custom autograd.Function with the mode on
             return func(*args, **kwargs)
-        self.is_busy = True
-        try:
-            return self._treat(func, args, kwargs)
-        finally:
-            self.is_busy = False
-
-    def _treat(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        name = str(func.__name__)  # str: what torch.compile gives is none
         if self.composite is None:
             return func(*_each(args, _constant), **_each(kwargs, _constant))
-        if name in ("__get__", "__set__", "__delete__"):
-            is_set, name = name != "__get__", str(func.__self__.__name__)
-            if is_set or name not in known.PROPERTIES:
-                return func(*args)
-        base = name.split(".")[0].strip("_")
-        if base in known.SIZES:
+        base, is_in_place = known.identify(func)
+        if base is None or base in known.SIZES:
             return func(*args, **kwargs)
         if base == "setitem" and isinstance(args[2], Tensor):
             self.facts.unspoil(args[0], args[2])
         args, kwargs = _each(args, self._current), _each(kwargs, self._current)
-        if not any(self._is_active(x) for x in _tensors((args, kwargs))):
+        if not self._active(args, kwargs):
             return func(*args, **kwargs)
         if not args and "input" in kwargs and base not in known.INPUT_IS_LATER:
             args = (kwargs.pop("input"),)
-        if base in known.IN_PLACE or (name.endswith("_") and not name.endswith("__")):
-            return self._in_place(func, base, args, kwargs)
-        is_in_place = kwargs.pop("inplace", False)  # torch.nn.functional hands options over by keyword
-        result = self._apply(func, base, args, kwargs)
         if is_in_place:
+            return self._in_place(func, base, args, kwargs)
+        replaces = kwargs.pop("inplace", False)  # torch.nn.functional hands options over by keyword
+        result = self._run(func, base, args, kwargs)
+        if replaces:
             self._replace(args[0], result)
         return result
 
-    def _apply(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
-        """One out-of-place function of activations."""
-        if base in known.LINEAR and not self._is_active(args[1] if len(args) > 1 else kwargs["weight"]):
-            return self._linear(func, base, *args, **kwargs)
-        if base == "batch_norm":
-            return self._batch_norm(*known.batch_norm_arguments(func, args), **kwargs)
-        if base == "relu":
-            return self._relu(args[0])
-        if base in known.DROPOUTS and not kwargs.get("training", args[2] if len(args) > 2 else True):
-            return args[0]
+    def _run(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """One out-of-place function of activations; a composed one as its parts, each of which meets its own rule."""
         if base in decompositions.PARTS:
-            self.is_busy = False
             with self:
                 return decompositions.PARTS[base](*args, **kwargs)
-        args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
-        active = [x for x in _tensors((args, kwargs)) if self._is_active(x)]
-        for x in active:
-            self.check_seen(x, f"{base} works on")
-        if base in known.CONSTANTS:
-            return func(*_each(args, torch.detach), **_each(kwargs, torch.detach))
-        if base == "group_points" and kwargs.get("centres") is not None:
-            return self._around_centres(func, *args, **kwargs)
-        if base == "iter":
-            return iter(self._noted(args[0].unbind(0), "unbind", torch.unbind, args, kwargs))
-        if base in known.MOVES or base in known.SUMS:
-            return self._noted(func(*args, **kwargs), base, func, args, kwargs)
-        if base in known.PRODUCTS or base in known.MATRIX_PRODUCTS:
-            return self._product(func, base, args, kwargs, active)
-        if base in known.QUOTIENTS:
-            args, kwargs = (args[0], *_each(args[1:], torch.detach)), _each(kwargs, torch.detach)
-            return self._noted(func(*args, **kwargs), base, func, args, kwargs)
-        if base in known.STATISTICS or (base == "pow" and known.is_reciprocal(args, kwargs)):
-            return self._statistic(func, base, args, kwargs)
-        if base in known.ACTIVATIONS:
-            return self._activation(func, base, args, kwargs)
-        if base == "softmax" and self.attention == "detach":
-            y = func(*args, **kwargs)
-            self.facts.note(y, is_gate=True)
-            return y
-        if base in ("softmax", "log_softmax"):
-            return self._noted(func(*args, **kwargs), base)
-        if base in decompositions.NORMS:
-            return self._noted(decompositions.NORMS[base](*args, **kwargs), base)
-        if base == "scaled_dot_product_attention":
-            return self._attention(func, *args, **kwargs)
-        self._refuse(f"no rule covers the function {base}")
-        return self._noted(func(*args, **kwargs), base)
+        return self._busily(self._apply, func, base, args, kwargs)
+
+    def _in_place(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """A change in place becomes a new tensor that later uses of the old one mean."""
+        target, base = args[0], known.OUT_OF_PLACE.get(base, base)
+        out_of_place = getattr(torch.Tensor, base, None) or getattr(functional, base, None)
+        if out_of_place is not None:
+            result = self._run(out_of_place, base, args, kwargs)
+        else:
+            result = self._busily(self._write, func, base, args, kwargs)
+        self.facts.spoil(target, result)
+        self._replace(target, result)
+        return None if base == "setitem" else result
+
+    def _busily(self, treat: Callable, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """What treat returns; the functions that it calls are not treated in turn."""
+        self.is_busy = True
+        try:
+            return treat(func, base, args, kwargs)
+        finally:
+            self.is_busy = False
+
+    def _apply(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """What the function's handler makes of it."""
+        return HANDLERS.get(base, Propagation._unknown)(self, func, base, *args, **kwargs)
+
+    def _write(self, func: Any, base: str, args: tuple, kwargs: dict) -> Tensor:
+        """A copy of the first argument, changed by a function that exists in place only."""
+        if base not in known.WRITES:
+            self._refuse(f"no rule covers the function {base}_")
+        result = self.finished(args[0]).clone()
+        func(result, *_each(args[1:], self.finished), **_each(kwargs, self.finished))
+        self.facts.note(result)
+        return result
 
     def _linear(
-        self,
-        func: Any,
-        base: str,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *rest: Any,
-        **options: Any,
-    ) -> Tensor:
-        """A linear layer; its gate waits for what follows."""
+        self, func: Any, base: str, /, input: Tensor, weight: Tensor, bias: Tensor | None = None,
+        *rest: Any, **options: Any,
+    ) -> Tensor:  # fmt: skip
+        """A linear layer; its gate waits for what follows. With weights that are activations it is a product."""
+        if self._is_active(weight):
+            return self._product(func, base, input, weight, bias, *rest, **options)
         input = self.finished(input)
         self.check_seen(input, f"{base} works on")
-        fact = self.facts.get(input) or Fact(lambda: None)
+        fact = self._fact(input)
         is_conv = base != "linear"
         rule = self.composite.for_layer("conv" if is_conv else "linear", fact.is_raw)  # type: ignore[union-attr]
         call = LinearCall(
@@ -176,7 +167,10 @@ class Propagation(TorchFunctionMode):
         self.facts.note(z, pending=Pending(rule, call))
         return z
 
-    def _batch_norm(
+    def _batch_norm(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
+        return self._affine_by_channel(*known.batch_norm_arguments(func, args), **kwargs)
+
+    def _affine_by_channel(
         self,
         input: Tensor,
         mean: Tensor | None,
@@ -211,7 +205,7 @@ class Propagation(TorchFunctionMode):
         rule = self.composite.for_layer("linear", False)  # type: ignore[union-attr]
         return rule if isinstance(rule, Epsilon) else Epsilon(1e-6)
 
-    def _relu(self, x: Tensor) -> Tensor:
+    def _relu(self, func: Any, base: str, /, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         fact = self.facts.get(x)
         if fact is not None and fact.pending is not None:
             y = fact.pending.finish(x, relu=True)
@@ -222,26 +216,33 @@ class Propagation(TorchFunctionMode):
         self.facts.note(y, is_nonnegative=True)
         return y
 
-    def _activation(self, func: Any, base: str, args: tuple, kwargs: dict) -> Tensor:
-        """y = f(z) with the gradient c (f(z) - f(0)) / z."""
-        z = args[0]
-        y = func(*args, **kwargs).detach()
-        at_zero = func(z.detach().new_zeros(()), *args[1:], **kwargs).detach() if base in known.SHIFTED else None
-        y = relevance_gate(y if at_zero is None else y - at_zero, 0.0, surrogate=z.to(y.dtype))
-        y = y if at_zero is None else y + at_zero
-        self.facts.note(y, is_gate=base in known.GATES)
-        return y
+    def _dropout(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
+        if not kwargs.get("training", args[2] if len(args) > 2 else True):
+            return args[0]
+        return self._carried(func, base, *args, **kwargs)
 
-    def _statistic(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
-        """A constant; of a deviation and a mean, the mean is an activation."""
-        result = func(*args, **kwargs)
-        if base not in ("var_mean", "std_mean"):
-            return _each(result, torch.detach)
-        self.facts.note(result[1])
-        return result[0].detach(), result[1]
+    @_finishing
+    def _carried(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        """What the ordinary gradient is right for."""
+        return self._noted(func(*args, **kwargs), base, func, args, kwargs)
 
-    def _product(self, func: Any, base: str, args: tuple, kwargs: dict, active: list[Tensor]) -> Tensor:
+    @_finishing
+    def _iterated(self, func: Any, base: str, /, x: Tensor) -> Iterator[Tensor]:
+        return iter(self._noted(x.unbind(0), "unbind", torch.unbind, (x,)))
+
+    @_finishing
+    def _constant(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        return func(*_each(args, torch.detach), **_each(kwargs, torch.detach))
+
+    @_finishing
+    def _quotient(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
+        args, kwargs = (args[0], *_each(args[1:], torch.detach)), _each(kwargs, torch.detach)
+        return self._noted(func(*args, **kwargs), base, func, args, kwargs)
+
+    @_finishing
+    def _product(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
         """Of two activations each takes half; a gate takes nothing. With a constant it is a linear layer."""
+        active = self._active(args, kwargs)
         if len(active) > 1:
             gates = [x for x in active if self._is_gate(x)]
             if 0 < len(gates) < len(active):
@@ -255,46 +256,75 @@ class Propagation(TorchFunctionMode):
             return y
         return self._noted(y, base, func, args, kwargs) if len(active) == 1 else self._noted(y, base)
 
-    def _attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
+    @_finishing
+    def _activation(self, func: Any, base: str, /, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """y = f(z) with the gradient c (f(z) - f(0)) / z."""
+        y = func(z, *args, **kwargs).detach()
+        at_zero = func(z.detach().new_zeros(()), *args, **kwargs).detach() if base in known.SHIFTED else None
+        y = relevance_gate(y if at_zero is None else y - at_zero, 0.0, surrogate=z.to(y.dtype))
+        y = y if at_zero is None else y + at_zero
+        self.facts.note(y, is_gate=base in known.GATES)
+        return y
+
+    @_finishing
+    def _statistic(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        """A constant; of a deviation and a mean, the mean is an activation."""
+        result = func(*args, **kwargs)
+        if base not in ("var_mean", "std_mean"):
+            return _each(result, torch.detach)
+        self.facts.note(result[1])
+        return result[0].detach(), result[1]
+
+    def _power(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        treat = self._statistic if known.is_reciprocal(args, kwargs) else self._activation
+        return treat(func, base, *args, **kwargs)
+
+    @_finishing
+    def _norm(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
+        return self._noted(decompositions.NORMS[base](*args, **kwargs), base)
+
+    @_finishing
+    def _softmax(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
+        y = func(*args, **kwargs)
+        self.facts.note(y, is_gate=base == "softmax" and self.attention == "detach")
+        return y
+
+    @_finishing
+    def _attention(
+        self, func: Any, base: str, /, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+    ) -> Tensor:
         """softmax(q kᵀ) v: AttnLRP halves at each of the two products, or the probabilities are constants."""
         if self.attention == "detach":
-            y = func(query.detach(), key.detach(), value, *rest, **options)
+            query, key = query.detach(), key.detach()
         else:
-            y = func(
-                ScaleGradient.apply(query, 0.25), ScaleGradient.apply(key, 0.25), ScaleGradient.apply(value, 0.5),
-                *rest, **options,
-            )  # fmt: skip
-        return self._noted(y, "attention")
+            query, key, value = (
+                ScaleGradient.apply(x, factor) for x, factor in ((query, 0.25), (key, 0.25), (value, 0.5))
+            )
+        return self._noted(func(query, key, value, *rest, **options), "attention")
 
-    def _around_centres(self, func: Any, points: Tensor, index: Tensor, centres: Tensor, **options: Any) -> Tensor:
+    @_finishing
+    def _grouped(
+        self, func: Any, base: str, /, points: Tensor, index: Tensor, centres: Tensor | None = None, **options: Any
+    ) -> Tensor:
         """Points seen from centres, which are constants: what a point gets is its own, wherever it is seen from."""
-        fact = self.facts.get(points) or Fact(lambda: None)
+        if centres is None:
+            return self._carried(func, base, points, index, centres=None, **options)
+        fact = self._fact(points)
         carrier = func(Relevance.apply(points) if fact.carrier is None else fact.carrier, index, **options)
         y = Carried.apply(func(points.detach(), index, centres=centres.detach(), **options), carrier)
         self.facts.note(y, is_raw=fact.is_raw, carrier=carrier)
         return y
 
-    def _in_place(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
-        """A change in place becomes a new tensor that later uses of the old one mean."""
-        target, base = args[0], known.OUT_OF_PLACE.get(base, base)
-        out_of_place = getattr(torch.Tensor, base, None) or getattr(functional, base, None)
-        if out_of_place is not None:
-            result = self._apply(out_of_place, base, args, kwargs)
-        else:
-            if base not in known.WRITES:
-                self._refuse(f"no rule covers the function {base}_")
-            result = self.finished(target).clone()
-            func(result, *_each(args[1:], self.finished), **_each(kwargs, self.finished))
-            self.facts.note(result)
-        self.facts.spoil(target, result)
-        self._replace(target, result)
-        return None if base == "setitem" else result
+    @_finishing
+    def _unknown(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        """The plain gradient, where it is asked for."""
+        self._refuse(f"no rule covers the function {base}")
+        return self._noted(func(*args, **kwargs), base)
 
     def _noted(self, result: Any, base: str, func: Any = None, args: tuple = (), kwargs: Any = None) -> Any:
         """Notes results; given the arguments, with what holds for them and stays true."""
         kwargs = kwargs or {}
-        active = [x for x in _tensors((args, kwargs)) if self._is_active(x)]
-        facts = [self.facts.get(x) or Fact(lambda: None) for x in active]
+        facts = [self._fact(x) for x in self._active(args, kwargs)]
         is_raw = bool(facts) and all(fact.is_raw for fact in facts)
         is_gate = base in known.GATE_KEPT and len(facts) == 1 and facts[0].is_gate
         is_nonnegative = self._stays_nonnegative(base, args, kwargs)
@@ -318,7 +348,7 @@ class Propagation(TorchFunctionMode):
         """The carrier after a move of the input; adding and scaling leave it where it is."""
         if base in known.MOVES:
             return func(*_each(args, self._carrier_of), **_each(kwargs, self._carrier_of))
-        carrier = next(self._carrier_of(x) for x in _tensors((args, kwargs)) if self._is_active(x))
+        carrier = self._carrier_of(self._active(args, kwargs)[0])
         return carrier if base in known.ELEMENTWISE and carrier.shape == getattr(result, "shape", None) else None
 
     def _carrier_of(self, x: Tensor) -> Tensor:
@@ -343,6 +373,14 @@ class Propagation(TorchFunctionMode):
                              "through a view, which attribution cannot follow; give the model an out-of-place "
                              "form")  # fmt: skip
         return x
+
+    def _fact(self, x: Tensor) -> Fact:
+        """What is known about x, if anything."""
+        return self.facts.get(x) or Fact(lambda: None)
+
+    def _active(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The activations among the arguments of a function."""
+        return [x for x in _tensors((args, kwargs)) if self._is_active(x)]
 
     def _is_active(self, x: Tensor) -> bool:
         if x.requires_grad:
@@ -371,6 +409,28 @@ class Propagation(TorchFunctionMode):
                 return f"layer {names[id(module)] or '(the model itself)'} ({type(module).__name__}): "
             frame = frame.f_back  # type: ignore[assignment]
         return ""
+
+
+HANDLERS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(known.CONSTANTS, Propagation._constant),
+    **dict.fromkeys(known.MOVES | known.SUMS, Propagation._carried),
+    **dict.fromkeys(known.DROPOUTS, Propagation._dropout),
+    **dict.fromkeys(known.PRODUCTS | known.MATRIX_PRODUCTS, Propagation._product),
+    **dict.fromkeys(known.LINEAR, Propagation._linear),
+    **dict.fromkeys(known.QUOTIENTS, Propagation._quotient),
+    **dict.fromkeys(known.STATISTICS, Propagation._statistic),
+    **dict.fromkeys(known.ACTIVATIONS, Propagation._activation),
+    **dict.fromkeys(decompositions.NORMS, Propagation._norm),
+    "batch_norm": Propagation._batch_norm,
+    "relu": Propagation._relu,
+    "pow": Propagation._power,
+    "softmax": Propagation._softmax,
+    "log_softmax": Propagation._softmax,
+    "scaled_dot_product_attention": Propagation._attention,
+    "group_points": Propagation._grouped,
+    "iter": Propagation._iterated,
+}
+"""By the name of a function, what is done instead of it: called with the function, its name and its arguments."""
 
 
 def _are_tensors(args: tuple, kwargs: dict) -> bool:

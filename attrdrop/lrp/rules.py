@@ -7,15 +7,12 @@ include the eval-mode BatchNorm that follows, is a rule for what becomes of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from attrdrop._core.checks import is_number
-
-if TYPE_CHECKING:
-    from attrdrop.lrp.gates import LinearCall
+from attrdrop.lrp.calls import LinearCall
 
 
 class Rule:

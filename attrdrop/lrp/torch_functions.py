@@ -109,6 +109,18 @@ INPUT_IS_LATER = {"where", "searchsorted"}
 """Functions whose argument called input is not the first."""
 
 
+def identify(func: Any) -> tuple[str | None, bool]:
+    """Its name, and whether it changes a tensor in place; no name where it sets a property, or reads one that is no
+    tensor with the values of its own."""
+    name = str(func.__name__)  # str: what torch.compile gives is none
+    if name in ("__get__", "__set__", "__delete__"):
+        is_read, name = name == "__get__", str(func.__self__.__name__)
+        if not is_read or name not in PROPERTIES:
+            return None, False
+    base = name.split(".")[0].strip("_")
+    return base, base in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+
+
 def batch_norm_arguments(func: Any, args: tuple) -> tuple:
     """Those of torch.batch_norm in the order of torch.nn.functional.batch_norm."""
     if func is not torch.batch_norm:
