@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "keep_mask_tensors.h"
 #include "ops.h"
 
 namespace attrdrop {
@@ -32,7 +33,8 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("unpack_mask", TORCH_BOX(&attrdrop::unpack_mask_cpu));
   m.impl("additive_mask", TORCH_BOX(&attrdrop::additive_mask_cpu));
   m.impl("transpose_mask", TORCH_BOX(&attrdrop::transpose_mask_cpu));
-  m.impl("keep_mask", TORCH_BOX(&attrdrop::keep_mask_cpu));
+  m.impl("keep_mask", TORCH_BOX((&attrdrop::keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
+  m.impl("random_keep_mask", TORCH_BOX((&attrdrop::random_keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
   m.impl("softmax_dropout_", TORCH_BOX(&attrdrop::softmax_dropout_cpu));
   m.impl("softmax_dropout_backward_", TORCH_BOX(&attrdrop::softmax_dropout_backward_cpu));
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));

@@ -141,10 +141,11 @@ def keep_mask(
         weight_k,
         lse,
         scale,
+        bias,
     )
-    chosen = _resolve("keep_mask", x, n_k, bf16_keys, backend, bias)
+    chosen = _resolve("keep_mask", x, n_k, bf16_keys, backend)
     if chosen == "reference":
-        return KeepMask(*reference.keep_mask(*arguments, bias))
+        return KeepMask(*reference.keep_mask(*arguments))
     return KeepMask(*operators(chosen).keep_mask(*arguments))
 
 
@@ -181,30 +182,27 @@ def random_keep_mask(
     place = torch.empty(0, device=device)
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), place.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, place.device)
-    seed, layer = checks.check_seed(seed), checks.check_layer(layer)
+    arguments = (
+        place,
+        batch,
+        heads,
+        n_q,
+        n_k,
+        rate,
+        checks.check_seed(seed),
+        checks.check_layer(layer),
+        valid,
+        bool(is_causal),
+        sample_ids,
+    )
     chosen = _resolve("random_keep_mask", place, n_k, True, backend)
-    if chosen == "triton":
-        shape = batch, heads, n_q, n_k
-        return KeepMask(
-            *torch.ops.attrdrop_triton.random_keep_mask(
-                place, *shape, rate, seed, layer, valid, bool(is_causal), sample_ids
-            )
-        )
     if chosen == "reference":
-        if sample_ids is None:
-            sample_ids = torch.arange(batch, device=place.device)
-        return KeepMask(
-            *reference.random_keep_mask(heads, n_q, n_k, rate, seed, layer, valid, bool(is_causal), sample_ids)
-        )
-    # A head dimension of 0 leaves nothing to rank: all columns tie, and with p = 1 every valid one is a candidate.
-    x, y = place.new_empty((batch, heads, n_q, 0)), place.new_empty((batch, 1, n_k, 0))
-    common = (seed, layer, valid, bool(is_causal), False, False, sample_ids, None, None, None, 1.0)
-    return KeepMask(*torch.ops.attrdrop.keep_mask(x, y, 1.0, rate, *common))
+        return KeepMask(*reference.random_keep_mask(*arguments))
+    return KeepMask(*operators(chosen).random_keep_mask(*arguments))
 
 
-def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None, bias: Tensor | None = None) -> str:
+def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None) -> str:
     double = "float64 keys are ranked by the reference only" if x.dtype == torch.float64 else None
-    double = "a bias is added by the reference only" if bias is not None else double
     cuda = double or backends.CUDA_MISSING or _too_large_for_cuda(x, n_k, bf16_keys)
     triton = double or backends.TRITON_MISSING or _too_long_for_triton(n_k)
     missing = {"cuda": cuda, "triton": triton, "cpp": double or backends.COMPILED_MISSING}
@@ -256,17 +254,17 @@ def _check_weight(weight, x: Tensor, y: Tensor) -> AttentionWeight | None:
     return AttentionWeight(q.detach(), k.detach(), lse.detach().contiguous(), float(scale), bias)
 
 
-@register_fake("random_keep_mask")
-def _(like, batch, heads, n_q, n_k, rate, seed, layer, valid, is_causal, sample_ids):
+def _empty_mask(like, batch, heads, n_q, n_k):
     rows = like.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
     cols = like.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
     return rows, cols, like.new_empty(4, dtype=torch.int64)
 
 
+@register_fake("random_keep_mask")
+def _(like, batch, heads, n_q, n_k, *_draws):
+    return _empty_mask(like, batch, heads, n_q, n_k)
+
+
 @register_fake("keep_mask")
-def _(x, y, p, q, seed, layer, valid, is_causal, low, bf16_keys, sample_ids, *weight):
-    batch, heads, n_q, _ = x.shape
-    n_k = y.shape[2]
-    rows = x.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
-    cols = x.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
-    return rows, cols, x.new_empty(4, dtype=torch.int64)
+def _(x, y, *_rule):
+    return _empty_mask(x, *x.shape[:3], y.shape[2])

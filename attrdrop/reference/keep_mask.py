@@ -19,7 +19,7 @@ def attribution(x: Tensor, y: Tensor) -> Tensor:
         return x.to(wide) @ y.transpose(-1, -2)
 
 
-def scale_and_add(b: Tensor, scale: float, bias: Tensor) -> Tensor:
+def scale_and_add(b: Tensor, scale: float | Tensor, bias: Tensor) -> Tensor:
     """b scale + bias, in float32 rounded once, as by a fused multiply-add; in float64 where b is that.
 
     A product of float32 is exact in float64. The sum is rounded to odd there, so that rounding it once more gives what
@@ -28,7 +28,7 @@ def scale_and_add(b: Tensor, scale: float, bias: Tensor) -> Tensor:
     bias = bias.to(torch.float64)
     if b.dtype == torch.float64:
         return b * scale + bias
-    product = b.double() * torch.tensor(scale, dtype=torch.float32).double()
+    product = b.double() * torch.as_tensor(scale, dtype=torch.float32).double()
     total = product + bias
     part = total - product
     error = (product - (total - part)) + (bias - part)
@@ -117,6 +117,8 @@ def draw(
 
 
 def random_keep_mask(
+    like: Tensor,
+    batch: int,
     heads: int,
     n_q: int,
     n_k: int,
@@ -125,8 +127,8 @@ def random_keep_mask(
     layer: int,
     valid: Tensor | None,
     is_causal: bool,
-    sample_ids: Tensor,
+    sample_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every valid column is a candidate, dropped with probability ``rate``."""
-    columns = valid_columns(valid, is_causal, (sample_ids.numel(), heads, n_q, n_k), sample_ids.device)
+    """Every valid column is a candidate, dropped with probability ``rate``; on the device of ``like``."""
+    columns = valid_columns(valid, is_causal, (batch, heads, n_q, n_k), like.device)
     return draw(columns, columns, rate, seed, layer, sample_ids)

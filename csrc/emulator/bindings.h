@@ -3,6 +3,7 @@
 
 namespace attrdrop {
 void bind_emulator(pybind11::module_& m);
+void bind_keep_mask(pybind11::module_& m);
 void bind_occlude_blocks(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
 void bind_occlude_points(pybind11::module_& m);

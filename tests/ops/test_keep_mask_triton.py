@@ -27,13 +27,13 @@ class Mask(NamedTuple):
 
 def keep_mask(
     x, y, p=0.3, q=0.4, seed=7, layer=1, valid=None, is_causal=False, low=False, keys="auto", sample_ids=None,
-    weight=None, function=None,
+    weight=None, bias=None, function=None,
 ):  # fmt: skip
     """The kernels unless another function is given."""
     bf16_keys = keys == "bf16" or (keys == "auto" and x.dtype != torch.float32)
     weight = (None, None, None, 1.0) if weight is None else weight
-    arguments = (p, q, seed, layer, valid, is_causal, low, bf16_keys, sample_ids, *weight)
-    return Mask(*function(x, y, *arguments, None) if function else kernels.keep_mask(x, y, *arguments))
+    arguments = (p, q, seed, layer, valid, is_causal, low, bf16_keys, sample_ids, *weight, bias)
+    return Mask(*(function or kernels.keep_mask)(x, y, *arguments))
 
 
 def check(x, y, **options):
@@ -281,8 +281,8 @@ def test_the_same_bits_run_to_run():
 def test_random_keep_mask(is_causal):
     valid = pack_mask(torch.rand(2, 1, 1, 100, device=DEVICE) < 0.8)
     ids = torch.tensor([3, 9], device=DEVICE)
-    ours = Mask(*kernels.random_keep_mask(valid, 2, 2, 70, 100, 0.2, 8, 2, valid, is_causal, ids))
-    expected = Mask(*reference.random_keep_mask(2, 70, 100, 0.2, 8, 2, valid, is_causal, ids))
+    arguments = (valid, 2, 2, 70, 100, 0.2, 8, 2, valid, is_causal, ids)
+    ours, expected = Mask(*kernels.random_keep_mask(*arguments)), Mask(*reference.random_keep_mask(*arguments))
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
 
 
