@@ -1,5 +1,6 @@
 // Clouds of points: views for CPU and CUDA kernels, and the distance on which all of them agree.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include "dtype.h"
@@ -15,6 +16,12 @@ struct PointView {
   int64_t cloud, point, channel;
   Dtype type;
 };
+
+struct Point {
+  float x, y, z;
+};
+
+ATTRDROP_HD bool is_finite(const Point& p) { return fabsf(p.x) < INFINITY && fabsf(p.y) < INFINITY && fabsf(p.z) < INFINITY; }
 
 // bool (N, P), false where a point is padding.
 struct ValidView {

@@ -1,5 +1,5 @@
 // farthest_point_sample on the CPU: a thread for each cloud, whose points stay in its nearest cache.
-#include "cpu/clouds.h"
+#include "cpu/points.h"
 #include "ops.h"
 
 namespace attrdrop {

@@ -3,7 +3,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/clouds.h"
+#include "cpu/points.h"
 #include "ops.h"
 
 namespace attrdrop {

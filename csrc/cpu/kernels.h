@@ -132,7 +132,7 @@ struct QueryProblem {
   int64_t* out;          // (sum of k), one scale after the other
 };
 
-struct PointProblem;  // occlude_points, see point_occlusion.h
+struct PointProblem;  // occlude_points, see occlude_points.h
 
 struct Kernels {
   const char* isa;

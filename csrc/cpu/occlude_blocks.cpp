@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "block_args.h"
+#include "occlude_blocks_args.h"
 #include "ops.h"
 
 namespace attrdrop {

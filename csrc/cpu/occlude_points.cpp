@@ -2,7 +2,7 @@
 #include <atomic>
 
 #include "ops.h"
-#include "point_occlusion_args.h"
+#include "occlude_points_args.h"
 
 namespace attrdrop {
 

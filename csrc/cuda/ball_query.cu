@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "cuda/stream.h"
-#include "point_args.h"
+#include "points_args.h"
 
 namespace attrdrop {
 

@@ -2,7 +2,7 @@
 #include "cuda/farthest_point_sample.cuh"
 
 #include "cuda/stream.h"
-#include "point_args.h"
+#include "points_args.h"
 
 namespace attrdrop {
 

@@ -1,7 +1,7 @@
 // occlude_blocks_ and fill_blocks_ on CUDA tensors.
 #include "cuda/occlude_blocks.cuh"
 
-#include "block_args.h"
+#include "occlude_blocks_args.h"
 #include "cuda/stream.h"
 
 namespace attrdrop {

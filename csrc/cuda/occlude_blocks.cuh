@@ -2,7 +2,7 @@
 #pragma once
 #include <climits>
 
-#include "blocks.h"
+#include "occlude_blocks.h"
 #include "cuda/elements.cuh"
 #include "cuda/ranked.cuh"
 

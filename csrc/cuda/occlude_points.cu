@@ -2,7 +2,7 @@
 #include "cuda/occlude_points.cuh"
 
 #include "cuda/stream.h"
-#include "point_occlusion_args.h"
+#include "occlude_points_args.h"
 
 namespace attrdrop {
 

@@ -9,7 +9,7 @@
 
 #include "bits.h"
 #include "cpu/kernels.h"
-#include "point_occlusion.h"
+#include "occlude_points.h"
 
 using namespace attrdrop;
 

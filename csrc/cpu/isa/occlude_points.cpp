@@ -2,7 +2,7 @@
 #include "cpu/isa/philox_lanes.h"
 #include "cpu/isa/scratch.h"
 #include "cpu/kernels.h"
-#include "point_occlusion.h"
+#include "occlude_points.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {

@@ -1,8 +1,8 @@
 // Tensors of occlude_points_ as the kernels want them, for the CPU and the CUDA side.
 #pragma once
 #include "occlusion_args.h"
-#include "point_args.h"
-#include "point_occlusion.h"
+#include "points_args.h"
+#include "occlude_points.h"
 
 namespace attrdrop {
 

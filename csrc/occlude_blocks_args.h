@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "blocks.h"
+#include "occlude_blocks.h"
 #include "occlusion_args.h"
 
 namespace attrdrop {
