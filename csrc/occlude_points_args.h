@@ -1,40 +1,37 @@
-// Tensors of occlude_points_ as the kernels want them, for the CPU and the CUDA side.
+// Arguments of occlude_points_ as the kernels want them: for the CPU, for CUDA and for the emulator.
 #pragma once
+#include "occlude_points.h"
 #include "occlusion_args.h"
 #include "points_args.h"
-#include "occlude_points.h"
 
 namespace attrdrop {
 
-// points (N, P, C), relevance (N, P, c), valid (N, P); all but where the mask goes.
-inline PointProblem point_problem(const Tensor& points, const std::optional<Tensor>& relevance,
-                                  const std::optional<Tensor>& valid, double alpha, double beta, bool calibrated,
-                                  int64_t norm, int64_t replacement, double value, const std::optional<Tensor>& values,
-                                  int64_t seed, const std::optional<Tensor>& sample_ids) {
+// The operator as its schema has it; T holds tensors. RUN gets the points, points (N, P, C), relevance (N, P, c) and the other
+// arguments packed, all but where the mask goes, and what else a backend wants: the emulator a seed.
+template <auto RUN, class T, class... Rest>
+auto occlude_points(T points, std::optional<T> relevance, std::optional<T> valid, double alpha, double beta, bool calibrated,
+                    int64_t norm, int64_t replacement, double value, std::optional<T> values, int64_t seed,
+                    std::optional<T> sample_ids, Rest... rest) {
+  const TensorView view = view_of(points);
   PointProblem p{};
-  p.points = point_view(points, "points");
-  STD_TORCH_CHECK(points.size(1) < int64_t{1} << 30, "points must have fewer than 2^30 points in a cloud");
-  STD_TORCH_CHECK(norm >= 0 && norm <= 2 && replacement >= 0 && replacement <= 2, "norm and replacement must be 0, 1 or 2");
+  p.points = point_view(view, "points");
+  require(view.size(1) < int64_t{1} << 30, "points must have fewer than 2^30 points in a cloud");
+  require(norm >= 0 && norm <= 2 && replacement >= 0 && replacement <= 2, "norm and replacement must be 0, 1 or 2");
   if (relevance) {
-    p.relevance = point_view(*relevance, "relevance");
-    p.relevance_channels = static_cast<int32_t>(relevance->size(2));
-    STD_TORCH_CHECK(relevance->size(0) == points.size(0) && relevance->size(1) == points.size(1) && p.relevance_channels > 0,
-                    "relevance must have shape (N, P, c), c at least 1");
+    const TensorView map = view_of(*relevance);
+    p.relevance = point_view(map, "relevance");
+    p.relevance_channels = static_cast<int32_t>(map.size(2));
+    require(map.size(0) == view.size(0) && map.size(1) == view.size(1) && p.relevance_channels > 0,
+            "relevance must have shape (N, P, c), c at least 1");
   }
-  p.valid = valid_view(valid, points);
+  p.valid = valid_view(view_of(valid), view);
   p.rule = {alpha, beta, calibrated, static_cast<Norm>(norm), static_cast<uint64_t>(seed)};
   p.replacement = static_cast<Replacement>(replacement);
-  p.constant = constant_of(value, values, points, points.size(2), "points");
-  p.sample_ids = sample_ids_of(sample_ids, points.size(0));
-  p.count = points.size(0);
-  p.size = static_cast<uint32_t>(points.size(1)), p.channels = static_cast<int32_t>(points.size(2));
-  return p;
-}
-
-inline Tensor new_dropped(const Tensor& points, PointProblem& p) {
-  Tensor dropped = torch::stable::new_empty(points, {points.size(0), points.size(1)}, ScalarType::Bool);
-  p.dropped = static_cast<bool*>(dropped.mutable_data_ptr());
-  return dropped;
+  p.constant = constant_of(value, view_of(values), view, view.size(2), "points");
+  p.sample_ids = sample_ids_of(view_of(sample_ids), view.size(0));
+  p.count = view.size(0);
+  p.size = static_cast<uint32_t>(view.size(1)), p.channels = static_cast<int32_t>(view.size(2));
+  return RUN(points, p, rest...);
 }
 
 }  // namespace attrdrop

@@ -1,67 +1,50 @@
-// Tensors of the operators on points as the kernels want them, for the CPU and the CUDA side.
+// Arguments of the operators on points as the kernels want them: for the CPU, for CUDA and for the emulator.
 #pragma once
 #include <vector>
 
-#include "checks.h"
 #include "points.h"
+#include "tensor_view.h"
 
 namespace attrdrop {
 
 // points (N, P, C), with a point in each cloud, and centres (N, S, C) as well.
-inline PointView point_view(const Tensor& t, const char* name) {
+inline PointView point_view(const TensorView& t, const char* name) {
   check_dim(t, 3, name);
-  return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), kernel_dtype(t, name)};
+  return {t.data, t.stride(0), t.stride(1), t.stride(2), kernel_dtype(t, name)};
 }
 
-inline void check_cloud(const Tensor& points, int64_t channels) {
+inline void check_cloud(const TensorView& points, int64_t channels) {
   check_dim(points, 3, "points");
-  STD_TORCH_CHECK(points.size(2) >= channels, "points must have at least ", channels, " channels");
-  STD_TORCH_CHECK(points.size(0) == 0 || points.size(1) > 0, "points must have a point in each cloud");
-  STD_TORCH_CHECK(points.size(1) < int64_t{1} << 31, "points must have fewer than 2^31 points in a cloud");
+  require(points.size(2) >= channels, "points must have at least ", channels, " channels");
+  require(points.size(0) == 0 || points.size(1) > 0, "points must have a point in each cloud");
+  require(points.size(1) < int64_t{1} << 31, "points must have fewer than 2^31 points in a cloud");
 }
 
-inline ValidView valid_view(const std::optional<Tensor>& valid, const Tensor& points) {
+inline ValidView valid_view(const std::optional<TensorView>& valid, const TensorView& points) {
   if (!valid) return {};
   check_dim(*valid, 2, "valid");
-  STD_TORCH_CHECK(valid->scalar_type() == ScalarType::Bool && valid->size(0) == points.size(0) &&
-                      valid->size(1) == points.size(1),
-                  "valid must be bool, one for each point");
-  return {static_cast<const bool*>(valid->const_data_ptr()), valid->stride(0), valid->stride(1)};
+  require(valid->type == Type::boolean && valid->size(0) == points.size(0) && valid->size(1) == points.size(1),
+          "valid must be bool, one for each point");
+  return {valid->as<bool>(), valid->stride(0), valid->stride(1)};
 }
 
-inline IndexView index_view(const Tensor& index, int64_t clouds) {
+inline IndexView index_view(const TensorView& index, int64_t clouds) {
   check_dim(index, 3, "index");
-  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Long && index.size(0) == clouds, "index must be int64, (N, S, k)");
-  return {index.const_data_ptr<int64_t>(), index.stride(0), index.stride(1), index.stride(2)};
-}
-
-// grad (N, S, k, C) of the rows that index (N, S, k) gathers.
-inline RowView row_view(const Tensor& grad, const Tensor& index) {
-  check_dim(grad, 4, "grad"), check_dim(index, 3, "index");
-  for (int dim = 0; dim < 3; ++dim)
-    STD_TORCH_CHECK(grad.size(dim) == index.size(dim), "grad must have a row for each index");
-  return {grad.const_data_ptr(), grad.stride(0), grad.stride(1), grad.stride(2), grad.stride(3)};
+  require(index.type == Type::i64 && index.size(0) == clouds, "index must be int64, (N, S, k)");
+  return {index.as<int64_t>(), index.stride(0), index.stride(1), index.stride(2)};
 }
 
 // Centres, of the type of the points: (N, S, at least 3).
-inline void check_centres(const Tensor& centres, const Tensor& points) {
+inline void check_centres(const TensorView& centres, const TensorView& points) {
   check_dim(centres, 3, "centres");
-  STD_TORCH_CHECK(centres.scalar_type() == points.scalar_type() && centres.size(0) == points.size(0) && centres.size(2) >= 3,
-                  "centres must have the type of points and shape (N, S, 3)");
-}
-
-inline void check_group(const Tensor& points, const Tensor& index, const std::optional<Tensor>& centres) {
-  check_cloud(points, centres ? 3 : 0);
-  check_dim(index, 3, "index");
-  if (!centres) return;
-  check_centres(*centres, points);
-  STD_TORCH_CHECK(centres->size(1) == index.size(1), "centres must be one for each row of index");
+  require(centres.type == points.type && centres.size(0) == points.size(0) && centres.size(2) >= 3,
+          "centres must have the type of points and shape (N, S, 3)");
 }
 
 inline void check_scales(const std::vector<double>& radius, const std::vector<int64_t>& k) {
-  STD_TORCH_CHECK(radius.size() == k.size() && !k.empty() && k.size() <= MAX_SCALES, "radius and k must be 1 to ", MAX_SCALES,
-                  " numbers each, equally many");
-  for (const int64_t least : k) STD_TORCH_CHECK(least >= 1 && least < int64_t{1} << 31, "k must be positive, got ", least);
+  require(radius.size() == k.size() && !k.empty() && k.size() <= MAX_SCALES, "radius and k must be 1 to ", MAX_SCALES,
+          " numbers each, equally many");
+  for (const int64_t least : k) require(least >= 1 && least < int64_t{1} << 31, "k must be positive, got ", least);
 }
 
 // The squares with which squared distances are compared.
@@ -71,11 +54,46 @@ inline std::vector<float> squared_radii(const std::vector<double>& radius) {
   return squares;
 }
 
-inline StartView start_view(const std::optional<Tensor>& start, int64_t clouds) {
+inline StartView start_view(const std::optional<TensorView>& start, int64_t clouds) {
   if (!start) return {};
-  STD_TORCH_CHECK(start->scalar_type() == ScalarType::Long && start->dim() == 1 && start->size(0) == clouds,
-                  "start must be int64, one for each cloud");
-  return {start->const_data_ptr<int64_t>(), start->stride(0)};
+  require(start->type == Type::i64 && start->dim() == 1 && start->size(0) == clouds, "start must be int64, one for each cloud");
+  return {start->as<int64_t>(), start->stride(0)};
+}
+
+// All but where the rows go.
+inline GroupProblem group_problem(const TensorView& points, const TensorView& index, const std::optional<TensorView>& centres) {
+  check_cloud(points, centres ? 3 : 0);
+  GroupProblem p{};
+  p.points = point_view(points, "points"), p.index = index_view(index, points.size(0));
+  if (centres) {
+    check_centres(*centres, points);
+    require(centres->size(1) == index.size(1), "centres must be one for each row of index");
+    p.centres = point_view(*centres, "centres");
+  }
+  p.clouds = static_cast<int32_t>(points.size(0)), p.size = static_cast<int32_t>(points.size(1));
+  p.channels = static_cast<int32_t>(points.size(2));
+  p.centres_each = index.size(1), p.k = index.size(2);
+  return p;
+}
+
+// All but where the sums go.
+inline ScatterProblem scatter_problem(const TensorView& grad, const TensorView& index, int64_t size,
+                                      const std::optional<TensorView>& order, const std::optional<TensorView>& starts) {
+  check_dim(grad, 4, "grad");
+  ScatterProblem p{};
+  p.grad = {grad.data, grad.stride(0), grad.stride(1), grad.stride(2), grad.stride(3)}, p.type = kernel_dtype(grad, "grad");
+  p.index = index_view(index, grad.size(0));
+  for (int dim = 0; dim < 3; ++dim) require(grad.size(dim) == index.size(dim), "grad must have a row for each index");
+  if (order && starts) {
+    require(order->is_contiguous() && starts->is_contiguous() && order->numel() == index.numel() &&
+                starts->numel() == grad.size(0) * size + 1,
+            "order and starts must be the inverse of index, contiguous");
+    p.order = order->as<int64_t>(), p.starts = starts->as<int64_t>();
+  }
+  p.clouds = static_cast<int32_t>(grad.size(0)), p.size = static_cast<int32_t>(size);
+  p.channels = static_cast<int32_t>(grad.size(3));
+  p.centres_each = grad.size(1), p.k = grad.size(2);
+  return p;
 }
 
 }  // namespace attrdrop

@@ -10,9 +10,9 @@ namespace attrdrop {
 Tensor ball_query_cpu(Tensor points, Tensor centres, std::vector<double> radius, std::vector<int64_t> k,
                       std::optional<Tensor> valid) {
   const Clouds clouds(points, valid);
-  check_centres(centres, points);
+  check_centres(view_of(centres), view_of(points));
   check_scales(radius, k);
-  const PointView view = point_view(centres, "centres");
+  const PointView view = point_view(view_of(centres), "centres");
   const int64_t scales = static_cast<int64_t>(k.size()), each = centres.size(1);
   const int64_t columns = std::accumulate(k.begin(), k.end(), int64_t{0});
   const std::vector<float> radius2 = squared_radii(radius);

@@ -1,4 +1,5 @@
-// Points of a batch as the CPU kernels read them, made once for all that work on it.
+// Points of a batch as the CPU kernels read them, made once for all that work on it: one pass where they make many, so not
+// in cpu/isa.
 #pragma once
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -7,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "checks.h"
 #include "points_args.h"
 
 namespace attrdrop {
@@ -33,11 +35,11 @@ static Point read_point(const PointView& view, int64_t cloud, int64_t index) {
 class Clouds {
  public:
   Clouds(const Tensor& points, const std::optional<Tensor>& valid)
-      : count((check_cloud(points, 3), points.size(0))),
+      : count((check_cloud(view_of(points), 3), points.size(0))),
         size((points.size(1) + CLOUD_BLOCK - 1) / CLOUD_BLOCK * CLOUD_BLOCK),
         room_(static_cast<int64_t>(sizeof(float)) * 3 * count * size) {
-    const PointView view = point_view(points, "points");
-    const ValidView mask = valid_view(valid, points);
+    const PointView view = point_view(view_of(points), "points");
+    const ValidView mask = valid_view(view_of(valid), view_of(points));
     std::atomic<bool> all_finite{true};
     with_element(view.type, [&](auto element) {
       torch::stable::parallel_for(0, count, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, size)),

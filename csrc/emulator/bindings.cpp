@@ -29,28 +29,6 @@ static py::array_t<int> run_sample(Array<int> values, Mistake mistake, uint64_t 
   return out;
 }
 
-static py::array_t<uint32_t> pack_mask_emulated(py::array_t<bool> mask, uint64_t seed) {
-  const int64_t rows = mask.shape(0), n = mask.shape(1);
-  py::array_t<uint32_t> bits({rows, word_count(n)});
-  launch_pack_mask(reinterpret_cast<const uint8_t*>(mask.data()), bits.mutable_data(), rows, n, mask.strides(0),
-                   mask.strides(1), Stream{seed});
-  return bits;
-}
-
-static py::array_t<bool> unpack_mask_emulated(Array<uint32_t> bits, int64_t n, uint64_t seed) {
-  const int64_t rows = bits.shape(0);
-  py::array_t<bool> mask({rows, n});
-  launch_unpack_mask(bits.data(), reinterpret_cast<uint8_t*>(mask.mutable_data()), rows, n, bits.shape(1), Stream{seed});
-  return mask;
-}
-
-static py::array_t<uint32_t> transpose_mask_emulated(Array<uint32_t> rows, int64_t n_k, uint64_t seed) {
-  const int64_t heads = rows.shape(0), n_q = rows.shape(1), words = rows.shape(2);
-  py::array_t<uint32_t> cols({heads, n_k, word_count(n_q)});
-  launch_transpose_mask(rows.data(), cols.mutable_data(), heads, n_q, n_k, n_q * words, words, Stream{seed});
-  return cols;
-}
-
 // A float32 or float16 array, or bfloat16 bits as uint16; (B, H, n, d), any strides but a unit last one.
 static Operand operand(const py::array& a, bool& is_aligned) {
   if (a.ndim() != 4) throw py::value_error("x, y and weights must have 4 dimensions");
@@ -124,9 +102,6 @@ void bind_emulator(py::module_& m) {
       .value("misaligned_copy", Mistake::misaligned_copy)
       .value("unwritten_shared", Mistake::unwritten_shared);
   m.def("run_sample", &run_sample, py::arg("values"), py::arg("mistake"), py::arg("scheduler_seed"));
-  m.def("pack_mask_cuda", &pack_mask_emulated, py::arg("mask"), py::arg("scheduler_seed") = 0);
-  m.def("unpack_mask_cuda", &unpack_mask_emulated, py::arg("bits"), py::arg("n"), py::arg("scheduler_seed") = 0);
-  m.def("transpose_mask_cuda", &transpose_mask_emulated, py::arg("rows"), py::arg("n_k"), py::arg("scheduler_seed") = 0);
   m.def("keep_mask_cuda", &keep_mask_emulated, py::arg("x"), py::arg("y"), py::arg("p"), py::arg("q"), py::arg("seed"),
         py::arg("layer") = 0, py::arg("valid") = py::none(), py::arg("is_causal") = false, py::arg("low") = false,
         py::arg("bf16_keys") = false, py::arg("sample_ids") = py::none(), py::arg("weight") = py::none(),
