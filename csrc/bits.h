@@ -22,6 +22,19 @@ ATTRDROP_HD uint32_t pack_word(const uint8_t* row, int64_t word, int64_t columns
   return bits;
 }
 
+// Calls run(index, row, word) for the words [begin, end) of rows of `words`, without a division for each.
+template <class Run>
+static inline void for_words(int64_t begin, int64_t end, int64_t words, Run run) {
+  int64_t row = begin < end ? begin / words : 0, word = begin - row * words;
+  for (int64_t i = begin; i < end; ++i) {
+    run(i, row, word);
+    if (++word == words) {
+      word = 0;
+      ++row;
+    }
+  }
+}
+
 ATTRDROP_HD bool test_bit(const uint32_t* row, int64_t column) { return (row[column / 32] >> (column % 32)) & 1u; }
 
 // 32 x 32 bit transpose in place: bit j of word i becomes bit i of word j. Word is uint32_t or a vector of them.

@@ -13,24 +13,34 @@
 
 #include "bits.h"
 #include "cpu/kernels.h"
+#include "tensor_view.h"
 
 namespace attrdrop {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Dtype kernel_dtype(const Tensor& t, const char* name) {
+inline Type type_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    case ScalarType::Half: return Dtype::f16;
-    default: STD_TORCH_CHECK(false, name, " must be float32, bfloat16 or float16 for the C++ kernel");
+    case ScalarType::Byte: return Type::u8;
+    case ScalarType::Half: return Type::f16;
+    case ScalarType::BFloat16: return Type::bf16;
+    case ScalarType::Float: return Type::f32;
+    case ScalarType::Bool: return Type::boolean;
+    case ScalarType::Int: return Type::i32;
+    case ScalarType::Long: return Type::i64;
+    default: return Type::other;
   }
 }
 
-inline void check_dim(const Tensor& t, int64_t dim, const char* name) {
-  STD_TORCH_CHECK(t.dim() == dim, name, " must have ", dim, " dimensions, got ", t.dim());
+template <>
+inline TensorView view_of(const Tensor& t) {
+  TensorView view{t.const_data_ptr(), type_of(t), t.dim(), {}, {}};
+  for (int64_t d = 0; d < view.dims && d < MOST_DIMS; ++d) view.sizes[d] = t.size(d), view.strides[d] = t.stride(d);
+  return view;
 }
+
+inline Dtype kernel_dtype(const Tensor& t, const char* name) { return kernel_dtype(view_of(t), name); }
 
 inline void check_int32(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Int, name, " must be packed int32 words");

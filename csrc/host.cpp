@@ -64,8 +64,11 @@ static py::array_t<bool> unpack_mask(Array<uint32_t> bits, int64_t n) {
 PYBIND11_MODULE(_host, m) {
   bind_emulator(m);
   bind_keep_mask(m);
+  bind_pack_mask(m);
   bind_occlude_blocks(m);
-  bind_sampling(m);
+  bind_farthest_point_sample(m);
+  bind_ball_query(m);
+  bind_group_points(m);
   bind_occlude_points(m);
   m.def("philox", &philox, py::arg("seed"), py::arg("counters"));
   m.def("bernoulli_words", &bernoulli_words, py::arg("seed"), py::arg("layer"), py::arg("head"), py::arg("sample"),

@@ -9,23 +9,6 @@ namespace attrdrop {
 
 using KeepMaskTensors = std::tuple<Tensor, Tensor, Tensor>;
 
-template <>
-inline ArrayView view_of(const Tensor& t) {
-  const auto kind = [&] {
-    switch (t.scalar_type()) {
-      case ScalarType::Float: return Kind::f32;
-      case ScalarType::BFloat16: return Kind::bf16;
-      case ScalarType::Half: return Kind::f16;
-      case ScalarType::Int: return Kind::i32;
-      case ScalarType::Long: return Kind::i64;
-      default: return Kind::other;
-    }
-  };
-  ArrayView view{t.const_data_ptr(), kind(), t.dim(), {}, {}};
-  for (int dim = 0; dim < t.dim() && dim < 4; ++dim) view.size[dim] = t.size(dim), view.stride[dim] = t.stride(dim);
-  return view;
-}
-
 // New rows, cols and counts, to which args points from now on. The counts are zero, and bits of no row or column too.
 inline KeepMaskTensors new_keep_mask(const Tensor& like, KeepMaskArgs& args) {
   Tensor rows = new_int32(like, {args.batch, args.heads, args.n_q, word_count(args.n_k)});

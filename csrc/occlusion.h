@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "halves.h"
 #include "philox.h"
 #include "select.h"
 
@@ -14,6 +15,17 @@ constexpr uint32_t DRAW_BLOCK = 0x80000000u, DRAW_BATCH = 0x80000001u, DRAW_ELEM
 constexpr uint32_t DRAW_POINT = 0x80000003u, DRAW_RESAMPLE = 0x80000004u;
 
 enum class Element : int { u8, f16, bf16, f32 };
+
+// The bits of a number in a type.
+ATTRDROP_HD uint32_t value_bits(double value, Element type) {
+  const float rounded = static_cast<float>(value);
+  if (type == Element::u8) return static_cast<uint8_t>(value);
+  if (type == Element::f16) return narrow_half(rounded);
+  if (type == Element::bf16) return narrow(rounded);
+  uint32_t bits;
+  memcpy(&bits, &rounded, sizeof bits);
+  return bits;
+}
 
 // Global numbers of the samples of a batch.
 struct SampleIds {

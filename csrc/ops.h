@@ -13,6 +13,11 @@ namespace attrdrop {
 
 using torch::stable::Tensor;
 
+// Packed arguments: see occlude_blocks_args.h and occlude_points_args.h.
+struct BlockProblem;
+struct BlockFill;
+struct PointProblem;
+
 Tensor pack_mask_cpu(Tensor mask);
 Tensor unpack_mask_cpu(Tensor bits, int64_t n);
 Tensor additive_mask_cpu(Tensor bits, int64_t n);
@@ -28,17 +33,9 @@ std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, 
 Tensor relevance_gate_cpu(Tensor z, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu);
 Tensor relevance_gate_backward_cpu(Tensor grad, Tensor y, std::optional<Tensor> surrogate, std::optional<Tensor> scale,
                                    double eps);
-Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::optional<Tensor> index, double p,
-                          std::vector<double> scale, std::vector<double> log_ratio, double alpha, int64_t k_centers,
-                          bool shift, bool per_batch, bool keep, double value, std::optional<Tensor> values,
-                          bool is_random, std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
-                          std::optional<Tensor> sample_ids);
-void fill_blocks_cpu(Tensor images, Tensor boxes, bool keep, double value, std::optional<Tensor> values, bool is_random,
-                     std::optional<Tensor> source, std::optional<Tensor> source_index, int64_t seed,
-                     std::optional<Tensor> sample_ids);
-Tensor occlude_points_cpu(Tensor points, std::optional<Tensor> relevance, std::optional<Tensor> valid, double alpha,
-                          double beta, bool calibrated, int64_t norm, int64_t replacement, double value,
-                          std::optional<Tensor> values, int64_t seed, std::optional<Tensor> sample_ids);
+Tensor occlude_blocks_cpu(Tensor images, BlockProblem p);
+void fill_blocks_cpu(Tensor images, BlockFill fill, const int32_t* boxes);
+Tensor occlude_points_cpu(Tensor points, PointProblem p);
 Tensor draw_images_cpu(Tensor sample_ids, double p, double alpha, int64_t seed, bool per_batch);
 Tensor farthest_point_sample_cpu(Tensor points, int64_t n, std::optional<Tensor> valid, std::optional<Tensor> start);
 Tensor ball_query_cpu(Tensor points, Tensor centres, std::vector<double> radius, std::vector<int64_t> k,

@@ -1,5 +1,6 @@
 // Clouds of points: views for CPU and CUDA kernels, and the distance on which all of them agree.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include "dtype.h"
@@ -15,6 +16,12 @@ struct PointView {
   int64_t cloud, point, channel;
   Dtype type;
 };
+
+struct Point {
+  float x, y, z;
+};
+
+ATTRDROP_HD bool is_finite(const Point& p) { return fabsf(p.x) < INFINITY && fabsf(p.y) < INFINITY && fabsf(p.z) < INFINITY; }
 
 // bool (N, P), false where a point is padding.
 struct ValidView {
@@ -42,6 +49,28 @@ struct IndexView {
 struct RowView {
   const void* data;
   int64_t cloud, centre, place, channel;
+};
+
+// group_points.
+struct GroupProblem {
+  PointView points;   // (N, P, C)
+  IndexView index;    // (N, S, k)
+  PointView centres;  // (N, S, 3); data null: nothing is subtracted
+  int32_t clouds, size, channels;
+  int64_t centres_each, k;
+  void* out;  // (N, S, k, C)
+};
+
+// scatter_points, its backward.
+struct ScatterProblem {
+  RowView grad;           // (N, S, k, C)
+  IndexView index;        // (N, S, k)
+  const int64_t* order;   // (N * S * k) places in the flat index, ascending by cloud, point and place; null on the CPU
+  const int64_t* starts;  // (N * P + 1) where those of each point begin; likewise
+  Dtype type;
+  int32_t clouds, size, channels;
+  int64_t centres_each, k;
+  void* out;  // (N, P, C)
 };
 
 // dx*dx + dy*dy + dz*dz, each product and sum rounded: nvcc would fuse them, and every backend must choose the same points.

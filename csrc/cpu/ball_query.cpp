@@ -1,7 +1,7 @@
 // ball_query on the CPU: centres are shared out to threads.
 #include <numeric>
 
-#include "cpu/clouds.h"
+#include "cpu/points.h"
 #include "ops.h"
 
 namespace attrdrop {
@@ -10,28 +10,28 @@ namespace attrdrop {
 Tensor ball_query_cpu(Tensor points, Tensor centres, std::vector<double> radius, std::vector<int64_t> k,
                       std::optional<Tensor> valid) {
   const Clouds clouds(points, valid);
-  check_centres(centres, points);
+  check_centres(view_of(centres), view_of(points));
   check_scales(radius, k);
-  const PointView view = point_view(centres, "centres");
+  const PointView view = point_view(view_of(centres), "centres");
   const int64_t scales = static_cast<int64_t>(k.size()), each = centres.size(1);
   const int64_t columns = std::accumulate(k.begin(), k.end(), int64_t{0});
   const std::vector<float> radius2 = squared_radii(radius);
   Tensor index = torch::stable::new_empty(points, {clouds.count, each, columns}, ScalarType::Long);
   auto* out = index.mutable_data_ptr<int64_t>();
-  std::atomic<bool> is_finite{true};
+  std::atomic<bool> all_finite{true};
   with_element(view.type, [&](auto element) {
     const int64_t grain = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, clouds.size));
     torch::stable::parallel_for(0, clouds.count * each, grain, [&](int64_t begin, int64_t end) {
       std::vector<int64_t> found(scales);
       for (int64_t i = begin; i < end; ++i) {
         const Point centre = read_point<decltype(element)>(view, i / each, i % each);
-        if (!centre.is_finite()) is_finite = false;
+        if (!is_finite(centre)) all_finite = false;
         kernels().ball_query({clouds[i / each], centre.x, centre.y, centre.z, radius2.data(), k.data(), scales,
                               found.data(), out + i * columns});
       }
     });
   });
-  STD_TORCH_CHECK(is_finite, "centres must have finite coordinates");
+  STD_TORCH_CHECK(all_finite, "centres must have finite coordinates");
   return index;
 }
 

@@ -19,13 +19,22 @@ namespace attrdrop {
   void attribution(const AttributionProblem&, void*);                                                            \
   void gate(const GateProblem&, int64_t, int64_t);                                                               \
   void gate_backward(const GateBackwardProblem&, int64_t, int64_t);                                              \
+  void pack_words(const PackProblem&, int64_t, int64_t);                                                         \
+  void transpose_groups(const TransposeProblem&, int64_t, int64_t);                                              \
   void farthest_points(const SampleProblem&);                                                                    \
   void ball_query(const QueryProblem&);                                                                          \
   int64_t points_scratch(const PointProblem&);                                                                   \
   bool choose_points(const PointProblem&, int64_t, void*);                                                       \
+  void replace_points(const PointProblem&, int64_t, uint32_t*);                                                  \
+  const int64_t* gather_rows(const GroupProblem&, int64_t, int64_t);                                             \
+  const int64_t* add_rows(const ScatterProblem&, int64_t, int64_t, int64_t, float*);                             \
+  int64_t block_scratch(const BlockProblem&);                                                                    \
+  bool choose_block(const BlockProblem&, int64_t, int64_t, void*);                                               \
+  void fill_block(const BlockFill&, int64_t, const Box&);                                                        \
   static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, softmax, softmax_backward,   \
-                                attribution_scratch, attribution, gate, gate_backward, farthest_points,          \
-                                ball_query, points_scratch, choose_points};                                      \
+                                attribution_scratch, attribution, gate, gate_backward, pack_words,               \
+                                transpose_groups, farthest_points, ball_query, points_scratch, choose_points,    \
+                                replace_points, gather_rows, add_rows, block_scratch, choose_block, fill_block}; \
   }
 
 ATTRDROP_DECLARE(base)

@@ -1,5 +1,5 @@
 // farthest_point_sample on the CPU: a thread for each cloud, whose points stay in its nearest cache.
-#include "cpu/clouds.h"
+#include "cpu/points.h"
 #include "ops.h"
 
 namespace attrdrop {
@@ -14,7 +14,7 @@ static int64_t first_point(const Clouds& clouds, const StartView& start, int64_t
 // points (N, P, C), valid (N, P), start (N) -> int64 (N, n)
 Tensor farthest_point_sample_cpu(Tensor points, int64_t n, std::optional<Tensor> valid, std::optional<Tensor> start) {
   const Clouds clouds(points, valid);
-  const StartView begins = start_view(start, clouds.count);
+  const StartView begins = start_view(view_of(start), clouds.count);
   for (int64_t i = 0; begins.data && i < clouds.count; ++i) {
     const int64_t given = begins.data[i * begins.cloud];
     STD_TORCH_CHECK(given >= 0 && given < points.size(1), "start must lie in [0, ", points.size(1), "), got ", given);

@@ -109,6 +109,19 @@ struct GateBackwardProblem {
   double eps;
 };
 
+// pack_mask of rows of n bytes; strides count bytes.
+struct PackProblem {
+  const uint8_t* mask;
+  int64_t row_stride, column_stride, n;
+  uint32_t* bits;  // (rows, words(n))
+};
+
+struct TransposeProblem {
+  const uint32_t* rows;  // (heads, n_q, words(n_k))
+  int64_t head_stride, row_stride, n_q, n_k;
+  uint32_t* cols;  // (heads, n_k, words(n_q))
+};
+
 // Points in float32, x NaN where there is none: padding, and what fills the size up to a multiple of CLOUD_BLOCK.
 constexpr int64_t CLOUD_BLOCK = 64;
 struct Cloud {
@@ -135,7 +148,13 @@ struct QueryProblem {
   int64_t* out;          // (sum of k), one scale after the other
 };
 
-struct PointProblem;  // occlude_points, see point_occlusion.h
+// See occlude_blocks.h, occlude_points.h and points.h.
+struct BlockProblem;
+struct BlockFill;
+struct Box;
+struct PointProblem;
+struct GroupProblem;
+struct ScatterProblem;
 
 struct Kernels {
   const char* isa;
@@ -150,11 +169,22 @@ struct Kernels {
   void (*attribution)(const AttributionProblem&, void* scratch);
   void (*gate)(const GateProblem&, int64_t begin, int64_t end);  // elements [begin, end)
   void (*gate_backward)(const GateBackwardProblem&, int64_t begin, int64_t end);
+  void (*pack_words)(const PackProblem&, int64_t begin, int64_t end);              // words [begin, end) of all rows
+  void (*transpose_groups)(const TransposeProblem&, int64_t begin, int64_t end);  // 32 rows each, of all heads
   void (*farthest_points)(const SampleProblem&);
   void (*ball_query)(const QueryProblem&);
   int64_t (*points_scratch)(const PointProblem&);
   // Which points of a cloud are dropped; false where the relevance of a valid one is not finite.
   bool (*choose_points)(const PointProblem&, int64_t cloud, void* scratch);
+  void (*replace_points)(const PointProblem&, int64_t cloud, uint32_t* scratch);  // (2 P)
+  // Centres [begin, end) of all clouds, and channels [first, first + width) of one, with room for sums (P, width). They give
+  // an index that is out of range, whose row is left out, or null.
+  const int64_t* (*gather_rows)(const GroupProblem&, int64_t begin, int64_t end);
+  const int64_t* (*add_rows)(const ScatterProblem&, int64_t cloud, int64_t first, int64_t width, float* sums);
+  int64_t (*block_scratch)(const BlockProblem&);
+  // The block of an image with a row of relevance, or -1; false where there is a NaN in it.
+  bool (*choose_block)(const BlockProblem&, int64_t image, int64_t row, void* scratch);
+  void (*fill_block)(const BlockFill&, int64_t image, const Box&);
 };
 
 // The best variant this processor runs, or the one named by ATTRDROP_ISA (base, avx2, avx512).

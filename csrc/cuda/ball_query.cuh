@@ -1,7 +1,11 @@
 // ball_query on CUDA: a warp for each centre reads the points in order, until every scale has its own.
 #pragma once
+#include <algorithm>
+#include <numeric>
+
 #include "cuda/points.cuh"
 #include "cuda/warp.cuh"
+#include "points_args.h"
 
 namespace attrdrop {
 
@@ -16,6 +20,24 @@ struct QueryArgs {
 };
 
 constexpr int QUERY_THREADS = 256;
+
+// All but where the index goes.
+inline QueryArgs query_args(const TensorView& points, const TensorView& centres, const std::vector<double>& radius,
+                            const std::vector<int64_t>& k, const std::optional<TensorView>& valid) {
+  check_cloud(points, 3);
+  check_centres(centres, points);
+  check_scales(radius, k);
+  QueryArgs a{};
+  a.points = point_view(points, "points"), a.centres = point_view(centres, "centres");
+  a.valid = valid_view(valid, points);
+  a.clouds = points.size(0), a.centres_each = centres.size(1), a.size = static_cast<int32_t>(points.size(1));
+  a.scales = static_cast<int32_t>(k.size());
+  a.columns = static_cast<int32_t>(std::accumulate(k.begin(), k.end(), int64_t{0}));
+  const std::vector<float> radius2 = squared_radii(radius);
+  std::copy(radius2.begin(), radius2.end(), a.radius2);
+  std::copy(k.begin(), k.end(), a.k);
+  return a;
+}
 
 // The nearest point, of equals the first; 0 where there is none. For a warp.
 __device__ __forceinline__ int32_t nearest_point(const QueryArgs& a, int64_t cloud, const Point& centre, int lane) {

@@ -4,25 +4,6 @@
 
 namespace attrdrop {
 
-struct GroupArgs {
-  PointView points;  // (N, P, C)
-  IndexView index;   // (N, S, k)
-  PointView centres;  // (N, S, 3); data null: nothing is subtracted
-  int32_t clouds, size, channels;
-  int64_t centres_each, k;
-  void* out;  // (N, S, k, C)
-};
-
-struct ScatterArgs {
-  RowView grad;           // (N, S, k, C)
-  const int64_t* order;   // (N * S * k) places in the flat index, ascending by cloud, point and place
-  const int64_t* starts;  // (N * P + 1) where those of each point begin
-  Dtype type;
-  int32_t clouds, size, channels;
-  int64_t centres_each, k;
-  void* out;  // (N, P, C)
-};
-
 constexpr int GROUP_THREADS = 256;
 
 // Threads of a grid of (blocks, clouds) that work on `count` elements of each cloud.
@@ -39,7 +20,7 @@ struct alignas(sizeof(Storage) * COUNT) Pack {
 
 // A thread for each pack of COUNT channels of each row.
 template <class T, int COUNT>
-__global__ void __launch_bounds__(GROUP_THREADS) group_points_kernel(GroupArgs a) {
+__global__ void __launch_bounds__(GROUP_THREADS) group_points_kernel(GroupProblem a) {
   using Storage = typename T::Storage;
   const uint32_t packs = a.channels / COUNT, k = static_cast<uint32_t>(a.k);
   const uint32_t i = blockIdx.x * GROUP_THREADS + threadIdx.x, row = i / packs, channel = i % packs * COUNT;
@@ -66,7 +47,7 @@ __global__ void __launch_bounds__(GROUP_THREADS) group_points_kernel(GroupArgs a
 
 // A thread for each channel of each point adds up its rows.
 template <class T>
-__global__ void __launch_bounds__(GROUP_THREADS) scatter_points_kernel(ScatterArgs a) {
+__global__ void __launch_bounds__(GROUP_THREADS) scatter_points_kernel(ScatterProblem a) {
   using Storage = typename T::Storage;
   const uint32_t i = blockIdx.x * GROUP_THREADS + threadIdx.x, channels = static_cast<uint32_t>(a.channels);
   const uint32_t point = i / channels, channel = i % channels, rows = static_cast<uint32_t>(a.centres_each * a.k);
@@ -84,14 +65,14 @@ __global__ void __launch_bounds__(GROUP_THREADS) scatter_points_kernel(ScatterAr
 }
 
 // Whether rows of points consist of aligned packs of 16 bytes.
-inline bool is_packed(const GroupArgs& a, int64_t item) {
+inline bool is_packed(const GroupProblem& a, int64_t item) {
   const int64_t offsets = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.points.data)) | item * a.points.cloud |
                           item * a.points.point | item * a.channels;
   return a.points.channel == 1 && offsets % 16 == 0;
 }
 
 template <class T>
-void launch_group_points(const GroupArgs& a, Stream stream) {
+void launch_group_points(const GroupProblem& a, Stream stream) {
   constexpr int COUNT = 16 / sizeof(typename T::Storage);
   const int64_t elements = a.centres_each * a.k * a.channels;
   require(elements < int64_t{1} << 31, "a cloud must have fewer than 2^31 grouped elements");
@@ -102,13 +83,13 @@ void launch_group_points(const GroupArgs& a, Stream stream) {
     ATTRDROP_LAUNCH((group_points_kernel<T, 1>), cloud_grid(elements, a.clouds), GROUP_THREADS, 0, stream, a);
 }
 
-inline void launch_group_points(const GroupArgs& a, Stream stream) {
+inline void launch_group_points(const GroupProblem& a, Stream stream) {
   if (a.points.type == Dtype::f32) launch_group_points<F32>(a, stream);
   else if (a.points.type == Dtype::bf16) launch_group_points<Bf16>(a, stream);
   else launch_group_points<F16>(a, stream);
 }
 
-inline void launch_scatter_points(const ScatterArgs& a, Stream stream) {
+inline void launch_scatter_points(const ScatterProblem& a, Stream stream) {
   const int64_t elements = int64_t{a.size} * a.channels;
   require(elements < int64_t{1} << 31 && a.centres_each * a.k < int64_t{1} << 31,
           "a cloud must have fewer than 2^31 elements and rows");

@@ -1,5 +1,6 @@
 // What a kernel header needs besides the language: nvcc's runtime, or the emulator where a host compiler reads it.
 #pragma once
+#include "require.h"
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
@@ -11,7 +12,6 @@ using Stream = cudaStream_t;
 inline void check_cuda(cudaError_t status, const char* what) {
   STD_TORCH_CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status));
 }
-inline void require(bool condition, const char* message) { STD_TORCH_CHECK(condition, message); }
 }  // namespace attrdrop
 
 #define ATTRDROP_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
@@ -28,17 +28,11 @@ inline void require(bool condition, const char* message) { STD_TORCH_CHECK(condi
     attrdrop::check_cuda(cudaGetLastError(), #kernel);                                                        \
   } while (false)
 #else
-#include <stdexcept>
-
 #include "emulator/cuda.h"
 
 namespace attrdrop {
 using Stream = emulator::Stream;
-
-inline void require(bool condition, const char* message) {
-  if (!condition) throw std::runtime_error(message);
 }
-}  // namespace attrdrop
 
 #define ATTRDROP_LAUNCH(kernel, grid, block, shared, stream, ...) \
   attrdrop::emulator::run({grid, block, static_cast<size_t>(shared), stream}, #kernel, [&] { (kernel)(__VA_ARGS__); })

@@ -2,18 +2,15 @@
 #pragma once
 #include <climits>
 
-#include "blocks.h"
+#include "occlude_blocks.h"
 #include "cuda/elements.cuh"
 #include "cuda/ranked.cuh"
 
 namespace attrdrop {
 
-struct OccludeArgs {
-  BlockFill fill;
-  BlockRule rule;
-  RelevanceView relevance;
+struct BlockArgs {
+  BlockProblem problem;
   bool is_aligned;  // flat relevance that can be read 16 bytes at a time
-  int32_t* boxes;   // (N, 4)
 };
 
 constexpr unsigned OCCLUDE_THREADS = 512;  // at most; at least RANKING_THREADS
@@ -127,26 +124,27 @@ __device__ __forceinline__ int64_t relevance_row(const RelevanceView& map, int64
 }
 
 template <Element RELEVANCE>
-__device__ __forceinline__ Box choose_box(const OccludeArgs& a, int64_t image) {
-  const int32_t height = a.fill.height, width = a.fill.width;
-  const uint32_t sample = sample_of(a.fill.sample_ids, image);
-  const int64_t row = relevance_row(a.relevance, image);
-  if (!is_drawn(a.rule.p, a.rule.seed, a.rule.per_batch, sample)) return {0, 0, 0, 0};
+__device__ __forceinline__ Box choose_box(const BlockArgs& a, int64_t image) {
+  const BlockProblem& p = a.problem;
+  const int32_t height = p.fill.height, width = p.fill.width;
+  const uint32_t sample = sample_of(p.fill.sample_ids, image);
+  const int64_t row = relevance_row(p.relevance, image);
+  if (!is_drawn(p.rule.p, p.rule.seed, p.rule.per_batch, sample)) return {0, 0, 0, 0};
   ATTRDROP_SHARED(int32_t, size, 2);
   if (threadIdx.x < 32) {  // a lane for each attempt, while the other warps read
     const int lane = threadIdx.x;
-    const Box mine = attempt_block(a.rule, sample, lane, height, width);
+    const Box mine = attempt_block(p.rule, sample, lane, height, width);
     const uint32_t fits = __ballot_sync(ALL_LANES, lane < BLOCK_ATTEMPTS && mine.height > 0);
     const int first = fits ? __popc((fits & (0u - fits)) - 1) : 0;
     const int32_t h = __shfl_sync(ALL_LANES, mine.height, first), w = __shfl_sync(ALL_LANES, mine.width, first);
     if (lane == 0) size[0] = fits ? h : 0, size[1] = w;
   }
-  const Philox4 words = block_words(a.rule.seed, sample);
+  const Philox4 words = block_words(p.rule.seed, sample);
   int32_t y = 0, x = 0;
-  if (a.relevance.data && row >= 0 && is_guided(a.rule.alpha, words)) {
-    const RelevanceView& map = a.relevance;
+  if (p.relevance.data && row >= 0 && is_guided(p.rule.alpha, words)) {
+    const RelevanceView& map = p.relevance;
     const int64_t cells = static_cast<int64_t>(map.height) * map.width;
-    const int32_t rank = below(words.word[2], a.rule.k_centers < cells ? a.rule.k_centers : cells);
+    const int32_t rank = below(words.word[2], p.rule.k_centers < cells ? p.rule.k_centers : cells);
     const int32_t cell = rank == 0 ? first_peak<RELEVANCE>(map, row, a.is_aligned) : ranked_cell<RELEVANCE>(map, row, rank);
     y = cell_centre(cell / map.width, map.height, height);
     x = cell_centre(cell % map.width, map.width, width);
@@ -156,7 +154,7 @@ __device__ __forceinline__ Box choose_box(const OccludeArgs& a, int64_t image) {
   }
   __syncthreads();
   if (size[0] == 0) return {0, 0, 0, 0};
-  return place_block(a.rule, {0, 0, size[0], size[1]}, y, x, height, width);
+  return place_block(p.rule, {0, 0, size[0], size[1]}, y, x, height, width);
 }
 
 // Element e of the random values of an image.
@@ -211,14 +209,14 @@ __device__ __forceinline__ void fill_image(const BlockFill& fill, int64_t image,
 
 // Grid: one block of threads per image; two on a processor keep its memory busy.
 template <Element RELEVANCE, Element ELEMENT>
-__global__ void __launch_bounds__(OCCLUDE_THREADS, 2) occlude_blocks_kernel(OccludeArgs a) {
+__global__ void __launch_bounds__(OCCLUDE_THREADS, 2) occlude_blocks_kernel(BlockArgs a) {
   const int64_t image = blockIdx.x;
   const Box box = choose_box<RELEVANCE>(a, image);
   if (threadIdx.x == 0) {
-    int32_t* out = a.boxes + 4 * image;
+    int32_t* out = a.problem.boxes + 4 * image;
     out[0] = box.top, out[1] = box.left, out[2] = box.height, out[3] = box.width;
   }
-  if (box.height > 0) fill_image<ELEMENT>(a.fill, image, box);
+  if (box.height > 0) fill_image<ELEMENT>(a.problem.fill, image, box);
 }
 
 template <Element ELEMENT>
@@ -236,8 +234,9 @@ inline bool is_aligned(const RelevanceView& map) {
 }
 
 template <Element RELEVANCE>
-void launch_occlude_blocks(const OccludeArgs& a, Element element, unsigned threads, Stream stream) {
-  const auto count = static_cast<unsigned>(a.fill.count);
+void launch_occlude_blocks(const BlockArgs& a, unsigned threads, Stream stream) {
+  const auto count = static_cast<unsigned>(a.problem.fill.count);
+  const Element element = a.problem.fill.type;
   if (element == Element::u8)
     ATTRDROP_LAUNCH((occlude_blocks_kernel<RELEVANCE, Element::u8>), count, threads, 0, stream, a);
   else if (element == Element::f16)
@@ -248,26 +247,24 @@ void launch_occlude_blocks(const OccludeArgs& a, Element element, unsigned threa
     ATTRDROP_LAUNCH((occlude_blocks_kernel<RELEVANCE, Element::f32>), count, threads, 0, stream, a);
 }
 
-inline void launch_occlude_blocks(OccludeArgs a, Element element, Stream stream) {
-  if (a.fill.count == 0) return;
-  a.is_aligned = is_aligned(a.relevance);
-  if (a.fill.height == 0 || a.fill.width == 0) a.rule.p = 0;  // there is no pixel to centre on
-  const int64_t cells = static_cast<int64_t>(a.relevance.height) * a.relevance.width;
-  const unsigned threads = cells * a.relevance.channels >= 8192 ? OCCLUDE_THREADS : RANKING_THREADS;
-  if (!a.relevance.data || a.relevance.type == Element::f32)
-    launch_occlude_blocks<Element::f32>(a, element, threads, stream);
-  else if (a.relevance.type == Element::bf16)
-    launch_occlude_blocks<Element::bf16>(a, element, threads, stream);
-  else
-    launch_occlude_blocks<Element::f16>(a, element, threads, stream);
+inline void launch_occlude_blocks(const BlockProblem& p, Stream stream) {
+  if (p.fill.count == 0) return;
+  BlockArgs a{p, is_aligned(p.relevance)};
+  if (p.fill.height == 0 || p.fill.width == 0) a.problem.rule.p = 0;  // there is no pixel to centre on
+  const RelevanceView& map = p.relevance;
+  const int64_t cells = static_cast<int64_t>(map.height) * map.width;
+  const unsigned threads = cells * map.channels >= 8192 ? OCCLUDE_THREADS : RANKING_THREADS;
+  if (!map.data || map.type == Element::f32) launch_occlude_blocks<Element::f32>(a, threads, stream);
+  else if (map.type == Element::bf16) launch_occlude_blocks<Element::bf16>(a, threads, stream);
+  else launch_occlude_blocks<Element::f16>(a, threads, stream);
 }
 
-inline void launch_fill_blocks(const BlockFill& fill, const int32_t* boxes, Element element, Stream stream) {
+inline void launch_fill_blocks(const BlockFill& fill, const int32_t* boxes, Stream stream) {
   const auto count = static_cast<unsigned>(fill.count);
   if (count == 0) return;
-  if (element == Element::u8) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::u8>, count, 256, 0, stream, fill, boxes);
-  else if (element == Element::f16) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::f16>, count, 256, 0, stream, fill, boxes);
-  else if (element == Element::bf16) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::bf16>, count, 256, 0, stream, fill, boxes);
+  if (fill.type == Element::u8) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::u8>, count, 256, 0, stream, fill, boxes);
+  else if (fill.type == Element::f16) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::f16>, count, 256, 0, stream, fill, boxes);
+  else if (fill.type == Element::bf16) ATTRDROP_LAUNCH(fill_blocks_kernel<Element::bf16>, count, 256, 0, stream, fill, boxes);
   else ATTRDROP_LAUNCH(fill_blocks_kernel<Element::f32>, count, 256, 0, stream, fill, boxes);
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/points.cuh"
 #include "cuda/ranked.cuh"
-#include "point_occlusion.h"
+#include "occlude_points.h"
 
 namespace attrdrop {
 

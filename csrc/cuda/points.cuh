@@ -5,10 +5,6 @@
 
 namespace attrdrop {
 
-struct Point {
-  float x, y, z;
-};
-
 __device__ __forceinline__ float load_widened(const void* data, Dtype type, int64_t at) {
   if (type == Dtype::f32) return static_cast<const float*>(data)[at];
   const uint16_t bits = static_cast<const uint16_t*>(data)[at];
@@ -27,8 +23,7 @@ __device__ __forceinline__ float squared_distance(const Point& a, const Point& b
 
 // Not padding, and no coordinate NaN or infinite.
 __device__ __forceinline__ bool is_usable(const ValidView& valid, int64_t cloud, int64_t index, const Point& p) {
-  const bool is_finite = fabsf(p.x) < INFINITY && fabsf(p.y) < INFINITY && fabsf(p.z) < INFINITY;
-  return is_finite && (!valid.data || valid.data[cloud * valid.cloud + index * valid.point]);
+  return is_finite(p) && is_valid(valid, cloud, index);
 }
 
 // An index moved into [0, size).

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cuda/launch.h"
+#include "halves.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -39,22 +40,8 @@ struct F16 {
   __device__ __forceinline__ static float widen(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
   __device__ __forceinline__ static uint16_t narrow(float x) { return __half_as_ushort(__float2half_rn(x)); }
 #else
-  static float widen(uint16_t bits) {
-    const float magnitude = (bits & 0x7C00u) == 0x7C00u
-                                ? ((bits & 0x3FFu) ? NAN : INFINITY)
-                                : std::ldexp(static_cast<float>((bits & 0x7C00u) ? 0x400u | (bits & 0x3FFu) : bits & 0x3FFu),
-                                             ((bits & 0x7C00u) ? (bits >> 10 & 0x1F) : 1) - 25);
-    return bits >> 15 ? -magnitude : magnitude;
-  }
-  static uint16_t narrow(float x) {
-    const float size = std::fabs(x);
-    const uint32_t sign = std::signbit(x) ? 0x8000u : 0u;
-    if (x != x) return 0x7FFFu;
-    if (size >= 65520.0f) return static_cast<uint16_t>(sign | 0x7C00u);
-    const int exponent = size < 0x1p-14f ? -14 : std::ilogb(size);
-    const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 10 - exponent)));  // 2048: the next exponent
-    return static_cast<uint16_t>(sign + (static_cast<uint32_t>(exponent + 14) << 10) + steps);
-  }
+  static float widen(uint16_t bits) { return widen_half(bits); }
+  static uint16_t narrow(float x) { return x != x ? 0x7FFF : narrow_half(x); }
 #endif
 };
 

@@ -1,46 +1,35 @@
-// NumPy arrays as the kernels want them.
+// NumPy arrays as the packing of arguments sees them. bfloat16 is held as its bits, in uint16.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstring>
-#include <optional>
 #include <vector>
 
-#include "occlusion.h"
-#include "points.h"
+#include "tensor_view.h"
 
 namespace attrdrop {
 
 namespace py = pybind11;
 
-template <class T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-template <class T>
-using Optional = std::optional<py::array_t<T>>;
-using Numbers = std::optional<Array<int64_t>>;
-
-// float32 and float16 arrays, bfloat16 bits as uint16, bytes.
-inline Element element_of(const py::array& a) {
-  if (a.itemsize() == 1) return Element::u8;
-  if (a.itemsize() == 4) return Element::f32;
-  return a.dtype().kind() == 'f' ? Element::f16 : Element::bf16;
+inline Type type_of(const py::array& a) {
+  const auto is = [&](char kind, int size) { return a.dtype().kind() == kind && a.itemsize() == size; };
+  if (is('u', 1)) return Type::u8;
+  if (is('f', 2)) return Type::f16;
+  if (is('u', 2)) return Type::bf16;
+  if (is('f', 4)) return Type::f32;
+  if (is('b', 1)) return Type::boolean;
+  if (is('i', 4)) return Type::i32;
+  return is('i', 8) ? Type::i64 : Type::other;
 }
 
-// The same without bytes.
-inline Dtype dtype_of(const py::array& a) {
-  if (a.itemsize() == 4) return Dtype::f32;
-  return a.dtype().kind() == 'f' ? Dtype::f16 : Dtype::bf16;
+template <>
+inline TensorView view_of(const py::array& a) {
+  TensorView view{a.data(), type_of(a), a.ndim(), {}, {}};
+  for (int64_t d = 0; d < view.dims && d < MOST_DIMS; ++d)
+    view.sizes[d] = a.shape(d), view.strides[d] = a.strides(d) / a.itemsize();
+  return view;
 }
-
-inline int64_t step(const py::array& a, int dim) { return a.strides(dim) / a.itemsize(); }
-
-inline PointView point_view(const py::array& a) {
-  if (a.ndim() != 3) throw py::value_error("points, centres and relevance must have 3 dimensions");
-  return {a.data(), step(a, 0), step(a, 1), step(a, 2), dtype_of(a)};
-}
-
-inline ValidView valid_view(const Optional<bool>& a) { return a ? ValidView{a->data(), step(*a, 0), step(*a, 1)} : ValidView{}; }
 
 // An array of a type, poisoned.
 inline py::array poisoned(const py::dtype& type, std::vector<py::ssize_t> shape) {
@@ -49,15 +38,9 @@ inline py::array poisoned(const py::dtype& type, std::vector<py::ssize_t> shape)
   return a;
 }
 
-inline SampleIds sample_ids_of(const Numbers& ids) {
-  if (!ids) return {};
-  return {ids->data(), 1};
-}
-
-// `bits`, or `values` where they are given.
-inline Constant constant_of(uint32_t bits, const std::optional<py::array>& values) {
-  if (!values) return {nullptr, 0, bits};
-  return {values->data(), values->strides(0) / values->itemsize(), bits};
+template <class T>
+T* data_of(py::array& a) {
+  return static_cast<T*>(a.mutable_data());
 }
 
 }  // namespace attrdrop

@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "cuda/pack_mask.cuh"
+#include "cuda/launch.h"
 #include "emulator/samples.cuh"
 
 namespace py = pybind11;
@@ -26,28 +26,6 @@ static py::array_t<int> run_sample(Array<int> values, Mistake mistake, uint64_t 
   return out;
 }
 
-static py::array_t<uint32_t> pack_mask_emulated(py::array_t<bool> mask, uint64_t seed) {
-  const int64_t rows = mask.shape(0), n = mask.shape(1);
-  py::array_t<uint32_t> bits({rows, word_count(n)});
-  launch_pack_mask(reinterpret_cast<const uint8_t*>(mask.data()), bits.mutable_data(), rows, n, mask.strides(0),
-                   mask.strides(1), Stream{seed});
-  return bits;
-}
-
-static py::array_t<bool> unpack_mask_emulated(Array<uint32_t> bits, int64_t n, uint64_t seed) {
-  const int64_t rows = bits.shape(0);
-  py::array_t<bool> mask({rows, n});
-  launch_unpack_mask(bits.data(), reinterpret_cast<uint8_t*>(mask.mutable_data()), rows, n, bits.shape(1), Stream{seed});
-  return mask;
-}
-
-static py::array_t<uint32_t> transpose_mask_emulated(Array<uint32_t> rows, int64_t n_k, uint64_t seed) {
-  const int64_t heads = rows.shape(0), n_q = rows.shape(1), words = rows.shape(2);
-  py::array_t<uint32_t> cols({heads, n_k, word_count(n_q)});
-  launch_transpose_mask(rows.data(), cols.mutable_data(), heads, n_q, n_k, n_q * words, words, Stream{seed});
-  return cols;
-}
-
 void bind_emulator(py::module_& m) {
   py::enum_<Mistake>(m, "Mistake")
       .value("none", Mistake::none)
@@ -63,9 +41,6 @@ void bind_emulator(py::module_& m) {
       .value("misaligned_copy", Mistake::misaligned_copy)
       .value("unwritten_shared", Mistake::unwritten_shared);
   m.def("run_sample", &run_sample, py::arg("values"), py::arg("mistake"), py::arg("scheduler_seed"));
-  m.def("pack_mask_cuda", &pack_mask_emulated, py::arg("mask"), py::arg("scheduler_seed") = 0);
-  m.def("unpack_mask_cuda", &unpack_mask_emulated, py::arg("bits"), py::arg("n"), py::arg("scheduler_seed") = 0);
-  m.def("transpose_mask_cuda", &transpose_mask_emulated, py::arg("rows"), py::arg("n_k"), py::arg("scheduler_seed") = 0);
 }
 
 }  // namespace attrdrop

@@ -8,23 +8,6 @@
 
 namespace attrdrop {
 
-// bfloat16 comes as its bits, uint16.
-template <>
-ArrayView view_of(const py::array& a) {
-  const bool is_float = a.dtype().kind() == 'f';
-  const auto kind = [&] {
-    switch (a.itemsize()) {
-      case 2: return is_float ? Kind::f16 : Kind::bf16;
-      case 4: return is_float ? Kind::f32 : Kind::i32;
-      case 8: return is_float ? Kind::other : Kind::i64;
-      default: return Kind::other;
-    }
-  };
-  ArrayView view{a.data(), kind(), a.ndim(), {}, {}};
-  for (int dim = 0; dim < a.ndim() && dim < 4; ++dim) view.size[dim] = a.shape(dim), view.stride[dim] = step(a, dim);
-  return view;
-}
-
 // `shared_bytes` and `scratch_bytes` are what the device would have.
 static py::tuple keep_mask_emulated(const py::array&, KeepMaskArgs args, uint64_t scheduler_seed, int shared_bytes,
                                     int64_t scratch_bytes) {

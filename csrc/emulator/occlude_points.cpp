@@ -3,27 +3,13 @@
 
 #include "emulator/arrays.h"
 #include "emulator/bindings.h"
+#include "occlude_points_args.h"
 
 namespace attrdrop {
 
-// As the operator; `value` is its bits.
-static py::array occlude_points_emulated(py::array points, std::optional<py::array> relevance, Optional<bool> valid,
-                                         double alpha, double beta, bool calibrated, int norm, int replacement,
-                                         uint32_t value, std::optional<py::array> values, uint64_t seed,
-                                         Numbers sample_ids, uint64_t scheduler_seed) {
-  PointProblem p{};
-  p.points = point_view(points);
-  if (relevance) p.relevance = point_view(*relevance), p.relevance_channels = static_cast<int32_t>(relevance->shape(2));
-  p.valid = valid_view(valid);
-  p.rule = {alpha, beta, calibrated, static_cast<Norm>(norm), seed};
-  p.replacement = static_cast<Replacement>(replacement);
-  p.constant = constant_of(value, values);
-  p.sample_ids = sample_ids_of(sample_ids);
-  p.count = points.shape(0);
-  p.size = static_cast<uint32_t>(points.shape(1)), p.channels = static_cast<int32_t>(points.shape(2));
-  py::array dropped = poisoned(py::dtype::of<bool>(), {points.shape(0), points.shape(1)});
-  p.dropped = static_cast<bool*>(dropped.mutable_data());
-  py::array scratch;
+static py::array occlude_points_emulated(const py::array&, PointProblem p, uint64_t scheduler_seed) {
+  py::array dropped = poisoned(py::dtype::of<bool>(), {p.count, p.size}), scratch;
+  p.dropped = data_of<bool>(dropped);
   const auto new_scratch = [&](int64_t bytes) {
     scratch = poisoned(py::dtype::of<uint8_t>(), {bytes});
     return scratch.mutable_data();
@@ -32,6 +18,8 @@ static py::array occlude_points_emulated(py::array points, std::optional<py::arr
   return dropped;
 }
 
-void bind_occlude_points(py::module_& m) { m.def("occlude_points_cuda", &occlude_points_emulated); }
+void bind_occlude_points(py::module_& m) {
+  m.def("occlude_points_cuda", &occlude_points<occlude_points_emulated, py::array, uint64_t>);
+}
 
 }  // namespace attrdrop

@@ -68,11 +68,11 @@ static void occlude(uint64_t round) {
   const std::vector<int64_t> index{n - 1}, from(n, n + 5), ids(n, 9);
   std::vector<int32_t> boxes(4 * n, -7);
 
-  OccludeArgs args{};
+  BlockProblem args{};
   const auto view = [&](std::vector<unsigned char>& data, bool is_last) {
     return is_last ? ImageView{data.data(), c * plane, 1, width * c, c} : ImageView{data.data(), c * plane, plane, width, 1};
   };
-  args.fill.images = view(images, coin());
+  args.fill.images = view(images, coin()), args.fill.type = type;
   if (coin()) {
     args.fill.source = view(source, coin()), args.fill.sources = n;
     if (coin()) args.fill.source_index = from.data(), args.fill.source_index_stride = 1;
@@ -89,9 +89,9 @@ static void occlude(uint64_t round) {
   map.row = channels * h * w, map.channel = h * w, map.line = w, map.column = 1;
   if (coin()) map.has_index = true, map.index = index.data(), map.index_stride = 1, map.count = 1;
   args.boxes = boxes.data();
-  launch_occlude_blocks(args, type, Stream{round});
+  launch_occlude_blocks(args, Stream{round});
   for (int32_t& side : boxes) side += static_cast<int32_t>(below(30)) - 15;
-  launch_fill_blocks(args.fill, boxes.data(), type, Stream{round});
+  launch_fill_blocks(args.fill, boxes.data(), Stream{round});
 }
 
 // Points in channels first or last, all that is done with them, and the gradient back to them.
@@ -127,7 +127,7 @@ static void group(uint64_t round) {
   std::iota(order.begin(), order.end(), 0);
   for (size_t i = 0; i < starts.size(); ++i)  // all rows of a cloud belong to its first point
     starts[i] = static_cast<int64_t>((i + size - 1) / size) * centres_each * k;
-  launch_scatter_points({{grouped.data(), centres_each * k * channels, k * channels, channels, 1}, order.data(),
+  launch_scatter_points({{grouped.data(), centres_each * k * channels, k * channels, channels, 1}, {}, order.data(),
                          starts.data(), type, clouds, size, channels, centres_each, k, sums.data()}, Stream{round});
 }
 

@@ -9,7 +9,9 @@
 
 #include "bits.h"
 #include "cpu/kernels.h"
-#include "point_occlusion.h"
+#include "occlude_blocks.h"
+#include "occlude_points.h"
+#include "points.h"
 
 using namespace attrdrop;
 
@@ -54,16 +56,79 @@ static void sample(const Kernels& kernel) {
 // One cloud of two, of which a part may be padding.
 static void drop_points(const Kernels& kernel) {
   const int64_t size = below(200), channels = 1 + below(3);
+  std::vector<float> points = small_integers(2 * size * channels + 1);
   const std::vector<float> relevance = small_integers(2 * size * channels + 1);
   const std::unique_ptr<bool[]> valid(new bool[2 * size]), dropped(new bool[2 * size]);
   for (int64_t i = 0; i < 2 * size; ++i) valid[i] = below(4) > 0;
   PointProblem p{};
+  p.points = {points.data(), size * channels, 1, size, Dtype::f32}, p.channels = static_cast<int32_t>(channels);
+  p.replacement = static_cast<Replacement>(below(3));
   if (below(4)) p.relevance = {relevance.data(), size * channels, channels, 1, Dtype::f32};
   if (coin()) p.valid = {valid.get(), size, 1};
   p.rule = {0.3, static_cast<double>(below(11)) / 10, coin(), static_cast<Norm>(below(3)), 5};
   p.count = 2, p.size = static_cast<uint32_t>(size), p.relevance_channels = static_cast<int32_t>(channels);
   p.dropped = dropped.get();
-  kernel.choose_points(p, below(2), Scratch(kernel.points_scratch(p)).data);
+  const int64_t cloud = below(2);
+  if (!kernel.choose_points(p, cloud, Scratch(kernel.points_scratch(p)).data)) return;
+  kernel.replace_points(p, cloud, static_cast<uint32_t*>(Scratch(2 * sizeof(uint32_t) * size).data));
+}
+
+// Groups of points, some of them out of range, and the gradient back to all points or some channels of them.
+static void group(const Kernels& kernel) {
+  const int64_t size = 1 + below(60), channels = 3 + below(40), each = 1 + below(9), k = 1 + below(20);
+  const bool is_half = coin(), is_last = coin();
+  const Dtype type = is_half ? coin() ? Dtype::f16 : Dtype::bf16 : Dtype::f32;
+  const int64_t item = is_half ? 2 : 4;
+  const std::vector<unsigned char> points(2 * size * channels * item, 7), centres(2 * each * 3 * item, 5);
+  std::vector<int64_t> index(2 * each * k);
+  for (int64_t& at : index) at = below(30) ? below(size) : size;
+  std::vector<unsigned char> grouped(2 * each * k * channels * item), sums(2 * size * channels * item);
+  GroupProblem p{};
+  p.points = {points.data(), size * channels, is_last ? channels : 1, is_last ? 1 : size, type};
+  p.index = {index.data(), each * k, k, 1};
+  if (coin()) p.centres = {centres.data(), each * 3, 3, 1, type};
+  p.clouds = 2, p.size = static_cast<int32_t>(size), p.channels = static_cast<int32_t>(channels);
+  p.centres_each = each, p.k = k, p.out = grouped.data();
+  kernel.gather_rows(p, 0, 2 * each);
+  const RowView grad{grouped.data(), each * k * channels, k * channels, channels, 1};
+  const ScatterProblem scatter{grad, p.index, nullptr, nullptr, type, 2, p.size, p.channels, each, k, sums.data()};
+  const int64_t first = channels == 3 ? 0 : below(channels), width = channels == 3 ? 3 : 1 + below(channels - first);
+  std::vector<float> room(size * width);
+  kernel.add_rows(scatter, below(2), first, width, room.data());
+}
+
+// A block around a cell of a relevance map of its own size, and one of anywhere.
+static void occlude(const Kernels& kernel) {
+  const Element type = static_cast<Element>(below(4));
+  const int64_t item = type == Element::u8 ? 1 : type == Element::f32 ? 4 : 2, c = 1 + below(4);
+  const auto height = static_cast<int32_t>(1 + below(40)), width = static_cast<int32_t>(1 + below(40));
+  const auto h = static_cast<int32_t>(1 + below(50)), w = static_cast<int32_t>(1 + below(50));
+  const int64_t plane = int64_t{height} * width, channels = 1 + below(3);
+  std::vector<unsigned char> images(2 * c * plane * item), source(images.size()), values(c * item);
+  const std::vector<float> cells = small_integers(2 * channels * h * w);
+  std::vector<int32_t> boxes(8);
+  BlockProblem p{};
+  const auto view = [&](std::vector<unsigned char>& data) {
+    return coin() ? ImageView{data.data(), c * plane, 1, width * c, c} : ImageView{data.data(), c * plane, plane, width, 1};
+  };
+  p.fill.images = view(images), p.fill.type = type;
+  if (coin()) p.fill.source = view(source), p.fill.sources = 2;
+  else if (coin()) p.fill.constant = {values.data(), 1, 0};
+  p.fill.is_random = coin(), p.fill.keep = coin(), p.fill.seed = 3;
+  p.fill.count = 2, p.fill.channels = static_cast<int32_t>(c), p.fill.height = height, p.fill.width = width;
+  p.rule = {1.0, 0.2, {0.02, 0.6}, {-1.0, 1.0}, coin() ? 1 : 1 + below(9000), coin(), coin(), generator()};
+  RelevanceView& map = p.relevance;
+  map.data = cells.data(), map.type = Element::f32, map.count = 2, map.channels = static_cast<int32_t>(channels);
+  map.height = h, map.width = w, map.is_flat = coin();
+  map.row = channels * h * w, map.channel = h * w, map.line = w, map.column = 1;
+  p.boxes = boxes.data();
+  const int64_t image = below(2);
+  kernel.choose_block(p, image, below(3) - 1, Scratch(kernel.block_scratch(p)).data);
+  int32_t* box = boxes.data() + 4 * image;
+  kernel.fill_block(p.fill, image, {box[0], box[1], box[2], box[3]});
+  const auto top = static_cast<int32_t>(below(height)), left = static_cast<int32_t>(below(width));
+  kernel.fill_block(p.fill, image, {top, left, static_cast<int32_t>(1 + below(height - top)),
+                                    static_cast<int32_t>(1 + below(width - left))});
 }
 
 int main() {
@@ -71,6 +136,8 @@ int main() {
   for (int round = 0; round < 400; ++round) {
     sample(kernel);
     drop_points(kernel);
+    group(kernel);
+    occlude(kernel);
     const int64_t n_q = 1 + below(70), n_k = 1 + below(140), d = 1 + below(20), k = 1 + below(30);
     const int64_t words = word_count(n_k), column_words = word_count(n_q);
     std::vector<float> x = small_integers(n_q * d), y = small_integers(n_k * d), lse(n_q);
@@ -93,6 +160,10 @@ int main() {
     keep.rows = rows.data(), keep.cols = cols.data();
     Counts counts{};
     kernel.keep_mask(keep, 0, n_q, Scratch(kernel.keep_mask_scratch(keep)).data, counts);
+
+    kernel.transpose_groups({rows.data(), n_q * words, words, n_q, n_k, cols.data()}, 0, column_words);
+    const std::vector<uint8_t> mask(n_q * n_k, 1);
+    kernel.pack_words({mask.data(), n_k, 1, n_k, rows.data()}, 0, n_q * words);
 
     std::vector<float> scores = small_integers(n_q * n_k), grad(n_q * n_k), delta(n_q), bias(n_q * n_k, 0.1f);
     SoftmaxProblem softmax{};

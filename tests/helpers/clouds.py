@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from emulated import emulated_points
+from emulated import emulated
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 COMPILED = ["cpp", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -16,7 +16,7 @@ def called(name, call, *tensors, scheduler_seed=0, **arguments):
     if name == "emulated":
         pytest.importorskip("attrdrop._host")
     move = lambda x: x.cuda() if name == "cuda" and isinstance(x, torch.Tensor) else x  # noqa: E731
-    with emulated_points(scheduler_seed) if name == "emulated" else contextlib.nullcontext():
+    with emulated(scheduler_seed) if name == "emulated" else contextlib.nullcontext():
         arguments = {key: move(value) for key, value in arguments.items()}
         result = call(*map(move, tensors), **arguments, backend="cuda" if name == "cuda" else "cpp")
     return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()

@@ -1,8 +1,9 @@
-// Which points of one cloud are dropped: relevance, draws, scores, and the bound or the rank that decides.
+// Which points of one cloud are dropped: relevance, draws, scores, and the bound or the rank that decides; and what they
+// become.
 #include "cpu/isa/philox_lanes.h"
 #include "cpu/isa/scratch.h"
 #include "cpu/kernels.h"
-#include "point_occlusion.h"
+#include "occlude_points.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
@@ -187,6 +188,44 @@ bool choose_points(const PointProblem& p, int64_t cloud, void* scratch) {
   else score_points(rule, scale, s.relevance, s.words, padded, s.keys);
   drop_largest(s.keys, size, dropped_count(rule.beta, count), dropped);
   return true;
+}
+
+// Writes the dropped points; gone and kept have room for all points. T has the size of a number.
+template <class T>
+static void replace(const PointProblem& p, int64_t cloud, uint32_t* gone, uint32_t* kept) {
+  const bool* dropped = p.dropped + cloud * p.size;
+  uint32_t drops = 0, stays = 0;
+  for (uint32_t j = 0; j < p.size; ++j) {
+    gone[drops] = kept[stays] = j;
+    drops += dropped[j];
+    stays += !dropped[j] && is_valid(p.valid, cloud, j);
+  }
+  const PointView& view = p.points;
+  T* out = static_cast<T*>(const_cast<void*>(view.data)) + cloud * view.cloud;
+  if (p.replacement == Replacement::number) {
+    for (uint32_t i = 0; i < drops; ++i)
+      for (int32_t c = 0; c < p.channels; ++c)
+        out[gone[i] * view.point + c * view.channel] = constant_at<T>(p.constant, c);
+    return;
+  }
+  const uint32_t sample = sample_of(p.sample_ids, cloud);
+  Philox4 words{};
+  uint32_t drawn = UINT32_MAX;  // the call that words are of
+  if (stays == 0) kept = gone;  // the first of all valid points is its own replacement
+  for (uint32_t i = 0; i < drops; ++i) {
+    if (p.replacement == Replacement::resample && gone[i] / 4 != drawn) {
+      drawn = gone[i] / 4;
+      words = point_words(p.rule.seed, DRAW_RESAMPLE, sample, drawn);
+    }
+    const uint32_t from = kept[below(words.word[gone[i] % 4], stays)];
+    for (int32_t c = 0; c < p.channels; ++c)
+      out[gone[i] * view.point + c * view.channel] = out[from * view.point + c * view.channel];
+  }
+}
+
+void replace_points(const PointProblem& p, int64_t cloud, uint32_t* scratch) {
+  if (p.points.type == Dtype::f32) replace<uint32_t>(p, cloud, scratch, scratch + p.size);
+  else replace<uint16_t>(p, cloud, scratch, scratch + p.size);
 }
 
 }  // namespace ATTRDROP_ISA

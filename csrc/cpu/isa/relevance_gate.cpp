@@ -15,10 +15,7 @@ struct Computed<double> {
   using Type = double;
 };
 static inline double as_float(double x) { return x; }
-static inline void put(float* at, float value) { *at = value; }
 static inline void put(double* at, double value) { *at = value; }
-static inline void put(BFloat16* at, float value) { at->bits = narrow(value); }
-static inline void put(Float16* at, float value) { at->bits = narrow_half(value); }
 
 // Calls run(offset, count, entry) for the stretches of [begin, end) in which the entry of the channels stays the same
 // or, where inner is 1, grows by one from element to element.

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "halves.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -167,49 +169,6 @@ static inline float horizontal_sum(vfloat v) {
   return total;
 }
 
-static inline float widen(uint16_t bf16) {
-  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-static inline uint16_t narrow(float value) {  // to nearest, ties to even
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
-}
-
-// Without a branch, so that loops over it become vectors; as is narrow_half.
-static inline float widen_half(uint16_t half) {
-  const uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7FFFu;
-  const float subnormal = static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f;  // exact in float32
-  uint32_t subnormal_bits;
-  memcpy(&subnormal_bits, &subnormal, sizeof subnormal_bits);
-  const uint32_t normal = (rest << 13) + ((rest >= 0x7C00u ? 224u : 112u) << 23);  // 224: infinity and NaN
-  const uint32_t bits = sign | (rest >= 0x400u ? normal : subnormal_bits);
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-static inline uint16_t narrow_half(float value) {  // to nearest, ties to even
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const uint32_t sign = bits & 0x80000000u, size = bits ^ sign;
-  const uint32_t normal = (size - (112u << 23) + 0xFFFu + ((size >> 13) & 1u)) >> 13;
-  float magnitude;
-  memcpy(&magnitude, &size, sizeof magnitude);
-  const float shifted = magnitude + 0.5f;  // a unit in the last place of 0.5 is the smallest half
-  uint32_t subnormal;
-  memcpy(&subnormal, &shifted, sizeof subnormal);
-  uint32_t half = size < 0x38800000u ? subnormal - 0x3F000000u : normal;
-  half = size >= 0x47800000u ? 0x7C00u : half;  // 2^16 and above
-  half = size > 0x7F800000u ? 0x7E00u : half;
-  return static_cast<uint16_t>(sign >> 16 | half);
-}
-
 #if defined(__AVX2__)
 // LANES halves to and from float32, by the processor.
 static inline vfloat widen_halves(const uint16_t* p) {
@@ -237,6 +196,9 @@ struct Float16 {
 static inline float as_float(float x) { return x; }
 static inline float as_float(BFloat16 x) { return widen(x.bits); }
 static inline float as_float(Float16 x) { return widen_half(x.bits); }
+static inline void put(float* at, float value) { *at = value; }
+static inline void put(BFloat16* at, float value) { at->bits = narrow(value); }
+static inline void put(Float16* at, float value) { at->bits = narrow_half(value); }
 
 // exp(x) to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, degree-6 polynomial. Below -87.3 gives 0, NaN stays NaN.
 static inline vfloat exponential(vfloat x) {

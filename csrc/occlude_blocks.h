@@ -43,6 +43,7 @@ struct RelevanceView {
 // What stands where pixels are replaced.
 struct BlockFill {
   ImageView images, source;     // of the same type; source.data null: not used
+  Element type;
   const int64_t* source_index;  // (N); null: the image's own number
   int64_t source_index_stride, sources;
   Constant constant;            // where there is no source
@@ -52,6 +53,13 @@ struct BlockFill {
   SampleIds sample_ids;
   int64_t count;
   int32_t channels, height, width;
+};
+
+struct BlockProblem {
+  BlockFill fill;
+  BlockRule rule;
+  RelevanceView relevance;
+  int32_t* boxes;  // (N, 4)
 };
 
 // Where image n takes its pixels from: inside the source, whatever the index says.

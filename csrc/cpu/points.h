@@ -1,14 +1,15 @@
-// Points of a batch as the CPU kernels read them, made once for all that work on it.
+// Points of a batch as the CPU kernels read them, made once for all that work on it: one pass where they make many, so not
+// in cpu/isa.
 #pragma once
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cfloat>
 #include <cmath>
 
-#include "point_args.h"
+#include "checks.h"
+#include "points_args.h"
 
 namespace attrdrop {
 
@@ -25,11 +26,6 @@ static void with_element(Dtype type, Run run) {
   }
 }
 
-struct Point {
-  float x, y, z;
-  bool is_finite() const { return std::abs(x) <= FLT_MAX && std::abs(y) <= FLT_MAX && std::abs(z) <= FLT_MAX; }
-};
-
 template <class T>
 static Point read_point(const PointView& view, int64_t cloud, int64_t index) {
   const T* at = static_cast<const T*>(view.data) + cloud * view.cloud + index * view.point;
@@ -39,20 +35,20 @@ static Point read_point(const PointView& view, int64_t cloud, int64_t index) {
 class Clouds {
  public:
   Clouds(const Tensor& points, const std::optional<Tensor>& valid)
-      : count((check_cloud(points, 3), points.size(0))),
+      : count((check_cloud(view_of(points), 3), points.size(0))),
         size((points.size(1) + CLOUD_BLOCK - 1) / CLOUD_BLOCK * CLOUD_BLOCK),
         room_(static_cast<int64_t>(sizeof(float)) * 3 * count * size) {
-    const PointView view = point_view(points, "points");
-    const ValidView mask = valid_view(valid, points);
-    std::atomic<bool> is_finite{true};
+    const PointView view = point_view(view_of(points), "points");
+    const ValidView mask = valid_view(view_of(valid), view_of(points));
+    std::atomic<bool> all_finite{true};
     with_element(view.type, [&](auto element) {
       torch::stable::parallel_for(0, count, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, size)),
                                   [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n)
-          if (!read<decltype(element)>(view, mask, n, points.size(1))) is_finite = false;
+          if (!read<decltype(element)>(view, mask, n, points.size(1))) all_finite = false;
       });
     });
-    STD_TORCH_CHECK(is_finite, "points must have finite coordinates");
+    STD_TORCH_CHECK(all_finite, "points must have finite coordinates");
   }
 
   Cloud operator[](int64_t n) const {
@@ -75,15 +71,15 @@ class Clouds {
   bool read(const PointView& view, const ValidView& mask, int64_t n, int64_t points) {
     float* x = static_cast<float*>(room_.get()) + 3 * n * size;
     float *y = x + size, *z = y + size;
-    bool is_finite = true;
+    bool all_finite = true;
     for (int64_t i = 0; i < points; ++i) {
       const Point point = read_point<T>(view, n, i);
       const bool counts = is_valid(mask, n, i);
-      is_finite &= !counts | point.is_finite();
+      all_finite &= !counts | is_finite(point);
       x[i] = counts ? point.x : NAN, y[i] = point.y, z[i] = point.z;
     }
     for (float* values : {x, y, z}) std::fill(values + points, values + size, NAN);
-    return is_finite;
+    return all_finite;
   }
 
   AlignedBuffer room_;  // (count, 3, size)
