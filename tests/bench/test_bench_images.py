@@ -14,7 +14,7 @@ from bench.steps import images as step_images
 from bench.steps import zennit_peer
 
 ZENNIT = [arm for arm in step_images.ARMS if arm.startswith("zennit")]
-OURS = [arm for arm in step_images.EVERY if arm not in ZENNIT]
+OURS = [arm for arm in step_images.BENCH.every if arm not in ZENNIT]
 TINY = step_images.Settings(model="resnet10", batch=6, size=16)
 
 needs_zennit = pytest.mark.skipif(zennit_peer.missing() is not None, reason="needs zennit 0.5.1")

@@ -28,7 +28,7 @@ def test_every_arm_fills_its_rows(tmp_path):
     arguments = ["--batch", "4", "--points", "64", "--device", "cpu", "--seconds", "0", "--no-memory"]
     assert step_points.main([*arguments, "--output", str(output)]) == 0
     found = plot.load([output])
-    assert list(found.variant) == list(step_points.EVERY)
+    assert list(found.variant) == list(step_points.BENCH.every)
     assert set(found.op) == {"step points"}
     assert set(found["shape"]) == {"ssg B4 64x3"}
     assert (found[["median_ms", "low_ms", "high_ms", "ratio"]] > 0).all(axis=None)
@@ -40,7 +40,7 @@ def test_every_arm_fills_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize("settings", ALL, ids=str)
-@pytest.mark.parametrize("arm", step_points.EVERY)
+@pytest.mark.parametrize("arm", step_points.BENCH.every)
 def test_an_arm_trains(arm, settings):
     found = step_points.BENCH.build(settings, arm)()
     assert found.isfinite().all()
