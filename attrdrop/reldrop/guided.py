@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
-from attrdrop._core.checks import check_choice
+from attrdrop._core.checks import check_choice, is_int
 from attrdrop._core.distributed import process_rank
 from attrdrop._core.seeds import derive_seed
 from attrdrop.schedules import Schedule, check_schedule, scheduled
@@ -49,7 +49,7 @@ class Guided:
             setattr(self, schedule, value)
         check_choice("target", target, TARGETS)
         for what, number, least in (("every", every, 1), ("warmup", warmup, 0)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            if not is_int(number) or number < least:
                 raise ValueError(f"{what} must be an int from {least} on, got {number!r}")
         if not (isinstance(rule, lrp.Rule) or callable(rule) or rule == "random"):
             raise TypeError(f"rule must be a rule of attrdrop.lrp, 'random' or a callable, got {rule!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
-from attrdrop._core.checks import check_choice
+from attrdrop._core.checks import check_choice, check_positive_int
 from attrdrop._core.modules import unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, occlude_blocks
@@ -183,8 +183,7 @@ class RelCutMix(_Blocks):
     def __init__(self, model: nn.Module, num_classes: int, *, guide: str = "image", **settings: Any) -> None:
         super().__init__(model, **settings)
         check_choice("guide", guide, GUIDES)
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes must be a positive int, got {num_classes!r}")
+        check_positive_int("num_classes", num_classes)
         self.num_classes, self.guide = num_classes, guide
 
     def __call__(self, images: Tensor, labels: Tensor, relevance: Tensor | None = None) -> tuple[Tensor, Tensor]:

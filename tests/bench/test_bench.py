@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import json
 from dataclasses import replace
 
 import pytest
@@ -261,13 +260,6 @@ def test_every_arm_of_the_step_trains(tmp_path, capsys):
     assert found.set_index("variant").ratio["plain"] == 1
     assert "per-layer loop" in plot.markdown(found)
     assert "per-layer loop" in capsys.readouterr().out
-
-
-def test_the_memory_of_an_arm_is_its_own():
-    pytest.importorskip("bench.steps.text")
-    settings = json.dumps({"model": "tiny", "batch": 32, "n": 256})
-    found = timing.in_fresh_process("bench.steps.text", ["--memory-of", "plain", "--settings", settings])
-    assert 0 < found["peak_mb"] < 2000
 
 
 def test_table_and_figures_from_rows(tmp_path):
