@@ -276,7 +276,7 @@ def verify(op: str) -> int:
     """Run the op's tests, and only if they pass time it. Returns as `bench`."""
     if unknown([op]):
         return 2
-    tests = f"tests/ops/test_{REGISTRY[op].stem or op}.py"
+    tests = REGISTRY[op].tests
     # PYTHONSAFEPATH: the repository root holds a top-level triton_kernels, which others probe for
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     if subprocess.run([sys.executable, "-m", "pytest", tests], cwd=timing.ROOT, env=environment).returncode:

@@ -1,4 +1,4 @@
-"""Blocks that torch computes as one function, restated in parts that have rules."""
+"""Composed functions, which torch computes as one, restated in parts that have rules."""
 
 from __future__ import annotations
 

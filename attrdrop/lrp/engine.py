@@ -88,7 +88,7 @@ class Propagation(TorchFunctionMode):
         if self.is_busy:  # torch.compile traces into a custom autograd.Function with the mode on
             return func(*args, **kwargs)
         if self.composite is None:
-            return func(*_each(args, _constant), **_each(kwargs, _constant))
+            return func(*_each(args, _without_graph), **_each(kwargs, _without_graph))
         base, is_in_place = known.identify(func)
         if base is None or base in known.SIZES:
             return func(*args, **kwargs)
@@ -437,7 +437,8 @@ def _are_tensors(args: tuple, kwargs: dict) -> bool:
     return not kwargs and all(isinstance(x, Tensor) for x in args)
 
 
-def _constant(x: Tensor) -> Tensor:
+def _without_graph(x: Tensor) -> Tensor:
+    """Of parameters only."""
     return x.detach() if isinstance(x, nn.Parameter) else x
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,31 @@ from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput,
 
 STARTS = ("logit", "one", "contrastive")
 UNKNOWN = ("error", "gradient")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Relevance of what, for what and by which means: arguments of :func:`relevance`, and where it is read off.
+
+    modules: at their outputs, or at the inputs where there are none; stops: nothing below these is needed.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    target: Tensor | str
+    rule: Rule
+    start: str
+    attention: str
+    unknown: str
+    output: Callable[[Any], Tensor] | None
+    arguments: Mapping[str, Any]
+    modules: Sequence[nn.Module] = ()
+    stops: bool = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the plain gradient that is wanted."""
+        return isinstance(self.rule, (GradientTimesInput, AbsGradient))
 
 
 def relevance(
@@ -59,9 +85,12 @@ def relevance(
         TypeError, ValueError: an argument is not as said above, a layer has no rule, the model has no linear layer, or
             inputs hold NaN or infinity (looked for on the CPU only).
     """
-    stops = [] if stop_at is None else [_submodule("stop_at", unwrap(model), stop_at)]
-    found = _propagate(model, inputs, target, rule, start, stops, True, attention, unknown, output, arguments)
-    return found[0]
+    inner = unwrap(model)
+    modules = [] if stop_at is None else [_submodule("stop_at", inner, stop_at)]
+    rule = EpsilonPlusFlat() if rule is None else rule
+    return _propagate(
+        _Request(inner, inputs, target, rule, start, attention, unknown, output, arguments or {}, modules)
+    )[0]
 
 
 def layer_relevance(
@@ -91,85 +120,64 @@ def layer_relevance(
     modules = [_submodule("layers", inner, name) for name in layers]
     if not modules:
         raise ValueError("layers must name at least one submodule, got none")
-    found = _propagate(model, inputs, target, rule, start, modules, False, attention, unknown, output, arguments)
+    rule = EpsilonPlusFlat() if rule is None else rule
+    found = _propagate(
+        _Request(inner, inputs, target, rule, start, attention, unknown, output, arguments or {}, modules, stops=False)
+    )
     return dict(zip(layers, found, strict=True))
 
 
-def _propagate(
-    model: nn.Module,
-    inputs: Tensor,
-    target: Tensor | str,
-    rule: Rule | None,
-    start: str,
-    modules: list[nn.Module],
-    stops: bool,
-    attention: str,
-    unknown: str,
-    output: Callable[[Any], Tensor] | None,
-    arguments: Mapping[str, Any] | None,
-) -> list[Tensor]:
-    """Relevance at the outputs of modules, or of the inputs where there are none; stops: nothing below is needed."""
-    inner = unwrap(model)
-    rule = EpsilonPlusFlat() if rule is None else rule
-    _check(inner, inputs, target, rule, start, attention, unknown)
-    propagation = Propagation(None if _is_plain(rule) else rule, attention, unknown, inner)
+def _propagate(request: _Request) -> list[Tensor]:
+    """Relevance at each of the request's places."""
+    _check(request)
+    model, inputs, modules = request.model, request.inputs, request.modules
+    propagation = Propagation(None if request.is_plain else request.rule, request.attention, request.unknown, model)
     caught: dict[int, Tensor] = {}
 
     if torch.compiler.is_compiling():
-        if modules or inner.training:
+        if modules or model.training:
             raise ValueError(
                 "inside torch.compile the model must be in eval mode, and stop_at and layers are not there"
             )
-        x = inputs.detach().requires_grad_(True)
-        return _run(inner, x, target, rule, start, modules, propagation, caught, output, arguments or {})
+        return _run(request, inputs.detach().requires_grad_(True), propagation, caught)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(uncompiled())
         stack.enter_context(torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []))
-        stack.enter_context(evaluation_mode(inner))
+        stack.enter_context(evaluation_mode(model))
         for place, module in enumerate(modules):
-            stack.enter_context(_catching(module, place, caught, propagation, stops))
-        inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
-        inputs.requires_grad_(not (modules and stops))
+            stack.enter_context(_catching(module, place, caught, propagation, request.stops))
+        x = inputs.clone() if inputs.is_inference() else inputs.detach()
+        x.requires_grad_(not (modules and request.stops))
         stack.callback(propagation.facts.clear)
-        return _run(inner, inputs, target, rule, start, modules, propagation, caught, output, arguments or {})
+        return _run(request, x, propagation, caught)
 
 
-def _run(
-    model: nn.Module,
-    x: Tensor,
-    target: Tensor | str,
-    rule: Rule,
-    start: str,
-    modules: list[nn.Module],
-    propagation: Propagation,
-    caught: dict[int, Tensor],
-    output: Callable[[Any], Tensor] | None,
-    arguments: Mapping[str, Any],
-) -> list[Tensor]:
-    """The forward, the backward, R = a c."""
+def _run(request: _Request, x: Tensor, propagation: Propagation, caught: dict[int, Tensor]) -> list[Tensor]:
+    """The forward from x, the backward, R = a c; caught: filled with the modules' outputs in the forward."""
     carrier = None
-    if not modules and not _is_plain(rule):
+    if not request.modules and not request.is_plain:
         carrier = torch.zeros_like(x).requires_grad_(True)
     propagation.start(x, carrier)
-    is_seen = x.requires_grad and not _is_plain(rule)
+    is_seen = x.requires_grad and not request.is_plain
     with propagation:
-        outputs = model(x if is_seen else x.clone(), **arguments)  # the model may change what it is given
-        logits = _logits(outputs, output)
+        outputs = request.model(x if is_seen else x.clone(), **request.arguments)  # it may change what it is given
+        logits = _logits(outputs, request.output)
     logits = propagation.finished(logits)
     propagation.check_seen(logits, "the logits are")
-    points = [_caught(place, caught, module) for place, module in enumerate(modules)] or [x]
-    _check_outcome(propagation, logits, target, x, _is_plain(rule))
+    points = [_caught(place, caught, module) for place, module in enumerate(request.modules)] or [x]
+    _check_outcome(request, logits, is_treated=propagation.linear_layers > 0 or not x.requires_grad)
     roots = points if carrier is None else [*points, carrier]
+    seed = _seed(logits.detach(), request.target, request.start)
     try:
-        grads = torch.autograd.grad(logits, roots, _seed(logits.detach(), target, start), allow_unused=True)
+        grads = torch.autograd.grad(logits, roots, seed, allow_unused=True)
     except RuntimeError as error:
         if "inplace" in str(error):
             reason = "the model changes an activation in place that its gradient needs"
             raise ValueError(f"{reason}: {error}") from error
         raise
-    found = [_times(point, grad, rule) for point, grad in zip(points, grads, strict=False)]
+    found = [_times(point, grad, request.rule) for point, grad in zip(points, grads, strict=False)]
     if carrier is not None and grads[1] is not None:
         found[0] = found[0] + grads[1].to(found[0].dtype)
     return found
@@ -205,9 +213,8 @@ def _logits(outputs: Any, pick: Callable[[Any], Tensor] | None) -> Tensor:
     return outputs
 
 
-def _check(
-    model: nn.Module, inputs: Tensor, target: Tensor | str, rule: Rule, start: str, attention: str, unknown: str
-) -> None:
+def _check(request: _Request) -> None:
+    model, inputs, target, rule = request.model, request.inputs, request.target, request.rule
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(inputs, Tensor):
@@ -219,8 +226,10 @@ def _check(
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be a rule or composite of attrdrop.lrp, got {rule!r}")
     for name, value, choices in (
-        ("start", start, STARTS), ("attention", attention, ATTENTIONS), ("unknown", unknown, UNKNOWN),
-    ):  # fmt: skip
+        ("start", request.start, STARTS),
+        ("attention", request.attention, ATTENTIONS),
+        ("unknown", request.unknown, UNKNOWN),
+    ):
         check_choice(name, value, choices)
     if isinstance(target, str):
         if target != "pred":
@@ -230,29 +239,28 @@ def _check(
         raise ValueError(f"target must be int64 of shape ({inputs.shape[0]},) or 'pred', got {got}")
     elif target.device != inputs.device:
         raise ValueError(f"target must be on the device of inputs, {inputs.device}, got {target.device}")
-    can_look = inputs.device.type == "cpu" and not torch.compiler.is_compiling()
-    if can_look and not torch.isfinite(inputs).all():
+    if _can_look(inputs) and not torch.isfinite(inputs).all():
         raise ValueError("inputs hold NaN or infinite values")
 
 
-def _check_outcome(
-    propagation: Propagation, logits: Tensor, target: Tensor | str, inputs: Tensor, is_plain: bool
-) -> None:
-    if not is_plain and propagation.linear_layers == 0 and inputs.requires_grad:
+def _check_outcome(request: _Request, logits: Tensor, is_treated: bool) -> None:
+    """is_treated: some layer got a rule, or there is none below the modules to get one."""
+    target, count = request.target, request.inputs.shape[0]
+    if not request.is_plain and not is_treated:
         raise ValueError("the model has no linear layer (convolution, linear or matrix product) for a rule to treat")
     if not logits.requires_grad:
         raise ValueError("the logits do not depend on the inputs through anything that has a gradient")
-    can_look = logits.device.type == "cpu" and not torch.compiler.is_compiling()
-    if isinstance(target, Tensor) and can_look and target.numel():
+    if isinstance(target, Tensor) and _can_look(logits) and target.numel():
         low, high = target.aminmax()
         if low < 0 or high >= logits.shape[1]:
             raise ValueError(f"target must lie in [0, {logits.shape[1]}), got {int(low)} to {int(high)}")
-    if logits.shape[0] != inputs.shape[0]:
-        raise ValueError(f"the model must give one row of logits a sample, {inputs.shape[0]}, got {logits.shape[0]}")
+    if logits.shape[0] != count:
+        raise ValueError(f"the model must give one row of logits a sample, {count}, got {logits.shape[0]}")
 
 
-def _is_plain(rule: Rule) -> bool:
-    return isinstance(rule, (GradientTimesInput, AbsGradient))
+def _can_look(x: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _submodule(name: str, model: nn.Module, wanted: str | nn.Module) -> nn.Module:
@@ -273,7 +281,7 @@ def _submodule(name: str, model: nn.Module, wanted: str | nn.Module) -> nn.Modul
 def _catching(
     module: nn.Module, place: int, caught: dict[int, Tensor], propagation: Propagation, stops: bool
 ) -> Iterator[None]:
-    """Keeps the module's output in ``caught`` for the length of the block; with stops the graph begins there."""
+    """Keeps the module's output in ``caught`` meanwhile; with stops the graph begins there."""
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> Any:
         is_tensor = isinstance(output, Tensor)

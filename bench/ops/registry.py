@@ -51,13 +51,18 @@ class Entry:
     call: Callable[[Inputs, str | None], object]
     peers: Callable[[Inputs], Mapping[str, Forms]]
     cost: Callable[..., Cost]  # of (shape, bytes of an element)
-    stem: str = ""  # of tests/ops/test_<stem>.py where it is not the name
+    stem: str = ""  # of its files where it is not the name
     modes: tuple[str, ...] = ("forward",)  # of FACTORS; train: forward and backward; dropout: inputs.dropout is DROPOUT
     shapes: Mapping[str, tuple[AnyShape, ...]] = field(default_factory=lambda: SHAPES, hash=False)  # by device
     factors: Mapping[str, Cost] = field(default_factory=lambda: FACTORS, hash=False)  # by mode
     dtypes: Mapping[str, torch.dtype] = field(default_factory=lambda: DTYPES, hash=False)  # by device
     agree: Callable[[object, object], bool] | None = None
     unlike: tuple[str, ...] = ()  # peers that do less than the op, timed for comparison
+
+    @property
+    def tests(self) -> str:
+        """What runs before it is timed: a file of the repository."""
+        return f"tests/ops/test_{self.stem or self.name}.py"
 
 
 def _gradient_and_values(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:

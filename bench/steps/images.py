@@ -1,6 +1,5 @@
 """Whole RelDrop training steps on images against the plain step: time and peak memory. See bench/steps/guided.py."""
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,24 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import RelDrop, lrp, models
-from bench.steps import cli as step_cli
 from bench.steps import zennit_peer
+from bench.steps.cli import count, option
 from bench.steps.guided import GuidedSteps, Transform, plain
+from bench.steps.skeleton import StepSettings
 
 MODELS = {"resnet10": models.resnet10, "resnet18": models.resnet18, "resnet50": models.resnet50}
 LARGE = 64  # pixels: larger images get the stem with pooling, and 1000 classes instead of 10
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StepSettings):
     """One benchmark of steps on images."""
 
-    model: str = "resnet18"
-    batch: int = 128
-    size: int = 32
-    channels_last: bool = False
-    device: str = "cpu"
-    dtype: str = "float32"
+    model: str = option("resnet18", choices=MODELS)
+    batch: int = option(128, type=count)
+    size: int = option(32, type=count, help="height and width of the images")
+    channels_last: bool = option(False, action="store_true", help="memory format of model and images")
 
     def __str__(self) -> str:
         return f"{self.model} B{self.batch} {self.size}x{self.size}"
@@ -71,12 +69,12 @@ def ours(model: nn.Module, settings: Settings, **options: object) -> Transform:
 
 def zennit_relevance(model: nn.Module, settings: Settings) -> Transform:
     """RelDrop with relevance from zennit."""
-    return RelDrop(model, p=1.0, alpha=0.0, rule=zennit_peer.Relevance(model, getattr(torch, settings.dtype)))
+    return RelDrop(model, p=1.0, alpha=0.0, rule=zennit_peer.Relevance(model, settings.torch_dtype))
 
 
 def zennit_released(model: nn.Module, settings: Settings) -> Transform:
     """zennit_peer.Released."""
-    return zennit_peer.Released(model, getattr(torch, settings.dtype))
+    return zennit_peer.Released(model, settings.torch_dtype)
 
 
 EPSILON, ZPLUS = lrp.Epsilon(), lrp.EpsilonPlusFlat()
@@ -96,7 +94,6 @@ ARMS: dict[str, Callable[[nn.Module, Settings], Transform]] = {
     RELEASED: zennit_released,
 }
 ALONE = {"attribution alone, epsilon": EPSILON, "attribution alone, z+": ZPLUS}
-EVERY = (*ARMS, *ALONE)
 
 
 def missing(arm: str) -> ImportError | None:
@@ -107,6 +104,8 @@ def missing(arm: str) -> ImportError | None:
 BENCH = GuidedSteps(
     op="step images",
     module="bench.steps.images",
+    description=__doc__,
+    settings=Settings,
     build_model=build_model,
     build_batch=build_batch,
     arms=ARMS,
@@ -118,21 +117,7 @@ BENCH = GuidedSteps(
 )
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="bench/steps/images.py", description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default="resnet18")
-    parser.add_argument("--batch", type=step_cli.count, default=128)
-    parser.add_argument("--size", type=step_cli.count, default=32, help="height and width of the images")
-    parser.add_argument("--channels-last", action="store_true", help="memory format of model and images")
-    step_cli.add_common(parser, EVERY)
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print and append."""
-    return step_cli.run(parse(arguments), Settings, BENCH.measure, BENCH.peak_memory)
-
+parse, main = BENCH.parse, BENCH.main
 
 if __name__ == "__main__":
     raise SystemExit(main())

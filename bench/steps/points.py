@@ -1,6 +1,5 @@
 """Whole RelDrop training steps on clouds against the plain step: time and peak memory. See bench/steps/guided.py."""
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from attrdrop import RelDropPoints, lrp, models, use_backend
 from bench.ops import points as rivals
 from bench.ops.shapes import Inputs
-from bench.steps import cli as step_cli
+from bench.steps.cli import count, option
 from bench.steps.guided import GuidedSteps, Transform, plain
+from bench.steps.skeleton import StepSettings
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "ssg": models.pointnet2_ssg,
@@ -29,22 +29,16 @@ CLASSES = 40
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(StepSettings):
     """One benchmark of steps on clouds."""
 
-    model: str = "ssg"
-    batch: int = 16
-    points: int = 1024
-    channels: int = 3
-    device: str = "cpu"
-    dtype: str = "float32"
+    model: str = option("ssg", choices=MODELS)
+    batch: int = option(16, type=count)
+    points: int = option(1024, type=count, help="points of a cloud")
+    channels: int = option(3, type=count, help="numbers of a point, 6 with normals")
 
     def __str__(self) -> str:
         return f"{self.model} B{self.batch} {self.points}x{self.channels}"
-
-    @property
-    def mode(self) -> str:
-        return "train"
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -119,11 +113,12 @@ ARMS: dict[str, Callable[[nn.Module, Settings], Transform]] = {
     "RelDrop, ops in torch": partial(in_torch, ours),
 }
 ALONE = {"attribution alone": lrp.EpsilonFlat(1e-6)}
-EVERY = (*ARMS, *ALONE)
 
 BENCH = GuidedSteps(
     op="step points",
     module="bench.steps.points",
+    description=__doc__,
+    settings=Settings,
     build_model=build_model,
     build_batch=build_batch,
     arms=ARMS,
@@ -134,21 +129,7 @@ BENCH = GuidedSteps(
 )
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="bench/steps/points.py", description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default="ssg")
-    parser.add_argument("--batch", type=step_cli.count, default=16)
-    parser.add_argument("--points", type=step_cli.count, default=1024, help="points of a cloud")
-    parser.add_argument("--channels", type=step_cli.count, default=3, help="numbers of a point, 6 with normals")
-    step_cli.add_common(parser, EVERY)
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print and append."""
-    return step_cli.run(parse(arguments), Settings, BENCH.measure, BENCH.peak_memory)
-
+parse, main = BENCH.parse, BENCH.main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,16 +1,12 @@
 """Whole AD-DROP training steps against the plain step: time and peak memory.
 
-Every arm is one forward, backward and AdamW update on the same padded batch; arms take turns within a round, and each
-ratio is the median over rounds of an arm's time to the plain step's in the same round. Peak memory is taken with one
-arm per process.
+Every arm is one forward, backward and AdamW update on the same padded batch. See bench/steps/skeleton.py.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file
@@ -22,10 +18,11 @@ from torch import Tensor, nn
 
 import attrdrop
 import attrdrop.integrations.transformers
-from bench import rows, timing
+from bench import timing
 from bench.ops import peers
 from bench.run import backend_of
-from bench.steps import cli as step_cli
+from bench.steps.cli import count, option
+from bench.steps.skeleton import Steps, StepSettings, training_step
 from bench.steps.text_peers import IntegratedLoop, LeanEager, PerLayerLoop
 
 MODELS = {
@@ -36,20 +33,23 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """One benchmark of steps."""
+class Settings(StepSettings):
+    """One benchmark of steps on texts."""
 
-    model: str = "minilm"
-    batch: int = 16
-    n: int = 128
-    p: float = 0.3
-    q: float = 0.3
-    attention_dropout: float | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
+    model: str = option("minilm", choices=MODELS)
+    batch: int = option(16, type=count)
+    n: int = option(128, type=count, help="sequence length")
+    p: float = option(0.3, flag="-p", type=float, help="candidate region")
+    q: float = option(0.3, flag="-q", type=float, help="drop probability of a candidate")
+    attention_dropout: float | None = option(None, type=float, help="ordinary attention dropout (default: the model's)")
 
     def __str__(self) -> str:
         return f"{self.model} B{self.batch} n{self.n}"
+
+    @property
+    def mode(self) -> str:
+        dropout = "the model's" if self.attention_dropout is None else f"{self.attention_dropout:g}"
+        return f"attention dropout {dropout}"
 
 
 def build_model(settings: Settings, attention: str) -> nn.Module:
@@ -86,40 +86,46 @@ def build_batch(settings: Settings) -> dict[str, Tensor]:
     return {key: value.to(settings.device) for key, value in batch.items()}
 
 
-def addrop(settings: Settings, **options: object) -> tuple[nn.Module, Callable, str]:
-    """attrdrop.ADDrop, both passes at every call; which backend makes its masks is seen when it runs."""
+Forward = tuple[nn.Module, Callable]  # the model that is trained, and what is called with a batch
+
+
+def addrop(settings: Settings, **options: object) -> Forward:
+    """attrdrop.ADDrop, both passes at every call."""
     model = build_model(settings, "attrdrop")
-    step = attrdrop.ADDrop(model, p=settings.p, q=settings.q, cross_tuning=False, **options)
-    return model, step, ""
+    return model, attrdrop.ADDrop(model, p=settings.p, q=settings.q, cross_tuning=False, **options)
 
 
-def plain(settings: Settings) -> tuple[nn.Module, Callable, str]:
+def plain(settings: Settings) -> Forward:
     """Ordinary training with SDPA."""
     model = build_model(settings, "sdpa")
-    return model, model, "sdpa"
+    return model, model
 
 
-def lean(settings: Settings) -> tuple[nn.Module, Callable, str]:
-    """LeanEager with the form of the mask that is fastest for this shape."""
-    model = build_model(settings, "bench_lean")
-    heads = model.config.num_attention_heads
-    shape = (settings.batch, heads, settings.n, model.config.hidden_size // heads)
-    x, y = torch.randn(2, *shape, device=settings.device, dtype=getattr(torch, settings.dtype))
+@cache
+def fastest_mask(settings: Settings) -> str:
+    """The form of LeanEager's mask that is fastest for this shape."""
+    sizes = transformers.BertConfig(**MODELS[settings.model])
+    heads = sizes.num_attention_heads
+    shape = (settings.batch, heads, settings.n, sizes.hidden_size // heads)
+    x, y = torch.randn(2, *shape, device=settings.device, dtype=settings.torch_dtype)
     lengths = tuple(build_batch(settings)["attention_mask"].sum(1).tolist())
     forms = {name: partial(make, x, y, settings.p, settings.q, lengths) for name, make in peers.EAGER_MASKS.items()}
-    best = timing.fastest(forms, torch.device(settings.device))
-    return model, LeanEager(model, settings.p, settings.q, peers.EAGER_MASKS[best]), best
+    return timing.fastest(forms, torch.device(settings.device))
 
 
-def loop(
-    settings: Settings, kind: Callable[..., PerLayerLoop] = PerLayerLoop, **options: object
-) -> tuple[nn.Module, Callable, str]:
+def lean(settings: Settings) -> Forward:
+    """LeanEager with the fastest form of the mask."""
+    model = build_model(settings, "bench_lean")
+    return model, LeanEager(model, settings.p, settings.q, peers.EAGER_MASKS[fastest_mask(settings)])
+
+
+def loop(settings: Settings, kind: Callable[..., PerLayerLoop] = PerLayerLoop, **options: object) -> Forward:
     """PerLayerLoop, or its form for IGA."""
     model = build_model(settings, "bench_loop")
-    return model, kind(model, settings.p, settings.q, **options), "eager"
+    return model, kind(model, settings.p, settings.q, **options)
 
 
-ARMS: dict[str, Callable[[Settings], tuple[nn.Module, Callable, str]]] = {
+ARMS: dict[str, Callable[[Settings], Forward]] = {
     "plain": plain,
     "ADDrop": addrop,
     "ADDrop, pass 1 in eval": partial(addrop, pass1="eval"),
@@ -142,69 +148,26 @@ SLOW = ("ADDrop, IGA", "per-layer loop, IGA")  # some 50 and 100 plain steps eac
 MASK_OPS = dict.fromkeys(("ADDrop, RD", "ADDrop, RD first layer"), "random_keep_mask")
 
 
-def training_step(settings: Settings, arm: str) -> tuple[Callable[[], float], str]:
-    """A callable that trains on one batch, and what its masks are made by."""
-    model, forward, backend = ARMS[arm](settings)
-    batch = build_batch(settings)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01)
-    dtype = getattr(torch, settings.dtype)
+class TextSteps(Steps):
+    """arms: of settings, a model and its forward."""
 
-    def step() -> Tensor:
-        with torch.autocast(settings.device, dtype, enabled=dtype != torch.float32):
-            loss = forward(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
+    def build(self, settings: Settings, arm: str) -> Callable[[], Tensor]:
+        model, forward = self.arms[arm](settings)
+        batch = build_batch(settings)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01)
+        return training_step(lambda: forward(**batch).loss, optimizer, settings)
 
-    return step, backend
-
-
-def peak_memory(settings: Settings, arm: str, steps: int = 3) -> float:
-    """MiB above the loaded model at the peak of some steps, gradients and optimizer state included."""
-    device = torch.device(settings.device)
-    step, _ = training_step(settings, arm)
-
-    def run() -> None:
-        for _ in range(steps):
-            step()
-
-    return timing.cuda_peak(run, device) if device.type == "cuda" else timing.resident_peak(run)
+    def ran(self, settings: Settings, arm: str, call: Callable[[], object]) -> str:
+        """What the masks of the arm are made by."""
+        if arm.startswith("ADDrop"):
+            return backend_of(MASK_OPS.get(arm, "keep_mask"), call)
+        if arm == "lean eager":
+            return fastest_mask(settings)
+        return "sdpa" if arm == "plain" else "eager"
 
 
-def measure(settings: Settings, arms: list[str], budget: float, memory: bool = True) -> list[rows.Row]:
-    """One row per arm."""
-    device = torch.device(settings.device)
-    peaks = {}
-    for arm in arms if memory else []:
-        arguments = ["--memory-of", arm, "--settings", json.dumps(asdict(settings))]
-        peaks[arm] = timing.in_fresh_process("bench.steps.text", arguments)["peak_mb"]
-    built = {arm: training_step(settings, arm) for arm in arms}
-    times = timing.interleave({arm: step for arm, (step, _) in built.items()}, device, budget=budget, rounds=(5, 50))
-    dropout = "the model's" if settings.attention_dropout is None else f"{settings.attention_dropout:g}"
-    backends = {
-        arm: backend or backend_of(MASK_OPS.get(arm, "keep_mask"), step) for arm, (step, backend) in built.items()
-    }
-    return step_cli.rows_of(settings, "step", f"attention dropout {dropout}", times, backends, peaks)
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="bench/steps/text.py", description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default="minilm")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--n", type=int, default=128, help="sequence length")
-    parser.add_argument("-p", type=float, default=0.3, help="candidate region")
-    parser.add_argument("-q", type=float, default=0.3, help="drop probability of a candidate")
-    parser.add_argument("--attention-dropout", type=float, help="ordinary attention dropout (default: the model's)")
-    step_cli.add_common(parser, ARMS, SLOW)
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print and append."""
-    return step_cli.run(parse(arguments), Settings, measure, peak_memory)
-
+BENCH = TextSteps(op="step", module="bench.steps.text", description=__doc__, settings=Settings, arms=ARMS, slow=SLOW)
+parse, main = BENCH.parse, BENCH.main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -14,7 +14,7 @@ from bench.steps import images as step_images
 from bench.steps import zennit_peer
 
 ZENNIT = [arm for arm in step_images.ARMS if arm.startswith("zennit")]
-OURS = [arm for arm in step_images.EVERY if arm not in ZENNIT]
+OURS = [arm for arm in step_images.BENCH.every if arm not in ZENNIT]
 TINY = step_images.Settings(model="resnet10", batch=6, size=16)
 
 needs_zennit = pytest.mark.skipif(zennit_peer.missing() is not None, reason="needs zennit 0.5.1")
@@ -134,14 +134,6 @@ def test_a_sample_of_two_steps_counts_half(monkeypatch):
     assert [(row.median_ms, row.ratio) for row in measured("plain", "random erasing")] == [(8.0, 1.0), (2.0, 0.25)]
 
 
-def test_the_memory_of_an_arm_is_its_own():
-    settings = json.dumps({"model": "resnet10", "batch": 32})
-    found = timing.in_fresh_process(
-        "bench.steps.images", ["--memory-of", "attribution alone, z+", "--settings", settings]
-    )
-    assert 0 < found["peak_mb"] < 2000
-
-
 def test_peaks_are_taken_in_fresh_processes(monkeypatch):
     asked = []
 
@@ -152,22 +144,6 @@ def test_peaks_are_taken_in_fresh_processes(monkeypatch):
     monkeypatch.setattr(timing, "in_fresh_process", answer)
     assert step_images.BENCH.peaks(TINY, ["plain", "RelDrop"]) == {"plain": 3.0, "RelDrop": 3.0}
     assert asked == [("bench.steps.images", "plain", 6), ("bench.steps.images", "RelDrop", 6)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--batch", "0"], "'0' is not a whole number from 1 on"),
-        (["--size", "large"], "'large' is not a whole number from 1 on"),
-        (["--model", "resnet9"], "invalid choice: 'resnet9'"),
-        (["--arms", "plane"], "invalid choice: 'plane'"),
-        (["--dtype", "float16"], "invalid choice: 'float16'"),
-    ],
-)
-def test_arguments_are_checked(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        step_images.parse(arguments)
-    assert message in capsys.readouterr().err
 
 
 def test_large_images_get_the_stem_with_pooling():

@@ -1,6 +1,5 @@
 """The benchmark of RelDrop's training steps on clouds: what each arm does to points, its rows, its arguments."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from bench_setup import CPU, compiled_kernels, one_thread  # noqa: F401
 
 from attrdrop import RelDropPoints
-from bench import plot, timing
+from bench import plot
 from bench.steps import points as step_points
 
 TINY = step_points.Settings(batch=4, points=64)
@@ -28,7 +27,7 @@ def test_every_arm_fills_its_rows(tmp_path):
     arguments = ["--batch", "4", "--points", "64", "--device", "cpu", "--seconds", "0", "--no-memory"]
     assert step_points.main([*arguments, "--output", str(output)]) == 0
     found = plot.load([output])
-    assert list(found.variant) == list(step_points.EVERY)
+    assert list(found.variant) == list(step_points.BENCH.every)
     assert set(found.op) == {"step points"}
     assert set(found["shape"]) == {"ssg B4 64x3"}
     assert (found[["median_ms", "low_ms", "high_ms", "ratio"]] > 0).all(axis=None)
@@ -40,7 +39,7 @@ def test_every_arm_fills_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize("settings", ALL, ids=str)
-@pytest.mark.parametrize("arm", step_points.EVERY)
+@pytest.mark.parametrize("arm", step_points.BENCH.every)
 def test_an_arm_trains(arm, settings):
     found = step_points.BENCH.build(settings, arm)()
     assert found.isfinite().all()
@@ -86,23 +85,3 @@ def test_neighbours_are_found_in_the_whole_clouds(monkeypatch):
     assert torch.equal(occluded, RelDropPoints(model)(points, labels))
     for found, expected in zip(neighbours, model.neighbours(points), strict=True):
         assert torch.equal(found.centres, expected.centres)
-
-
-def test_the_memory_of_an_arm_is_its_own():
-    settings = json.dumps({"batch": 16, "points": 512})
-    found = timing.in_fresh_process("bench.steps.points", ["--memory-of", "attribution alone", "--settings", settings])
-    assert 0 < found["peak_mb"] < 2000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--points", "0"], "'0' is not a whole number from 1 on"),
-        (["--model", "pointnet3"], "invalid choice: 'pointnet3'"),
-        (["--arms", "RelDrop2"], "invalid choice: 'RelDrop2'"),
-    ],
-)
-def test_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        step_points.parse(arguments)
-    assert message in capsys.readouterr().err

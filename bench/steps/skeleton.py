@@ -1,0 +1,171 @@
+"""What benchmarks of training steps share: arms in turns, ratios to the plain step, peak memory, rows.
+
+Every arm is one forward, backward and update on the same batch; arms take turns within a round, and each ratio is the
+median over rounds of an arm's time to the plain step's in the same round.
+"""
+
+import argparse
+import gc
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import rows, timing
+from bench.run import left_out
+from bench.steps import cli
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """One benchmark of steps; as text it is the shape of its rows."""
+
+    device: str = cli.option("cpu", choices=("cpu", "cuda"))
+    dtype: str = cli.option("float32", choices=("float32", "bfloat16"), help="autocast to this type")
+
+    @property
+    def mode(self) -> str:
+        """The mode of its rows."""
+        return "train"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, self.torch_dtype, enabled=self.torch_dtype != torch.float32)
+
+
+def training_step(
+    loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, settings: StepSettings
+) -> Callable[[], Tensor]:
+    """A callable that trains on the loss of one batch and returns it."""
+
+    def step() -> Tensor:
+        with settings.autocast():
+            found = loss()
+        found.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return found.detach()
+
+    return step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """A benchmark of steps; what the kinds differ in is how an arm is built, and which backends it took.
+
+    op: of its rows. module: of its script, with the script's description. arms: by name; the plain step is among them.
+    slow: arms measured only where they are named. steps: in a sample of an arm, where not one. smallest: of given
+    settings, those of a small case, which loads at its first call what others need not count; without it every peak
+    is taken in a process of its own. missing: why an arm cannot run here.
+    """
+
+    op: str
+    module: str
+    description: str
+    settings: type[StepSettings]
+    arms: Mapping[str, Any]
+    slow: Sequence[str] = ()
+    steps: Mapping[str, int] = field(default_factory=dict)
+    smallest: Callable[[Any], Any] | None = None
+    missing: Callable[[str], Exception | None] = lambda arm: None
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All arms."""
+        return tuple(self.arms)
+
+    def build(self, settings: Any, arm: str) -> Callable[[], Tensor]:
+        """What a sample of the arm times; it returns a tensor to look at."""
+        raise NotImplementedError
+
+    def ran(self, settings: Any, arm: str, call: Callable[[], object]) -> str:
+        """The backends of an arm."""
+        raise NotImplementedError
+
+    def peak_memory(self, settings: Any, arm: str, calls: int = 3) -> float:
+        """MiB above the loaded model at the peak of some calls; of steps, gradients and optimizer state included."""
+        device = torch.device(settings.device)
+        if self.smallest is not None:
+            self.build(self.smallest(settings), arm)()
+            gc.collect()
+        call = self.build(settings, arm)
+
+        def run() -> None:
+            for _ in range(calls):
+                call()
+
+        return timing.cuda_peak(run, device) if device.type == "cuda" else timing.resident_peak(run)
+
+    def peaks(self, settings: Any, arms: list[str]) -> dict[str, float]:
+        """Peak memory by arm: in a fresh process each; on CUDA here, where the allocator counts exactly."""
+        if settings.device == "cuda" and self.smallest is not None:
+            return {arm: self.peak_memory(settings, arm) for arm in arms}
+        given = json.dumps(asdict(settings))
+        return {
+            arm: timing.in_fresh_process(self.module, ["--memory-of", arm, "--settings", given])["peak_mb"]
+            for arm in arms
+        }
+
+    def runnable(self, arms: list[str]) -> list[str]:
+        """The arms that can run here, having said what cannot."""
+        reasons = {arm: self.missing(arm) for arm in arms}
+        for arm, reason in reasons.items():
+            if reason is not None:
+                left_out(arm, reason)
+        return [arm for arm, reason in reasons.items() if reason is None]
+
+    def measure(self, settings: Any, arms: list[str], budget: float, memory: bool = True) -> list[rows.Row]:
+        """One row per arm that can run."""
+        device = torch.device(settings.device)
+        arms = self.runnable(arms)
+        peaks = self.peaks(settings, arms) if memory else {}
+        calls = {arm: self.build(settings, arm) for arm in arms}
+        backends = {arm: self.ran(settings, arm, call) for arm, call in calls.items()}
+        samples = timing.interleave(calls, device, budget=budget, rounds=(5, 50))
+        times = {
+            arm: timing.Timing(tuple(ms / self.steps.get(arm, 1) for ms in found.samples))
+            for arm, found in samples.items()
+        }
+        return [
+            rows.Row(
+                **rows.environment(device),
+                op=self.op,
+                mode=settings.mode,
+                variant=arm,
+                backend=backends[arm],
+                shape=str(settings),
+                dtype=settings.dtype,
+                median_ms=time.median,
+                low_ms=time.low,
+                high_ms=time.high,
+                ratio=time.ratio(times["plain"]),
+                ratio_to="plain",
+                peak_mb=peaks.get(arm),
+            )
+            for arm, time in times.items()
+        ]
+
+    def parse(self, arguments: list[str] | None = None) -> argparse.Namespace:
+        """The command line."""
+        usual = [arm for arm in self.every if arm not in self.slow]
+        return cli.parser_of(self.module, self.description, self.settings, self.every, usual).parse_args(arguments)
+
+    def main(self, arguments: list[str] | None = None) -> int:
+        """Measure, print and append."""
+        options = self.parse(arguments)
+        if options.memory_of:
+            found = self.peak_memory(self.settings(**options.settings), options.memory_of)
+            print(json.dumps({"peak_mb": found}))
+            return 0
+        settings = self.settings(**{entry.name: getattr(options, entry.name) for entry in fields(self.settings)})
+        arms = ["plain", *(arm for arm in options.arms if arm != "plain")]
+        found = self.measure(settings, arms, options.seconds, memory=not options.no_memory)
+        rows.show(found)
+        rows.append(found, options.output or rows.default_output(torch.device(settings.device)))
+        return 0

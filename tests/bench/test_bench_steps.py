@@ -1,0 +1,51 @@
+"""What benchmarks of training steps share: the memory of an arm, and the command line."""
+
+import json
+
+import pytest
+from bench_setup import compiled_kernels, one_thread  # noqa: F401
+
+from bench import timing
+
+
+@pytest.mark.parametrize(
+    ("kind", "arm", "settings"),
+    [
+        ("text", "plain", {"model": "tiny", "batch": 32, "n": 256}),
+        ("images", "attribution alone, z+", {"model": "resnet10", "batch": 32}),
+        ("points", "attribution alone", {"batch": 16, "points": 512}),
+    ],
+)
+def test_the_memory_of_an_arm_is_its_own(kind, arm, settings):
+    module = f"bench.steps.{kind}"
+    pytest.importorskip(module)
+    found = timing.in_fresh_process(module, ["--memory-of", arm, "--settings", json.dumps(settings)])
+    assert 0 < found["peak_mb"] < 2000
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("images", ["--batch", "0"], "'0' is not a whole number from 1 on"),
+        ("images", ["--size", "large"], "'large' is not a whole number from 1 on"),
+        ("images", ["--model", "resnet9"], "invalid choice: 'resnet9'"),
+        ("images", ["--arms", "plane"], "invalid choice: 'plane'"),
+        ("images", ["--dtype", "float16"], "invalid choice: 'float16'"),
+        ("points", ["--points", "0"], "'0' is not a whole number from 1 on"),
+        ("points", ["--model", "pointnet3"], "invalid choice: 'pointnet3'"),
+        ("points", ["--arms", "RelDrop2"], "invalid choice: 'RelDrop2'"),
+        ("text", ["--n", "0"], "'0' is not a whole number from 1 on"),
+    ],
+)
+def test_arguments_are_checked(kind, arguments, message, capsys):
+    step = pytest.importorskip(f"bench.steps.{kind}")
+    with pytest.raises(SystemExit):
+        step.parse(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["text", "images", "points"])
+def test_settings_that_none_gives_are_those_of_the_class(kind):
+    step = pytest.importorskip(f"bench.steps.{kind}")
+    options, settings = vars(step.parse(["--device", "cpu"])), vars(step.Settings())
+    assert {name: options[name] for name in settings} == settings
