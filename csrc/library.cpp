@@ -5,6 +5,8 @@
 #include <string>
 
 #include "checks.h"
+#include "cpu/kernels.h"
+#include "keep_mask_tensors.h"
 #include "occlude_blocks_args.h"
 #include "occlude_points_args.h"
 #include "ops.h"
@@ -34,15 +36,16 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("unpack_mask", TORCH_BOX(&attrdrop::unpack_mask_cpu));
   m.impl("additive_mask", TORCH_BOX(&attrdrop::additive_mask_cpu));
   m.impl("transpose_mask", TORCH_BOX(&attrdrop::transpose_mask_cpu));
-  m.impl("keep_mask", TORCH_BOX(&attrdrop::keep_mask_cpu));
+  m.impl("keep_mask", TORCH_BOX((&attrdrop::keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
+  m.impl("random_keep_mask", TORCH_BOX((&attrdrop::random_keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
   m.impl("softmax_dropout_", TORCH_BOX(&attrdrop::softmax_dropout_cpu));
   m.impl("softmax_dropout_backward_", TORCH_BOX(&attrdrop::softmax_dropout_backward_cpu));
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
   m.impl("relevance_gate", TORCH_BOX(&attrdrop::relevance_gate_cpu));
   m.impl("relevance_gate_backward", TORCH_BOX(&attrdrop::relevance_gate_backward_cpu));
-  m.impl("occlude_blocks_", TORCH_BOX((&attrdrop::occlude_blocks<attrdrop::occlude_blocks_cpu, attrdrop::Tensor>)));
-  m.impl("fill_blocks_", TORCH_BOX((&attrdrop::fill_blocks<attrdrop::fill_blocks_cpu, attrdrop::Tensor>)));
-  m.impl("occlude_points_", TORCH_BOX((&attrdrop::occlude_points<attrdrop::occlude_points_cpu, attrdrop::Tensor>)));
+  m.impl("occlude_blocks_", TORCH_BOX((&attrdrop::occlude_blocks_op<attrdrop::Tensor, attrdrop::occlude_blocks_cpu>)));
+  m.impl("fill_blocks_", TORCH_BOX((&attrdrop::fill_blocks_op<attrdrop::Tensor, attrdrop::fill_blocks_cpu>)));
+  m.impl("occlude_points_", TORCH_BOX((&attrdrop::occlude_points_op<attrdrop::Tensor, attrdrop::occlude_points_cpu>)));
   m.impl("draw_images", TORCH_BOX(&attrdrop::draw_images_cpu));
   m.impl("farthest_point_sample", TORCH_BOX(&attrdrop::farthest_point_sample_cpu));
   m.impl("ball_query", TORCH_BOX(&attrdrop::ball_query_cpu));

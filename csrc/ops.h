@@ -7,6 +7,8 @@
 #include <tuple>
 #include <vector>
 
+#include "keep_mask_args.h"
+
 namespace attrdrop {
 
 using torch::stable::Tensor;
@@ -20,11 +22,7 @@ Tensor pack_mask_cpu(Tensor mask);
 Tensor unpack_mask_cpu(Tensor bits, int64_t n);
 Tensor additive_mask_cpu(Tensor bits, int64_t n);
 Tensor transpose_mask_cpu(Tensor rows, int64_t n_k);
-std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(Tensor x, Tensor y, double p, double q, int64_t seed, int64_t layer,
-                                                 std::optional<Tensor> valid, bool is_causal, bool low, bool bf16_keys,
-                                                 std::optional<Tensor> sample_ids, std::optional<Tensor> weight_q,
-                                                 std::optional<Tensor> weight_k, std::optional<Tensor> weight_lse,
-                                                 double weight_scale);
+std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(const Tensor& like, KeepMaskArgs args);
 Tensor softmax_dropout_cpu(Tensor scores, std::optional<Tensor> bias, std::optional<Tensor> keep, double scale,
                            double dropout_p, int64_t seed, std::optional<Tensor> sample_ids);
 Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tensor delta, std::optional<Tensor> bias,

@@ -133,11 +133,10 @@ def isa(device: torch.device) -> int:
 
 def select(
     x: Tensor, y: Tensor, share: float, valid: Tensor | None, is_causal: bool, low: bool, bf16_keys: bool,
-    weight: tuple[Tensor, Tensor, Tensor, float] | None, rows: Tensor,
+    q: Tensor | None, k: Tensor | None, lse: Tensor | None, scale: float, bias: Tensor | None, rows: Tensor,
 ) -> None:  # fmt: skip
     """Writes the candidates of every row (Eq. 6) into rows; bits of columns that do not count may be set too."""
     x, y = unit_stride(x), unit_stride(y)
-    q, k, lse, scale = (None, None, None, 1.0) if weight is None else weight
     if q is not None and k is not None:
         q, k = unit_stride(q), unit_stride(k)
     batch, heads, n_q, d = x.shape
@@ -147,11 +146,13 @@ def select(
     widest = 16 if x.dtype == torch.float32 else 64 if width_d > 256 or q is not None else 256  # of a slice
     block_d, block_e = min(widest, width_d), min(widest, width_e)
     arguments: dict[str, Any] = dict(
-        p_x=x, p_y=y, p_q=q, p_k=k, p_lse=lse, p_valid=valid, p_rows=rows,
+        p_x=x, p_y=y, p_q=q, p_k=k, p_lse=lse, p_bias=bias, p_valid=valid, p_rows=rows,
         **strides("x", x, "bhn"), **strides("y", y, "bhn"), **strides("q", q, "bhn"), **strides("k", k, "bhn"),
-        **strides("v", valid, "bhn"), heads=heads, groups=heads // y.shape[1], n_q=n_q, n_k=n_k, share=share,
-        scale=scale, infinity=INFINITY_BITS, D=d, BLOCK_D=block_d, E=e, BLOCK_E=block_e, PACKED=bf16_keys, LOW=low,
-        WEIGHTED=q is not None, HAS_VALID=valid is not None, IS_CAUSAL=is_causal, ISA=chip_isa,
+        **strides("b", bias, "bhqk"), **strides("v", valid, "bhn"),
+        heads=heads, groups=heads // y.shape[1], n_q=n_q, n_k=n_k, share=share, scale=scale,
+        infinity=INFINITY_BITS, D=d, BLOCK_D=block_d, E=e, BLOCK_E=block_e, PACKED=bf16_keys, LOW=low,
+        WEIGHTED=q is not None, HAS_BIAS=bias is not None, HAS_VALID=valid is not None, IS_CAUSAL=is_causal,
+        ISA=chip_isa,
     )  # fmt: skip
     # float32 products, those of two pairs of matrices, and float32 keys would need too many registers.
     in_registers = bf16_keys and x.dtype != torch.float32 and q is None
@@ -232,7 +233,7 @@ def draw(
 def keep_mask(
     x: Tensor, y: Tensor, p: float, q: float, seed: int, layer: int, valid: Tensor | None, is_causal: bool, low: bool,
     bf16_keys: bool, sample_ids: Tensor | None, weight_q: Tensor | None, weight_k: Tensor | None,
-    weight_lse: Tensor | None, weight_scale: float,
+    weight_lse: Tensor | None, scale: float, bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """rows (B, H, n_q, ceil(n_k / 32)), cols (B, H, n_k, ceil(n_q / 32)) and counts (4,), as attrdrop.keep_mask."""
     batch, heads, n_q, _ = x.shape
@@ -243,19 +244,17 @@ def keep_mask(
     candidates = "all" if share == all_share else "none" if share == no_share else "rows"
     with on_device(x.device):
         if candidates == "rows" and rows.numel():
-            weight = None
-            if weight_q is not None and weight_k is not None and weight_lse is not None:
-                weight = weight_q, weight_k, weight_lse, weight_scale
-            select(x, y, share, valid, is_causal, low, bf16_keys, weight, rows)
+            weight = weight_q, weight_k, weight_lse
+            select(x, y, share, valid, is_causal, low, bf16_keys, *weight, scale, bias, rows)
         return draw(rows, n_k, q, seed, layer, valid, is_causal, sample_ids, candidates)
 
 
 def random_keep_mask(
-    batch: int, heads: int, n_q: int, n_k: int, rate: float, seed: int, layer: int, valid: Tensor | None,
-    is_causal: bool, sample_ids: Tensor | None, device: torch.device,
+    like: Tensor, batch: int, heads: int, n_q: int, n_k: int, rate: float, seed: int, layer: int,
+    valid: Tensor | None, is_causal: bool, sample_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """As keep_mask with every valid column a candidate."""
-    rows = torch.empty(batch, heads, n_q, triton.cdiv(n_k, 32), dtype=torch.int32, device=device)
+    """As keep_mask with every valid column a candidate; on the device of ``like``."""
+    rows = like.new_empty(batch, heads, n_q, triton.cdiv(n_k, 32), dtype=torch.int32)
     with on_device(rows.device):
         return draw(rows, n_k, rate, seed, layer, valid, is_causal, sample_ids, "all")
 

@@ -57,13 +57,13 @@ def rank_scratch_rows(
 
 @triton.jit(do_not_specialize=(*NOT_SPECIALIZED, "blocks"))
 def select_through_scratch_kernel(
-    p_x, p_y, p_q, p_k, p_lse, p_valid, p_rows, p_scratch,
+    p_x, p_y, p_q, p_k, p_lse, p_bias, p_valid, p_rows, p_scratch,
     stride_xb, stride_xh, stride_xn, stride_yb, stride_yh, stride_yn,
-    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    heads, groups, n_q, n_k, share, scale, infinity, blocks,
+    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_bb, stride_bh, stride_bq, stride_bk,
+    stride_vb, stride_vh, stride_vn, heads, groups, n_q, n_k, share, scale, infinity, blocks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,
-    PACKED: tl.constexpr, LOW: tl.constexpr, WEIGHTED: tl.constexpr, HAS_VALID: tl.constexpr,
+    PACKED: tl.constexpr, LOW: tl.constexpr, WEIGHTED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VALID: tl.constexpr,
     IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """``blocks`` blocks of BLOCK_Q rows of up to CHUNKS * COLUMNS columns, ranked ROWS at a time."""
@@ -88,6 +88,10 @@ def select_through_scratch_kernel(
             b_q = load_slice(p_head_q, o_q, n_q - start_q, stride_qn, 0, E, BLOCK_E)
             b_lse = tl.load(p_lse + place + o_q, mask=start_q + o_q < n_q, other=0.0)
             weight = ((b_q, p_head_q, p_head_k, stride_qn, stride_kn), b_lse, scale)
+        bias = ()
+        if HAS_BIAS:
+            p_head_bias = p_bias + sample * stride_bb + head * stride_bh + tl.cast(start_q, tl.int64) * stride_bq
+            bias = (scale, p_head_bias, stride_bq, stride_bk)
         p_head_valid = p_valid
         if HAS_VALID:
             p_head_valid += sample * stride_vb + head * stride_vh
@@ -100,8 +104,8 @@ def select_through_scratch_kernel(
                     p_head_valid, start_q + o_q, n_q, n_k, b_limit, start_k, stride_vn, BLOCK_K // 32, True, IS_CAUSAL
                 )
             b_keys = keys_of_block(
-                operands, weight, b_valid, b_limit, start_k, o_q, n_q - start_q, n_k, infinity, D, BLOCK_D, E, BLOCK_E,
-                BLOCK_Q, BLOCK_K, WEIGHTED, HAS_VALID, True, PACKED, ISA,
+                operands, weight, bias, b_valid, b_limit, start_k, o_q, n_q - start_q, n_k, infinity, D, BLOCK_D, E,
+                BLOCK_E, BLOCK_Q, BLOCK_K, WEIGHTED, HAS_BIAS, HAS_VALID, True, PACKED, ISA,
             )  # fmt: skip
             o_key = start_k // HALVES + tl.arange(0, BLOCK_K // HALVES)
             tl.store(p_scratch + o_q[:, None] * width + o_key[None, :], b_keys)

@@ -179,6 +179,16 @@ def product(operands, start_k, o_q, o_k, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.
 
 
 @triton.jit
+def add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k):
+    """scores scale + bias, rounded once, columns counted from start_k; bias: the scale, its head, and two strides."""
+    scale, p_bias, stride_q, stride_k = bias
+    p_bias += tl.cast(start_k, tl.int64) * stride_k
+    mask = (o_q < n_q)[:, None] & (o_k < n_k - start_k)[None, :]
+    b_bias = tl.load(p_bias + o_q[:, None] * stride_q + o_k[None, :] * stride_k, mask=mask, other=0.0)
+    return tl.fma(b_scores, tl.full(b_scores.shape, scale, tl.float32), b_bias.to(tl.float32))
+
+
+@triton.jit
 def without_invalid(b_b, b_valid, b_left, o_k, infinity, HALF: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
                     WORDS: tl.constexpr, BY_WORDS: tl.constexpr, BY_COLUMN: tl.constexpr):  # fmt: skip
     """(ROWS, WORDS * GROUP): b_b, +inf where a column does not count by its bit or from column b_left on."""
@@ -196,14 +206,15 @@ def without_invalid(b_b, b_valid, b_left, o_k, infinity, HALF: tl.constexpr, GRO
 
 @triton.jit
 def keys_of_block(
-    operands, weight, b_valid, b_limit, start_k, o_q, n_q, n_k, infinity,
+    operands, weight, bias, b_valid, b_limit, start_k, o_q, n_q, n_k, infinity,
     D: tl.constexpr, BLOCK_D: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_K: tl.constexpr, WEIGHTED: tl.constexpr, BY_WORDS: tl.constexpr, BY_COLUMN: tl.constexpr,
-    PACKED: tl.constexpr, ISA: tl.constexpr,
+    BLOCK_K: tl.constexpr, WEIGHTED: tl.constexpr, HAS_BIAS: tl.constexpr, BY_WORDS: tl.constexpr,
+    BY_COLUMN: tl.constexpr, PACKED: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Keys of BLOCK_K columns from start_k on: (ROWS, BLOCK_K / 2) pairs or (ROWS, BLOCK_K) floats.
 
-    They rank x yᵀ (Eq. 5); with weight = operands of scores, lse and scale, its product with the attention (Eq. 3).
+    They rank x yᵀ (Eq. 5); with weight = operands of scores, lse and scale, its product with the attention (Eq. 3). A
+    bias (see add_bias) is that of the scores, or without a weight that of x yᵀ.
     """
     WORDS: tl.constexpr = BLOCK_K // 32
     HALVES: tl.constexpr = 2 if PACKED else 1
@@ -215,7 +226,12 @@ def keys_of_block(
         if WEIGHTED:
             scores, b_lse, scale = weight
             b_scores = product(scores, start_k, o_q, o_k, n_q, n_k, E, BLOCK_E)
-            b_b *= tl.exp(b_scores * scale - b_lse[:, None])
+            if HAS_BIAS:
+                b_b *= tl.exp(add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k) - b_lse[:, None])
+            else:
+                b_b *= tl.exp(b_scores * scale - b_lse[:, None])
+        elif HAS_BIAS:
+            b_b = add_bias(b_b, bias, start_k, o_q, o_k, n_q, n_k)
         b_b = without_invalid(
             b_b, b_valid, b_limit - start_k, o_k, infinity, half, 32 // HALVES, ROWS, WORDS, BY_WORDS, BY_COLUMN
         )
@@ -254,11 +270,11 @@ def candidate_words(b_keys, b_place, m_all, m_none, ROWS: tl.constexpr, WORDS: t
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def select_in_registers_kernel(
-    p_x, p_y, p_valid, p_rows,
-    stride_xb, stride_xh, stride_xn, stride_yb, stride_yh, stride_yn, stride_vb, stride_vh, stride_vn,
-    heads, groups, n_q, n_k, share, infinity,
+    p_x, p_y, p_bias, p_valid, p_rows,
+    stride_xb, stride_xh, stride_xn, stride_yb, stride_yh, stride_yn, stride_bb, stride_bh, stride_bq, stride_bk,
+    stride_vb, stride_vh, stride_vn, heads, groups, n_q, n_k, share, scale, infinity,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, CHUNKS: tl.constexpr,
-    LOW: tl.constexpr, HAS_VALID: tl.constexpr, IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
+    LOW: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VALID: tl.constexpr, IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Candidates of a block of rows of (CHUNKS - 1) * BLOCK_K < n_k <= CHUNKS * BLOCK_K columns.
 
@@ -276,8 +292,12 @@ def select_in_registers_kernel(
     p_rows += ((sample * heads + head) * n_q + start_q) * tl.cdiv(n_k, 32)
     b_x = load_slice(p_x, o_q, n_q - start_q, stride_xn, 0, D, BLOCK_D)
     operands = (b_x, p_x, p_y, stride_xn, stride_yn)
+    bias = ()
+    if HAS_BIAS:
+        p_bias += sample * stride_bb + head.to(tl.int64) * stride_bh + start_q.to(tl.int64) * stride_bq
+        bias = (scale, p_bias, stride_bq, stride_bk)
     words = tl.cdiv(n_k, 32)
-    if D <= BLOCK_D and not LOW:  # noqa: SIM102 (one is a constant)
+    if D <= BLOCK_D and not LOW and not HAS_BIAS:  # noqa: SIM102 (one is a constant)
         # Rows that no gradient reaches tie everywhere: all their columns are candidates.
         if tl.max(tl.max((b_x.to(tl.float32) != 0.0).to(tl.int32), 1), 0) == 0:
             for start in range(0, words, WORDS):
@@ -305,8 +325,8 @@ def select_in_registers_kernel(
         # Without causality always so, but ptxas does not know: otherwise it rounds after the last product, and spills.
         if i * BLOCK_K < (tl.minimum(n_k, start_q + BLOCK_Q) if IS_CAUSAL else n_k):
             b_keys = keys_of_block(
-                operands, (), b_valid, b_limit, i * BLOCK_K, o_q, n_q - start_q, n_k, infinity, D, BLOCK_D, 0, 0,
-                BLOCK_Q, BLOCK_K, False, HAS_VALID, IS_CAUSAL or i == CHUNKS - 1, True, ISA,
+                operands, (), bias, b_valid, b_limit, i * BLOCK_K, o_q, n_q - start_q, n_k, infinity, D, BLOCK_D, 0, 0,
+                BLOCK_Q, BLOCK_K, False, HAS_BIAS, HAS_VALID, IS_CAUSAL or i == CHUNKS - 1, True, ISA,
             )  # fmt: skip
         keys += (b_keys,)
     b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, BLOCK_Q, CHUNKS * BLOCK_K, True, LOW, ISA)

@@ -101,6 +101,21 @@ def check_rows(name: str, bits: Tensor, shape: tuple[int, int, int, int], device
     return bits if bits.stride(-1) == 1 or bits.shape[-1] <= 1 else bits.contiguous()
 
 
+def check_bias(name: str, bias: object, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:
+    """A floating-point tensor broadcastable to ``shape`` = (B, H, n_q, n_k), with four dimensions; any strides."""
+    if bias is None:
+        return None
+    bias = check_tensor(name, bias)
+    if bias.dtype not in FLOATS:
+        raise TypeError(f"{name} must be floating point (boolean masks are packed into bits), got {bias.dtype}")
+    if bias.device != device:
+        raise ValueError(f"{name} must be on the device of the other inputs, {device}, got {bias.device}")
+    view = bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)) if bias.dim() < 4 else bias
+    if view.dim() != 4 or any(a not in (1, b) for a, b in zip(view.shape, shape, strict=True)):
+        raise ValueError(f"{name} must broadcast to (B, H, n_q, n_k) = {shape}, got {tuple(bias.shape)}")
+    return view
+
+
 def check_sample_ids(sample_ids: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
     if sample_ids is None:
         return None

@@ -13,8 +13,10 @@ SCHEMAS = (
     "additive_mask(Tensor bits, SymInt n) -> Tensor",
     "transpose_mask(Tensor rows, SymInt n_k) -> Tensor",
     "keep_mask(Tensor x, Tensor y, float p, float q, SymInt seed, int layer, Tensor? valid, bool is_causal, bool low,"
-    " bool bf16_keys, Tensor? sample_ids, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse, float weight_scale)"
-    " -> (Tensor rows, Tensor cols, Tensor counts)",
+    " bool bf16_keys, Tensor? sample_ids, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse, float scale,"
+    " Tensor? bias) -> (Tensor rows, Tensor cols, Tensor counts)",
+    "random_keep_mask(Tensor like, SymInt batch, SymInt heads, SymInt n_q, SymInt n_k, float rate, SymInt seed,"
+    " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
     "softmax_dropout_(Tensor(a!) scores, Tensor? bias, Tensor? keep, float scale, float dropout_p, SymInt seed,"
     " Tensor? sample_ids) -> Tensor",
     "softmax_dropout_backward_(Tensor(a!) scores, Tensor(b!) grad, Tensor lse, Tensor delta, Tensor? bias,"
@@ -44,14 +46,12 @@ SCHEMAS = (
 )
 
 SHARED_OPS = (
-    "keep_mask", "transpose_mask", "masked_attention", "masked_attention_backward", "attention_attribution",
-    "relevance_gate", "relevance_gate_backward",
+    "keep_mask", "random_keep_mask", "transpose_mask", "masked_attention", "masked_attention_backward",
+    "attention_attribution", "relevance_gate", "relevance_gate_backward",
 )  # fmt: skip
 """Operators that exist as ``torch.ops.attrdrop_triton.<name>`` too, with the same schema, for any device."""
 
 TRITON_SCHEMAS = (
-    "random_keep_mask(Tensor like, SymInt batch, SymInt heads, SymInt n_q, SymInt n_k, float rate, SymInt seed,"
-    " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
     "attribution_rows(Tensor grad_out, Tensor v, Tensor rows, Tensor? valid, bool is_causal) -> Tensor",
 )  # fmt: skip
 

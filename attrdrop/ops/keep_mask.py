@@ -44,15 +44,16 @@ class KeepMask:
 
 
 class AttentionWeight(NamedTuple):
-    """What weighs x yᵀ by the attention probabilities exp(scale q kᵀ - lse) (Eq. 3).
+    """What weighs x yᵀ by the attention probabilities exp(scale q kᵀ + bias - lse) (Eq. 3).
 
-    q (B, H, n_q, e), k (B, H_kv, n_k, e), lse float32 (B, H, n_q), scale a number.
+    q (B, H, n_q, e), k (B, H_kv, n_k, e), lse float32 (B, H, n_q), scale a number, bias as that of :func:`keep_mask`.
     """
 
     q: Tensor
     k: Tensor
     lse: Tensor
     scale: float
+    bias: Tensor | None = None
 
 
 def keep_mask(
@@ -66,6 +67,8 @@ def keep_mask(
     valid: Tensor | None = None,
     is_causal: bool = False,
     region: str = "high",
+    bias: Tensor | None = None,
+    scale: float = 1.0,
     weight: AttentionWeight | tuple[Tensor, Tensor, Tensor, float] | None = None,
     keys: str = "auto",
     sample_ids: Tensor | None = None,
@@ -89,7 +92,10 @@ def keep_mask(
         valid: packed bits (B|1, H|1, n_q|1, ceil(n_k / 32)) of the columns that may be attended to; None: all.
         is_causal: only columns j <= i are valid for row i.
         region: "high", or "low" to mirror the ranking (threshold at rank int(n_i p), columns at or above it kept).
-        weight: (q, k, lse, scale) to rank x yᵀ multiplied by the attention probabilities (IGA).
+        bias: floating point, broadcastable to (B, H, n_q, n_k), to rank x yᵀ scale + bias, rounded once to float32 (AA
+            under a position bias or a floating-point mask). Not together with a weight, which has its own.
+        scale: what x yᵀ is multiplied by before a bias is added; 1 where there is none.
+        weight: (q, k, lse, scale, bias or None) to rank x yᵀ multiplied by the attention probabilities (IGA).
         keys: precision that ranks. "auto": float32 for float32 inputs, bfloat16-rounded float32 sums for half ones;
             "fp32" and "bf16" force one. Rounding to bfloat16 moves about 0.1 % of the bits.
         sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
@@ -110,7 +116,14 @@ def keep_mask(
     checks.check_choice("region", region, REGIONS)
     checks.check_choice("keys", keys, KEYS)
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), x.device)
-    weight_q, weight_k, lse, weight_scale = _check_weight(weight, x, y)
+    if weight is not None and bias is not None:
+        raise ValueError("bias must be None where a weight is given: that of the scores is the weight's fifth entry")
+    if not checks.is_number(scale):
+        raise TypeError(f"scale must be a number, got {type(scale).__name__}")
+    if bias is None and scale != 1:
+        raise ValueError(f"scale must be 1 where no bias is given, got {scale}")
+    weight_q, weight_k, lse, scale, bias = _check_weight(weight, x, y) or (None, None, None, float(scale), bias)
+    bias = _check_bias("bias" if weight is None else "weight bias", bias, (batch, heads, n_q, n_k), x)
     bf16_keys = keys == "bf16" or (keys == "auto" and x.dtype in (torch.bfloat16, torch.float16))
     arguments = (
         x.detach(),
@@ -127,7 +140,8 @@ def keep_mask(
         weight_q,
         weight_k,
         lse,
-        weight_scale,
+        scale,
+        bias,
     )
     chosen = _resolve("keep_mask", x, n_k, bf16_keys, backend)
     if chosen == "reference":
@@ -171,25 +185,23 @@ def random_keep_mask(
     place = torch.empty(0, device=device)
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), place.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, place.device)
-    seed, layer = checks.check_seed(seed), checks.check_layer(layer)
+    arguments = (
+        place,
+        batch,
+        heads,
+        n_q,
+        n_k,
+        rate,
+        checks.check_seed(seed),
+        checks.check_layer(layer),
+        valid,
+        bool(is_causal),
+        sample_ids,
+    )
     chosen = _resolve("random_keep_mask", place, n_k, True, backend)
-    if chosen == "triton":
-        shape = batch, heads, n_q, n_k
-        return KeepMask(
-            *torch.ops.attrdrop_triton.random_keep_mask(
-                place, *shape, rate, seed, layer, valid, bool(is_causal), sample_ids
-            )
-        )
     if chosen == "reference":
-        if sample_ids is None:
-            sample_ids = torch.arange(batch, device=place.device)
-        return KeepMask(
-            *reference.random_keep_mask(heads, n_q, n_k, rate, seed, layer, valid, bool(is_causal), sample_ids)
-        )
-    # A head dimension of 0 leaves nothing to rank: all columns tie, and with p = 1 every valid one is a candidate.
-    x, y = place.new_empty((batch, heads, n_q, 0)), place.new_empty((batch, 1, n_k, 0))
-    common = (seed, layer, valid, bool(is_causal), False, False, sample_ids, None, None, None, 1.0)
-    return KeepMask(*torch.ops.attrdrop.keep_mask(x, y, 1.0, rate, *common))
+        return KeepMask(*reference.random_keep_mask(*arguments))
+    return KeepMask(*operators(chosen).random_keep_mask(*arguments))
 
 
 def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None) -> str:
@@ -215,12 +227,21 @@ def _too_long_for_triton(n_k: int) -> str | None:
     return f"it ranks rows of up to 32768 keys, got {n_k}" if n_k > 32768 else None
 
 
-def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:
+def _check_bias(name: str, bias: Tensor | None, shape: tuple[int, int, int, int], x: Tensor) -> Tensor | None:
+    bias = checks.check_bias(name, bias, shape, x.device)
+    if bias is None:
+        return None
+    bias = bias.detach()
+    return bias if bias.dtype in (x.dtype, torch.float32) else bias.float()
+
+
+def _check_weight(weight, x: Tensor, y: Tensor) -> AttentionWeight | None:
     if weight is None:
-        return None, None, None, 1.0
-    if not isinstance(weight, tuple) or len(weight) != 4:
-        raise TypeError(f"weight must be a tuple (q, k, lse, scale), got {type(weight).__name__}")
-    q, k, lse, scale = weight
+        return None
+    if not isinstance(weight, tuple) or len(weight) not in (4, 5):
+        what = f"{len(weight)} entries" if isinstance(weight, tuple) else type(weight).__name__
+        raise TypeError(f"weight must be a tuple (q, k, lse, scale) or (q, k, lse, scale, bias), got {what}")
+    q, k, lse, scale, bias = AttentionWeight(*weight)
     q = checks.check_heads("weight q", q, x.dtype, x.device)
     k = checks.check_heads("weight k", k, x.dtype, x.device)
     lse = checks.check_tensor("weight lse", lse)
@@ -233,7 +254,7 @@ def _check_weight(weight, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor |
                          f"of shape {tuple(lse.shape)} on {lse.device}")  # fmt: skip
     if x.dtype != torch.float64:
         lse = lse.float()
-    return q.detach(), k.detach(), lse.detach().contiguous(), float(scale)
+    return AttentionWeight(q.detach(), k.detach(), lse.detach().contiguous(), float(scale), bias)
 
 
 @torch.library.impl(triton_library, "keep_mask", "CompositeExplicitAutograd")
@@ -244,23 +265,23 @@ def _(*arguments):
 
 
 @torch.library.impl(triton_library, "random_keep_mask", "CompositeExplicitAutograd")
-def _(like, *arguments):
+def _(*arguments):
     from attrdrop.triton_kernels import keep_mask as kernels
 
-    return kernels.random_keep_mask(*arguments, like.device)
+    return kernels.random_keep_mask(*arguments)
 
 
-@register_fake("random_keep_mask")
-def _(like, batch, heads, n_q, n_k, rate, seed, layer, valid, is_causal, sample_ids):
+def _empty_mask(like, batch, heads, n_q, n_k):
     rows = like.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
     cols = like.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
     return rows, cols, like.new_empty(4, dtype=torch.int64)
 
 
+@register_fake("random_keep_mask")
+def _(like, batch, heads, n_q, n_k, *_draws):
+    return _empty_mask(like, batch, heads, n_q, n_k)
+
+
 @register_fake("keep_mask")
-def _(x, y, p, q, seed, layer, valid, is_causal, low, bf16_keys, sample_ids, *weight):
-    batch, heads, n_q, _ = x.shape
-    n_k = y.shape[2]
-    rows = x.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
-    cols = x.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
-    return rows, cols, x.new_empty(4, dtype=torch.int64)
+def _(x, y, *_rule):
+    return _empty_mask(x, *x.shape[:3], y.shape[2])

@@ -67,7 +67,7 @@ def masked_attention(
         raise ValueError(f"v must have shape {tuple(k.shape[:3])} + (d_v,) to go with k, got {tuple(v.shape)}")
     checks.check_groups("k", k.shape[1], heads)
     dropout_p = checks.check_probability("dropout_p", dropout_p)
-    bias = _check_bias(bias, (batch, heads, n_q, n_k), q)
+    bias = checks.check_bias("bias", bias, (batch, heads, n_q, n_k), q.device)
     scale = d**-0.5 if scale is None else float(scale)
     if keep is None:
         if return_lse:
@@ -114,20 +114,6 @@ class _MaskedAttention(torch.autograd.Function):
             grad_out, *saved, bias, *ctx.constants, sample_ids, needs_grad_bias
         )
         return *grads, None, grad_bias if needs_grad_bias else None, *(None,) * 6
-
-
-def _check_bias(bias: Tensor | None, shape: tuple[int, int, int, int], q: Tensor) -> Tensor | None:
-    if bias is None:
-        return None
-    bias = checks.check_tensor("bias", bias)
-    if bias.dtype not in checks.FLOATS:
-        raise TypeError(f"bias must be floating point (pack boolean masks into keep), got {bias.dtype}")
-    if bias.device != q.device:
-        raise ValueError(f"bias must be on the device of q, {q.device}, got {bias.device}")
-    view = bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)) if bias.dim() < 4 else bias
-    if view.dim() != 4 or any(a not in (1, b) for a, b in zip(view.shape, shape, strict=True)):
-        raise ValueError(f"bias must broadcast to (B, H, n_q, n_k) = {shape}, got {tuple(bias.shape)}")
-    return view
 
 
 def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backend: str | None) -> str:

@@ -12,7 +12,7 @@ def attention_attribution(
     grad_out: Tensor, v: Tensor, valid: Tensor | None, is_causal: bool, k: int
 ) -> tuple[Tensor, Tensor]:
     """k = 0: sums over rows (B, H, n_k) and no indices; else the k largest entries and their flat indices."""
-    b = attribution(grad_out, v, False)
+    b = attribution(grad_out, v)
     columns = valid_columns(valid, is_causal, b.shape, b.device)
     if k == 0:
         return b.masked_fill(~columns, 0.0).sum(2), torch.empty(*b.shape[:2], 0, dtype=torch.int64, device=b.device)

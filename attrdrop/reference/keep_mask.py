@@ -11,13 +11,31 @@ from attrdrop.reference.pack_mask import pack_mask, transpose_mask, unpack_mask
 from attrdrop.reference.philox import bernoulli
 
 
-def attribution(x: Tensor, y: Tensor, bf16_keys: bool) -> Tensor:
-    """B = x yᵀ per head (Eq. 5), in the precision that ranks it: float64, float32, or bf16-rounded float32."""
+def attribution(x: Tensor, y: Tensor) -> Tensor:
+    """B = x yᵀ per head (Eq. 5), in float32, or float64 for float64 inputs."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     y = y.to(wide).repeat_interleave(x.shape[1] // y.shape[1], dim=1)
     with torch.autocast(x.device.type, enabled=False):
-        b = x.to(wide) @ y.transpose(-1, -2)
-    return b.bfloat16().to(wide) if bf16_keys else b
+        return x.to(wide) @ y.transpose(-1, -2)
+
+
+def scale_and_add(b: Tensor, scale: float | Tensor, bias: Tensor) -> Tensor:
+    """b scale + bias, in float32 rounded once, as by a fused multiply-add; in float64 where b is that.
+
+    A product of float32 is exact in float64. The sum is rounded to odd there, so that rounding it once more gives what
+    one rounding would (Boldo and Melquiond, 2008).
+    """
+    bias = bias.to(torch.float64)
+    if b.dtype == torch.float64:
+        return b * scale + bias
+    product = b.double() * torch.as_tensor(scale, dtype=torch.float32).double()
+    total = product + bias
+    part = total - product
+    error = (product - (total - part)) + (bias - part)
+    bits = total.view(torch.int64)
+    is_cut = ((error > 0) | (error < 0)) & (bits & 1 == 0)
+    step = torch.where((error > 0) == (total > 0), 1, -1)
+    return torch.where(is_cut, bits + step, bits).view(torch.float64).float()
 
 
 def valid_columns(valid: Tensor | None, is_causal: bool, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -64,15 +82,19 @@ def keep_mask(
     weight_q: Tensor | None,
     weight_k: Tensor | None,
     weight_lse: Tensor | None,
-    weight_scale: float,
+    scale: float,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, cols, counts) as :func:`attrdrop.keep_mask` documents them."""
+    """(rows, cols, counts) as :func:`attrdrop.keep_mask` documents them; a weight has the scale and the bias."""
     shape = (*x.shape[:3], y.shape[2])
-    b = attribution(x, y, bf16_keys and weight_q is None)
+    b = attribution(x, y)
     if weight_q is not None and weight_k is not None and weight_lse is not None:
-        scores = attribution(weight_q, weight_k, False) * weight_scale
+        scores = attribution(weight_q, weight_k)
+        scores = scores * scale if bias is None else scale_and_add(scores, scale, bias)
         b = b * torch.exp(scores - weight_lse.to(b.dtype).unsqueeze(-1))
-        b = b.bfloat16().to(b.dtype) if bf16_keys else b
+    elif bias is not None:
+        b = scale_and_add(b, scale, bias)
+    b = b.bfloat16().to(b.dtype) if bf16_keys else b
     columns = valid_columns(valid, is_causal, shape, x.device)
     region = candidates(b, columns, p, low) if shape[3] > 0 else columns
     return draw(region, columns, q, seed, layer, sample_ids)
@@ -95,6 +117,8 @@ def draw(
 
 
 def random_keep_mask(
+    like: Tensor,
+    batch: int,
     heads: int,
     n_q: int,
     n_k: int,
@@ -103,8 +127,8 @@ def random_keep_mask(
     layer: int,
     valid: Tensor | None,
     is_causal: bool,
-    sample_ids: Tensor,
+    sample_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every valid column is a candidate, dropped with probability ``rate``."""
-    columns = valid_columns(valid, is_causal, (sample_ids.numel(), heads, n_q, n_k), sample_ids.device)
+    """Every valid column is a candidate, dropped with probability ``rate``; on the device of ``like``."""
+    columns = valid_columns(valid, is_causal, (batch, heads, n_q, n_k), like.device)
     return draw(columns, columns, rate, seed, layer, sample_ids)

@@ -31,12 +31,15 @@ struct Counts {
   int64_t valid, candidates, dropped, rescued_rows;
 };
 
-// One (sample, head) of keep_mask: x (n_q, d), y (n_k, d), optionally weighted by exp(scale * q k^T - lse).
+// One (sample, head) of keep_mask: x (n_q, d), y (n_k, d), optionally weighted by exp(scale * q k^T + bias - lse), or
+// scale * x y^T + bias.
 struct KeepMaskProblem {
   Matrix x, y;
-  Matrix weight_q, weight_k;  // data null: not weighted
-  const float* weight_lse;    // (n_q)
-  float weight_scale;
+  Matrix weight_q, weight_k;
+  const float* weight_lse;  // (n_q); null: not weighted
+  Matrix bias;              // (n_q, n_k), row stride 0 where it is broadcast; data null: none
+  int64_t bias_column_stride;
+  float scale;
   int64_t n_q, n_k, d, d_weight;
   ValidBits valid;
   Draw draw;

@@ -53,7 +53,7 @@ __device__ __forceinline__ void select_rows(const KeepMaskArgs& args, const Tile
   WarpTeam<LANES> team;
   for (int r = threadIdx.x / 32 * AT_ONCE; r < plan.block_rows; r += plan.threads / 32 * AT_ONCE) {
     unsigned char* row = strip + (r + threadIdx.x % 32 / LANES) * plan.key_bytes;
-    select_row<Keys, WORDS>(args, team, args.d > 0 ? row : nullptr, place,
+    select_row<Keys, WORDS>(args, team, args.is_ranked ? row : nullptr, place,
                                       place.row + r + threadIdx.x % 32 / LANES, reinterpret_cast<uint32_t*>(row), counts);
   }
 }
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1) keep_mask_ker
   const BlockPlace& place = *kept_place;
   if (threadIdx.x == 0) *kept_place = grid.place(blockIdx.x, args.heads);
   clear_counts(block_counts);
-  if (args.d > 0) {
+  if (args.is_ranked) {
     const int last = place.row + plan.block_rows;  // causal rows need no column past their own
     const int end = args.is_causal && last < args.n_k ? last : args.n_k;
     multiply_tiles<T, Keys, CHUNKS, WEIGHTED>(args, plan, place, 0, end, shared, shared, plan.key_bytes);

@@ -7,8 +7,6 @@
 
 namespace attrdrop {
 
-enum class Input : int { f32, bf16, f16 };
-
 // What a launch may use. The result does not depend on it.
 struct Limits {
   int shared_bytes;       // that a block may ask for
@@ -19,7 +17,7 @@ constexpr int64_t SCRATCH_BYTES = int64_t{64} << 20;  // little more than the se
 constexpr int KEY_SPAN = 1024;                        // columns of a block that writes keys to scratch memory
 
 // Rows that 16 warps hold in registers. Counts of bfloat16 keys are 16 bits wide.
-constexpr int64_t longest_row(int64_t d, bool bf16_keys) { return d == 0 || bf16_keys ? 65535 : 32768; }
+inline int64_t longest_row(const KeepMaskArgs& args) { return args.is_ranked && !args.bf16_keys ? 32768 : 65535; }
 
 // Interpolation finds the threshold of a row like a normal one in about six steps. Rows weighted by a softmax have long
 // tails: there halving is faster.
@@ -40,15 +38,6 @@ inline float first_guess(int64_t n, double share) {
   return static_cast<float>(at < 0 ? 0 : at > 1 ? 1 : at);
 }
 
-// How much is drawn and what is ranked, from the arguments of the operator. n_k and the weights are set.
-inline void set_rule(KeepMaskArgs& args, double p, double q, bool low) {
-  args.threshold = drop_threshold(q);
-  args.region = low ? Region::low : Region::high;
-  args.share = share_below(p, args.region);
-  args.first_guess = first_guess(args.n_k, args.share);
-  args.guesses = args.weight_q.data ? 0 : GUESSES;
-}
-
 // The first cut that fits; tile_columns is 0 where none does.
 template <class T, class Keys, bool WEIGHTED>
 TilePlan tile_plan(const KeepMaskArgs& args, bool is_long, const Limits& limits) {
@@ -56,9 +45,9 @@ TilePlan tile_plan(const KeepMaskArgs& args, bool is_long, const Limits& limits)
     const int words = static_cast<int>(word_count(args.n_k));
     TilePlan plan{};
     plan.block_rows = block_rows, plan.threads = threads, plan.tile_columns = tile_columns, plan.stages = stages;
-    plan.key_bytes = args.d > 0 ? words * Keys::WORD_BYTES + (is_long ? 0 : 32) : (words + 3) / 4 * 16;
+    plan.key_bytes = args.is_ranked ? words * Keys::WORD_BYTES + (is_long ? 0 : 32) : (words + 3) / 4 * 16;
     plan.strip_bytes = is_long ? 0 : block_rows * plan.key_bytes;
-    if (args.d == 0) return plan;
+    if (!args.is_ranked) return plan;
     plan.x_bytes = block_rows * Rows<T>::row_bytes(args.d);
     plan.y_bytes = tile_columns * Rows<T>::row_bytes(args.d);
     if (!WEIGHTED) return plan;
@@ -115,7 +104,7 @@ void launch_long(const KeepMaskArgs& args, const Limits& limits, NewScratch new_
   const int64_t total = int64_t{args.batch} * args.heads * grid.per_head, block_bytes = int64_t{plan.key_bytes} * plan.block_rows;
   int64_t chunk = total;
   unsigned char* scratch = nullptr;
-  if (args.d > 0) {
+  if (args.is_ranked) {
     const int64_t most = limits.scratch_bytes / block_bytes;
     chunk = most < 1 ? 1 : most < total ? most : total;
     scratch = static_cast<unsigned char*>(new_scratch(chunk * block_bytes));
@@ -145,28 +134,26 @@ void launch_keep_mask_as(const KeepMaskArgs& args, const Limits& limits, NewScra
 }
 
 template <class T, class NewScratch>
-void launch_keep_mask_half(const KeepMaskArgs& args, bool bf16_keys, const Limits& limits, NewScratch new_scratch,
-                           Stream stream) {
-  const bool is_weighted = args.weight_q.data != nullptr;
-  if (is_weighted && bf16_keys) launch_keep_mask_as<T, Bf16Keys, 0, true>(args, limits, new_scratch, stream);
-  else if (is_weighted) launch_keep_mask_as<T, F32Keys, 0, true>(args, limits, new_scratch, stream);
-  else if (!bf16_keys) launch_keep_mask_as<T, F32Keys, 0, false>(args, limits, new_scratch, stream);
-  else if (args.d > 128) launch_keep_mask_as<T, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
+void launch_keep_mask_half(const KeepMaskArgs& args, const Limits& limits, NewScratch new_scratch, Stream stream) {
+  if (args.weight_lse && args.bf16_keys) launch_keep_mask_as<T, Bf16Keys, 0, true>(args, limits, new_scratch, stream);
+  else if (args.weight_lse) launch_keep_mask_as<T, F32Keys, 0, true>(args, limits, new_scratch, stream);
+  else if (!args.bf16_keys) launch_keep_mask_as<T, F32Keys, 0, false>(args, limits, new_scratch, stream);
+  else if (args.d > 128 || args.d == 0) launch_keep_mask_as<T, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
   else if (args.d > 64) launch_keep_mask_as<T, Bf16Keys, 4, false>(args, limits, new_scratch, stream);
   else launch_keep_mask_as<T, Bf16Keys, 2, false>(args, limits, new_scratch, stream);
 }
 
-// All of keep_mask; rows, cols and counts of args are set. Outputs are not empty, n_k <= longest_row(d, bf16_keys).
+// All of keep_mask; rows, cols and counts of args are set. Outputs are not empty, n_k <= longest_row(args).
 template <class NewScratch>
-void launch_keep_mask(const KeepMaskArgs& args, Input input, bool bf16_keys, const Limits& limits, NewScratch new_scratch,
-                      Stream stream) {
-  if (args.d == 0) return launch_keep_mask_as<F32, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
-  if (input == Input::bf16) return launch_keep_mask_half<Bf16>(args, bf16_keys, limits, new_scratch, stream);
-  if (input == Input::f16) return launch_keep_mask_half<F16>(args, bf16_keys, limits, new_scratch, stream);
-  const bool is_weighted = args.weight_q.data != nullptr;
-  if (is_weighted && bf16_keys) launch_keep_mask_as<F32, Bf16Keys, 0, true>(args, limits, new_scratch, stream);
-  else if (is_weighted) launch_keep_mask_as<F32, F32Keys, 0, true>(args, limits, new_scratch, stream);
-  else if (bf16_keys) launch_keep_mask_as<F32, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
+void launch_keep_mask(KeepMaskArgs args, const Limits& limits, NewScratch new_scratch, Stream stream) {
+  args.first_guess = first_guess(args.n_k, args.share);
+  args.guesses = args.weight_lse ? 0 : GUESSES;
+  if (!args.is_ranked) return launch_keep_mask_as<F32, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
+  if (args.dtype == Dtype::bf16) return launch_keep_mask_half<Bf16>(args, limits, new_scratch, stream);
+  if (args.dtype == Dtype::f16) return launch_keep_mask_half<F16>(args, limits, new_scratch, stream);
+  if (args.weight_lse && args.bf16_keys) launch_keep_mask_as<F32, Bf16Keys, 0, true>(args, limits, new_scratch, stream);
+  else if (args.weight_lse) launch_keep_mask_as<F32, F32Keys, 0, true>(args, limits, new_scratch, stream);
+  else if (args.bf16_keys) launch_keep_mask_as<F32, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
   else launch_keep_mask_as<F32, F32Keys, 0, false>(args, limits, new_scratch, stream);
 }
 

@@ -2,9 +2,9 @@
 // one row in registers, WORDS words of 32 columns in each lane.
 #pragma once
 #include "bits.h"
-#include "cuda/keep_mask_args.cuh"
 #include "cuda/keys.cuh"
 #include "cuda/warp.cuh"
+#include "keep_mask_args.h"
 
 namespace attrdrop {
 

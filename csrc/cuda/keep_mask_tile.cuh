@@ -4,9 +4,9 @@
 // of each 8, for every type of input: so it holds the pairs that bfloat16 keys keep in one register.
 #pragma once
 #include "cuda/async_copy.cuh"
-#include "cuda/keep_mask_args.cuh"
 #include "cuda/keys.cuh"
 #include "cuda/mma.cuh"
+#include "keep_mask_args.h"
 
 namespace attrdrop {
 
@@ -112,6 +112,30 @@ __device__ __forceinline__ void multiply<F32>(Sums& sums, const unsigned char* x
   }
 }
 
+__device__ __forceinline__ float load_bias(const Bias& bias, int64_t at) {
+  if (bias.dtype == Dtype::f32) return static_cast<const float*>(bias.data)[at];
+  const uint16_t bits = static_cast<const uint16_t*>(bias.data)[at];
+  return bias.dtype == Dtype::bf16 ? Bf16::widen(bits) : F16::widen(bits);
+}
+
+// sums * scale + bias, rounded once, of the 16 rows from `row` and the 32 columns from `column` on.
+__device__ __forceinline__ void scale_and_add(Sums& sums, const KeepMaskArgs& args, const BlockPlace& place, int row,
+                                              int column) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const int64_t start = place.sample * args.bias.batch + place.head * args.bias.head;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int r = row + 8 * half + g;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int c = column + i / 2 * 8 + 2 * t + i % 2;
+      float& sum = sums.c[i / 2][2 * half + i % 2];
+      if (r < args.n_q && c < args.n_k)
+        sum = fmaf(sum, args.scale, load_bias(args.bias, start + r * args.bias.row + c * args.bias.column));
+    }
+  }
+}
+
 // Where the parts of a block's shared memory lie, in bytes, and how its work is cut.
 struct TilePlan {
   int block_rows;    // 64, 32 or 16 rows of one head
@@ -183,14 +207,18 @@ __device__ __forceinline__ void multiply_tiles(const KeepMaskArgs& args, const T
         const int weight_bytes = Rows<T>::row_bytes(args.d_weight);
         Sums scores{};
         multiply<T>(scores, q_tile + row * weight_bytes, y_tile + plan.y_bytes + column * weight_bytes, args.d_weight);
+        if (args.bias.data) scale_and_add(scores, args, place, place.row + row, begin + column);
+        const float scale = args.bias.data ? 1.0f : args.scale;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int at = place.row + row + 8 * half + g;
           const float lse = at < args.n_q ? args.weight_lse[place.slice * args.n_q + at] : 0.0f;
 #pragma unroll
           for (int i = 0; i < 8; ++i)  // Eq. 3
-            sums.c[i / 2][2 * half + i % 2] *= expf(fmaf(scores.c[i / 2][2 * half + i % 2], args.weight_scale, -lse));
+            sums.c[i / 2][2 * half + i % 2] *= expf(fmaf(scores.c[i / 2][2 * half + i % 2], scale, -lse));
         }
+      } else if (args.bias.data) {
+        scale_and_add(sums, args, place, place.row + row, begin + column);
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half)

@@ -19,43 +19,27 @@ def as_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-def emulated_keep_mask(
-    x: Tensor,
-    y: Tensor,
-    *,
-    p: float,
-    q: float,
-    seed: int,
-    layer: int = 0,
-    valid: Tensor | None = None,
-    is_causal: bool = False,
-    region: str = "high",
-    weight: tuple[Tensor, Tensor, Tensor, float] | None = None,
-    keys: str = "auto",
-    sample_ids: Tensor | None = None,
-    **launch: int,
-) -> KeepMask:
-    """launch: scheduler_seed, shared_bytes, scratch_bytes."""
+def _run_on_bits(name: str, launch: tuple[int, int, int], *arguments) -> tuple[Tensor, ...]:
     from attrdrop import _host
 
-    is_half = x.dtype != torch.float32
-    rows, cols, counts = _host.keep_mask_cuda(
-        as_numpy(x),
-        as_numpy(y),
-        p,
-        q,
-        seed % 2**64,
-        layer,
-        None if valid is None else valid.numpy().view(np.uint32),
-        is_causal,
-        region == "low",
-        keys == "bf16" or (keys == "auto" and is_half),
-        None if sample_ids is None else sample_ids.numpy(),
-        None if weight is None else (as_numpy(weight[0]), as_numpy(weight[1]), weight[2].numpy(), weight[3]),
-        **launch,
-    )
-    bits = (torch.from_numpy(a.view(np.int32)) for a in (rows, cols))
-    return KeepMask(*bits, torch.from_numpy(counts.view(np.int64)))
+    arrays = (as_numpy(x) if isinstance(x, Tensor) else x for x in arguments)
+    return tuple(map(torch.from_numpy, getattr(_host, f"{name}_cuda")(*arrays, *launch)))
+
+
+def emulated_keep_mask(
+    *arguments, scheduler_seed: int = 0, shared_bytes: int = 232448, scratch_bytes: int = 64 << 20, **options
+) -> KeepMask:
+    """attrdrop.keep_mask with the CUDA kernels behind it."""
+    run = partial(_run_on_bits, "keep_mask", (scheduler_seed, shared_bytes, scratch_bytes))
+    with patch.object(torch.ops.attrdrop, "keep_mask", run):
+        return attrdrop.keep_mask(*arguments, **options, backend="cpp")
+
+
+def emulated_random_keep_mask(*shape: int, scheduler_seed: int = 0, **options) -> KeepMask:
+    """attrdrop.random_keep_mask with the CUDA kernel behind it."""
+    run = partial(_run_on_bits, "random_keep_mask", (scheduler_seed, 232448, 64 << 20))
+    with patch.object(torch.ops.attrdrop, "random_keep_mask", run):
+        return attrdrop.random_keep_mask(*shape, **options, backend="cpp")
 
 
 def _run(operator: str, scheduler_seed: int, *arguments) -> Tensor | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import (
@@ -16,6 +17,8 @@ from triton.runtime.interpreter import (
     ReduceScanOpInterface,
     TensorHandle,
 )
+
+from attrdrop.reference.keep_mask import scale_and_add
 
 
 def widen(bits: np.ndarray) -> np.ndarray:
@@ -54,6 +57,15 @@ def in_float32(method: Callable) -> Callable:
 
 
 def repair_builder() -> None:
+    original_fma = InterpreterBuilder.create_fma
+
+    def fma(self, a, b, c):  # rounded once
+        if a.dtype.scalar != tl.float32:
+            return original_fma(self, a, b, c)
+        operands = (torch.from_numpy(np.array(x.data)) for x in (a, b, c))
+        return TensorHandle(scale_and_add(*operands).numpy(), tl.float32)
+
+    InterpreterBuilder.create_fma = fma
     for name in ("binary_op", "unary_op", "create_fma"):
         setattr(InterpreterBuilder, name, in_float32(getattr(InterpreterBuilder, name)))
     original_dot, original_cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl

@@ -264,8 +264,8 @@ def test_opcheck():
     ids = torch.tensor([4, 9])
     valid = pack_mask(torch.rand(2, 1, 1, 63) < 0.7)
     op = torch.ops.attrdrop.keep_mask
-    torch.library.opcheck(op, (x, y, *common, None, False, False, False, None, None, None, None, 1.0))
-    torch.library.opcheck(op, (x, y, *common, valid, True, True, True, ids, q, k, torch.zeros(2, 4, 40), 0.5))
+    torch.library.opcheck(op, (x, y, *common, None, False, False, False, None, None, None, None, 1.0, None))
+    torch.library.opcheck(op, (x, y, *common, valid, True, True, True, ids, q, k, torch.zeros(2, 4, 40), 0.5, None))
 
 
 def test_compiles_without_graph_breaks_and_without_recompiling_for_seeds():

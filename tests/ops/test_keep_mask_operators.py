@@ -56,7 +56,7 @@ def test_transpose_mask(n_q, n_k):
 def test_opcheck_and_compile():
     x, y = (t[:1].to(DEVICE) for t in small_problem(heads=1, kv_heads=1, n_q=8, n_k=9))
     ops = torch.ops.attrdrop_triton
-    options = (0.3, 0.4, 3, 0, None, False, False, False, None, None, None, None, 1.0)
+    options = (0.3, 0.4, 3, 0, None, False, False, False, None, None, None, None, 1.0, None)
     torch.library.opcheck(ops.keep_mask, (x, y, *options))
     torch.library.opcheck(ops.random_keep_mask, (x, 1, 1, 8, 9, 0.4, 3, 0, None, False, None))
     torch.library.opcheck(ops.transpose_mask, (ops.keep_mask(x, y, *options)[0][0], 9))

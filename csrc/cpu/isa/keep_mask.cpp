@@ -1,6 +1,7 @@
 // keep_mask on one (sample, head): rank x y^T per row, find the threshold, draw, pack (Eq. 5 to 7 of AD-DROP).
 #include "cpu/isa/bernoulli.h"
 #include "cpu/isa/tile.h"
+#include "cpu/isa/transpose.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
@@ -8,7 +9,7 @@ namespace ATTRDROP_ISA {
 constexpr int64_t BRACKET = 12;  // with this few keys left, finish among them instead of passing over the row
 
 struct Scratch {
-  float *y_panels, *k_panels, *x_block, *q_block, *values, *weights;
+  float *y_panels, *k_panels, *x_block, *q_block, *values, *weights, *bias;
   int32_t *keys, *bracket;
   int16_t* upper;
   uint32_t *valid, *candidates, *dropped;
@@ -17,7 +18,7 @@ struct Scratch {
 // Carves the buffers out of `base`; with base null only the size counts.
 static int64_t carve(const KeepMaskProblem& p, char* base, Scratch& s) {
   const int64_t n = padded(p.n_k), words = n / 32;
-  const bool weighted = p.weight_q.data != nullptr;
+  const bool weighted = p.weight_lse != nullptr;
   Carver carver{base};
   carver.take(s.y_panels, n * p.d);
   carver.take(s.k_panels, weighted ? n * p.d_weight : 0);
@@ -25,6 +26,7 @@ static int64_t carve(const KeepMaskProblem& p, char* base, Scratch& s) {
   carver.take(s.q_block, weighted ? BLOCK_ROWS * p.d_weight : 0);
   carver.take(s.values, BLOCK_ROWS * n);
   carver.take(s.weights, weighted ? BLOCK_ROWS * n : 0);
+  carver.take(s.bias, p.bias.data ? n : 0);
   carver.take(s.keys, n);
   carver.take(s.bracket, n + 32);
   carver.take(s.upper, n);
@@ -122,14 +124,36 @@ static bool all_zero(const float* x, int64_t d) {
   return true;
 }
 
+// scale * scores + bias, rounded once, for the first `columns` columns (a multiple of 32) of a row. Room for the bias.
+static void scale_and_add(const KeepMaskProblem& p, int64_t row, int64_t columns, float* bias, float* scores) {
+  with_type(p.bias, [=, &p](auto* data) {
+    const int64_t n = columns < p.n_k ? columns : p.n_k, step = p.bias_column_stride;
+    const auto* first = data + row * p.bias.row_stride;
+    if (step == 1)
+      for (int64_t j = 0; j < n; ++j) bias[j] = as_float(first[j]);
+    else
+      for (int64_t j = 0; j < n; ++j) bias[j] = as_float(first[j * step]);
+    for (int64_t j = n; j < columns; ++j) bias[j] = 0.0f;
+  });
+  const vfloat scale = broadcast(p.scale);
+  for (int64_t j = 0; j < columns; j += LANES)
+    store(scores + j, fmadd(load<vfloat>(scores + j), scale, load<vfloat>(bias + j)));
+}
+
 // B of BLOCK_ROWS rows over the first 32 * words columns (Eq. 5; Eq. 3 when weighted).
 static void attribution_block(const KeepMaskProblem& p, const Scratch& s, int64_t row, int64_t words, int64_t stride) {
   multiply(s.x_block, s.y_panels, p.d, 32 * words, s.values, stride);
-  if (!p.weight_q.data) return;
+  const int64_t rows = p.n_q - row < BLOCK_ROWS ? p.n_q - row : BLOCK_ROWS;
+  if (!p.weight_lse) {
+    for (int64_t r = 0; p.bias.data && r < rows; ++r)
+      scale_and_add(p, row + r, 32 * words, s.bias, s.values + r * stride);
+    return;
+  }
   load_rows(p.weight_q, row, p.n_q, p.d_weight, s.q_block);
   multiply(s.q_block, s.k_panels, p.d_weight, 32 * words, s.weights, stride);
-  for (int64_t r = 0; r < BLOCK_ROWS && row + r < p.n_q; ++r) {
-    const vfloat lse = broadcast(p.weight_lse[row + r]), scale = broadcast(p.weight_scale);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (p.bias.data) scale_and_add(p, row + r, 32 * words, s.bias, s.weights + r * stride);
+    const vfloat lse = broadcast(p.weight_lse[row + r]), scale = broadcast(p.bias.data ? 1.0f : p.scale);
     for (int64_t j = r * stride; j < r * stride + 32 * words; j += LANES)
       store(s.values + j, load<vfloat>(s.values + j) * exponential(fmadd(load<vfloat>(s.weights + j), scale, -lse)));
   }
@@ -155,26 +179,19 @@ static void keep_row(const Scratch& s, const uint32_t* valid, const uint32_t* dr
 }
 
 static void transpose_rows(const KeepMaskProblem& p, int64_t begin, int64_t end) {
-  const int64_t words = word_count(p.n_k), column_words = word_count(p.n_q);
-  for (int64_t w = 0; w < words; w += LANES) {
-    vuint block[32] = {};
-    const int64_t lanes = words - w < LANES ? words - w : LANES;
-    for (int64_t r = 0; r < end - begin; ++r) memcpy(&block[r], p.rows + (begin + r) * words + w, 4 * lanes);
-    transpose_32x32(block);
-    for (int64_t lane = 0; lane < lanes; ++lane)
-      for (int64_t j = 0; j < 32 && 32 * (w + lane) + j < p.n_k; ++j)
-        p.cols[(32 * (w + lane) + j) * column_words + begin / 32] = block[j][lane];
-  }
+  const int64_t words = word_count(p.n_k);
+  transpose_group(p.rows + begin * words, words, end - begin, p.n_k, p.cols + begin / 32, word_count(p.n_q));
 }
 
 void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scratch, Counts& counts) {
   Scratch s;
   carve(p, static_cast<char*>(scratch), s);
   const int64_t words = word_count(p.n_k), stride = 32 * words;
+  const bool has_bias = p.bias.data && !p.weight_lse;  // added to what is ranked
   const bool is_shared = !p.valid.is_causal && (!p.valid.data || p.valid.row_stride == 0);  // by all rows
   int32_t n_valid[BLOCK_ROWS] = {}, guess = 0;
   pack_panels(p.y, p.n_k, p.d, s.y_panels);
-  if (p.weight_q.data) pack_panels(p.weight_k, p.n_k, p.d_weight, s.k_panels);
+  if (p.weight_lse) pack_panels(p.weight_k, p.n_k, p.d_weight, s.k_panels);
   for (int64_t row = begin; row < end; row += BLOCK_ROWS) {
     const int64_t rows = end - row < BLOCK_ROWS ? end - row : BLOCK_ROWS;
     int64_t active_words = 0;  // no column past them is valid in any of the rows
@@ -186,7 +203,7 @@ void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scrat
       for (int64_t w = words; w > active_words; --w)
         if (valid[w - 1]) active_words = w;
       // A row of zeros ties everywhere: nothing lies below its threshold.
-      dead[r] = p.region == Region::high && all_zero(s.x_block + r * p.d, p.d);
+      dead[r] = p.region == Region::high && !has_bias && all_zero(s.x_block + r * p.d, p.d);
       any_alive |= !dead[r] && n_valid[r] > 0;
     }
     if (any_alive) attribution_block(p, s, row, active_words, stride);
