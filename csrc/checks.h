@@ -11,36 +11,39 @@
 #include <new>
 #include <optional>
 
+#include "array_view.h"
 #include "bits.h"
 #include "cpu/kernels.h"
-#include "tensor_view.h"
 
 namespace attrdrop {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Type type_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Byte: return Type::u8;
-    case ScalarType::Half: return Type::f16;
-    case ScalarType::BFloat16: return Type::bf16;
-    case ScalarType::Float: return Type::f32;
-    case ScalarType::Bool: return Type::boolean;
-    case ScalarType::Int: return Type::i32;
-    case ScalarType::Long: return Type::i64;
-    default: return Type::other;
-  }
-}
-
 template <>
-inline TensorView view_of(const Tensor& t) {
-  TensorView view{t.const_data_ptr(), type_of(t), t.dim(), {}, {}};
-  for (int64_t d = 0; d < view.dims && d < MOST_DIMS; ++d) view.sizes[d] = t.size(d), view.strides[d] = t.stride(d);
+inline ArrayView view_of(const Tensor& t) {
+  const auto kind = [&] {
+    switch (t.scalar_type()) {
+      case ScalarType::Byte: return Kind::u8;
+      case ScalarType::Half: return Kind::f16;
+      case ScalarType::BFloat16: return Kind::bf16;
+      case ScalarType::Float: return Kind::f32;
+      case ScalarType::Bool: return Kind::boolean;
+      case ScalarType::Int: return Kind::i32;
+      case ScalarType::Long: return Kind::i64;
+      default: return Kind::other;
+    }
+  };
+  ArrayView view{t.const_data_ptr(), kind(), t.dim(), {}, {}};
+  for (int64_t d = 0; d < view.dim && d < 4; ++d) view.size[d] = t.size(d), view.stride[d] = t.stride(d);
   return view;
 }
 
-inline Dtype kernel_dtype(const Tensor& t, const char* name) { return kernel_dtype(view_of(t), name); }
+inline Dtype kernel_dtype(const Tensor& t, const char* name) { return float_type(view_of(t), name); }
+
+inline void check_dim(const Tensor& t, int64_t dim, const char* name) {
+  require(t.dim() == dim, name, " must have ", dim, " dimensions, got ", t.dim());
+}
 
 inline void check_int32(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Int, name, " must be packed int32 words");

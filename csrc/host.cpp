@@ -63,8 +63,8 @@ static py::array_t<bool> unpack_mask(Array<uint32_t> bits, int64_t n) {
 
 PYBIND11_MODULE(_host, m) {
   bind_emulator(m);
-  bind_keep_mask(m);
   bind_pack_mask(m);
+  bind_keep_mask(m);
   bind_occlude_blocks(m);
   bind_farthest_point_sample(m);
   bind_ball_query(m);

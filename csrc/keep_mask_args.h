@@ -1,6 +1,6 @@
 // The arguments of keep_mask and random_keep_mask, for the CPU, the CUDA side and the emulator alike.
 #pragma once
-#include "tensor_view.h"
+#include "array_view.h"
 #include "select.h"
 
 namespace attrdrop {
@@ -53,20 +53,20 @@ struct BlockPlace {
   int64_t slice;  // sample * heads + head
 };
 
-inline Operand operand(KeepMaskArgs& args, const TensorView& a, const char* name) {
-  require(a.dim() == 4, name, " must have 4 dimensions, got ", a.dim());
-  require(kernel_dtype(a, name) == args.dtype, name, " must have the type of x");
-  require(a.size(3) <= 1 || a.stride(3) == 1, name, " must have unit stride in its last dimension");
+inline Operand operand(KeepMaskArgs& args, const ArrayView& a, const char* name) {
+  require(a.dim == 4, name, " must have 4 dimensions, got ", a.dim);
+  require(float_type(a, name) == args.dtype, name, " must have the type of x");
+  require(a.size[3] <= 1 || a.stride[3] == 1, name, " must have unit stride in its last dimension");
   int64_t offsets = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.data));
   for (int dim = 0; dim < 3; ++dim) offsets |= a.item() * a.step(dim);
   args.is_aligned &= offsets % 16 == 0;
-  return {a.data, a.stride(0), a.stride(1), a.stride(2)};
+  return {a.data, a.stride[0], a.stride[1], a.stride[2]};
 }
 
 // What both operators have in common.
 inline KeepMaskArgs draw_args(int64_t batch, int64_t heads, int64_t n_q, int64_t n_k, double rate, int64_t seed,
-                              int64_t layer, const std::optional<TensorView>& valid, bool is_causal,
-                              const std::optional<TensorView>& sample_ids) {
+                              int64_t layer, const OptionalView& valid, bool is_causal,
+                              const OptionalView& sample_ids) {
   for (const int64_t size : {batch, heads, n_q, n_k})
     require(size >= 0 && size < int64_t{1} << 31, "the mask must have sizes below 2^31, got ", size);
   KeepMaskArgs args{};
@@ -75,25 +75,25 @@ inline KeepMaskArgs draw_args(int64_t batch, int64_t heads, int64_t n_q, int64_t
   args.seed = static_cast<uint64_t>(seed), args.layer = static_cast<uint32_t>(layer), args.threshold = drop_threshold(rate);
   args.is_causal = is_causal, args.is_aligned = true;
   if (valid) {
-    require(valid->dim() == 4 && valid->type == Type::i32 && (valid->size(3) <= 1 || valid->stride(3) == 1),
+    require(valid->dim == 4 && valid->kind == Kind::i32 && (valid->size[3] <= 1 || valid->stride[3] == 1),
                    "valid must be packed int32 words (B, H, n_q, words) with unit stride in the last dimension");
     args.valid = static_cast<const uint32_t*>(valid->data);
     args.valid_batch = valid->step(0), args.valid_head = valid->step(1), args.valid_row = valid->step(2);
   }
   if (sample_ids) {
-    require(sample_ids->dim() == 1 && sample_ids->type == Type::i64, "sample_ids must be int64 (B,)");
-    args.sample_ids = static_cast<const int64_t*>(sample_ids->data), args.sample_stride = sample_ids->stride(0);
+    require(sample_ids->dim == 1 && sample_ids->kind == Kind::i64, "sample_ids must be int64 (B,)");
+    args.sample_ids = static_cast<const int64_t*>(sample_ids->data), args.sample_stride = sample_ids->stride[0];
   }
   return args;
 }
 
-inline Bias bias_of(const TensorView& a, const KeepMaskArgs& args) {
-  require(a.dim() == 4, "bias must have 4 dimensions, got ", a.dim());
+inline Bias bias_of(const ArrayView& a, const KeepMaskArgs& args) {
+  require(a.dim == 4, "bias must have 4 dimensions, got ", a.dim);
   const int64_t sizes[] = {args.batch, args.heads, args.n_q, args.n_k};
   for (int dim = 0; dim < 4; ++dim)
-    require(a.size(dim) == 1 || a.size(dim) == sizes[dim], "bias must have 1 or ", sizes[dim], " as size ", dim,
-                   ", got ", a.size(dim));
-  return {a.data, a.step(0), a.step(1), a.step(2), a.step(3), kernel_dtype(a, "bias")};
+    require(a.size[dim] == 1 || a.size[dim] == sizes[dim], "bias must have 1 or ", sizes[dim], " as size ", dim,
+                   ", got ", a.size[dim]);
+  return {a.data, a.step(0), a.step(1), a.step(2), a.step(3), float_type(a, "bias")};
 }
 
 // RUN(x, args, launch...) with the arguments of the operator keep_mask.
@@ -102,19 +102,19 @@ auto keep_mask_op(Array x, Array y, double p, double q, int64_t seed, int64_t la
                   bool is_causal, bool low, bool bf16_keys, std::optional<Array> sample_ids,
                   std::optional<Array> weight_q, std::optional<Array> weight_k, std::optional<Array> weight_lse,
                   double scale, std::optional<Array> bias, Launch... launch) {
-  const TensorView left = view_of(x), right = view_of(y);
-  require(left.dim() == 4 && right.dim() == 4, "x and y must have 4 dimensions, got ", left.dim(), " and ", right.dim());
-  KeepMaskArgs args = draw_args(left.size(0), left.size(1), left.size(2), right.size(2), q, seed, layer, view_of(valid),
+  const ArrayView left = view_of(x), right = view_of(y);
+  require(left.dim == 4 && right.dim == 4, "x and y must have 4 dimensions, got ", left.dim, " and ", right.dim);
+  KeepMaskArgs args = draw_args(left.size[0], left.size[1], left.size[2], right.size[2], q, seed, layer, view_of(valid),
                                 is_causal, view_of(sample_ids));
-  args.dtype = kernel_dtype(left, "x"), args.bf16_keys = bf16_keys;
+  args.dtype = float_type(left, "x"), args.bf16_keys = bf16_keys;
   args.x = operand(args, left, "x"), args.y = operand(args, right, "y");
-  args.d = static_cast<int32_t>(left.size(3));
-  args.groups = right.size(1) > 0 ? static_cast<int32_t>(left.size(1) / right.size(1)) : 1;
+  args.d = static_cast<int32_t>(left.size[3]);
+  args.groups = right.size[1] > 0 ? static_cast<int32_t>(left.size[1] / right.size[1]) : 1;
   if (weight_q && weight_k && weight_lse) {
     args.weight_q = operand(args, view_of(*weight_q), "weight query");
     args.weight_k = operand(args, view_of(*weight_k), "weight key");
     args.weight_lse = static_cast<const float*>(view_of(*weight_lse).data);
-    args.d_weight = static_cast<int32_t>(view_of(*weight_q).size(3));
+    args.d_weight = static_cast<int32_t>(view_of(*weight_q).size[3]);
   }
   args.scale = static_cast<float>(scale);
   if (bias) args.bias = bias_of(view_of(*bias), args);

@@ -43,9 +43,9 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
   m.impl("relevance_gate", TORCH_BOX(&attrdrop::relevance_gate_cpu));
   m.impl("relevance_gate_backward", TORCH_BOX(&attrdrop::relevance_gate_backward_cpu));
-  m.impl("occlude_blocks_", TORCH_BOX((&attrdrop::occlude_blocks<attrdrop::occlude_blocks_cpu, attrdrop::Tensor>)));
-  m.impl("fill_blocks_", TORCH_BOX((&attrdrop::fill_blocks<attrdrop::fill_blocks_cpu, attrdrop::Tensor>)));
-  m.impl("occlude_points_", TORCH_BOX((&attrdrop::occlude_points<attrdrop::occlude_points_cpu, attrdrop::Tensor>)));
+  m.impl("occlude_blocks_", TORCH_BOX((&attrdrop::occlude_blocks_op<attrdrop::Tensor, attrdrop::occlude_blocks_cpu>)));
+  m.impl("fill_blocks_", TORCH_BOX((&attrdrop::fill_blocks_op<attrdrop::Tensor, attrdrop::fill_blocks_cpu>)));
+  m.impl("occlude_points_", TORCH_BOX((&attrdrop::occlude_points_op<attrdrop::Tensor, attrdrop::occlude_points_cpu>)));
   m.impl("draw_images", TORCH_BOX(&attrdrop::draw_images_cpu));
   m.impl("farthest_point_sample", TORCH_BOX(&attrdrop::farthest_point_sample_cpu));
   m.impl("ball_query", TORCH_BOX(&attrdrop::ball_query_cpu));

@@ -22,15 +22,15 @@ struct QueryArgs {
 constexpr int QUERY_THREADS = 256;
 
 // All but where the index goes.
-inline QueryArgs query_args(const TensorView& points, const TensorView& centres, const std::vector<double>& radius,
-                            const std::vector<int64_t>& k, const std::optional<TensorView>& valid) {
+inline QueryArgs query_args(const ArrayView& points, const ArrayView& centres, const std::vector<double>& radius,
+                            const std::vector<int64_t>& k, const OptionalView& valid) {
   check_cloud(points, 3);
   check_centres(centres, points);
   check_scales(radius, k);
   QueryArgs a{};
   a.points = point_view(points, "points"), a.centres = point_view(centres, "centres");
   a.valid = valid_view(valid, points);
-  a.clouds = points.size(0), a.centres_each = centres.size(1), a.size = static_cast<int32_t>(points.size(1));
+  a.clouds = points.size[0], a.centres_each = centres.size[1], a.size = static_cast<int32_t>(points.size[1]);
   a.scales = static_cast<int32_t>(k.size());
   a.columns = static_cast<int32_t>(std::accumulate(k.begin(), k.end(), int64_t{0}));
   const std::vector<float> radius2 = squared_radii(radius);

@@ -22,11 +22,11 @@ constexpr int FARTHEST_THREADS = 512, FARTHEST_FEW = 4, FARTHEST_MANY = 16;  // 
 constexpr int32_t FARTHEST_MOST_HELD = FARTHEST_THREADS * FARTHEST_MANY;
 
 // All but the scratch memory and where the points go.
-inline SampleArgs sample_args(const TensorView& points, int64_t n, const std::optional<TensorView>& valid,
-                              const std::optional<TensorView>& start) {
+inline SampleArgs sample_args(const ArrayView& points, int64_t n, const OptionalView& valid,
+                              const OptionalView& start) {
   check_cloud(points, 3);
-  return {point_view(points, "points"), valid_view(valid, points), start_view(start, points.size(0)),
-          static_cast<int32_t>(points.size(0)), static_cast<int32_t>(points.size(1)), n, nullptr, nullptr};
+  return {point_view(points, "points"), valid_view(valid, points), start_view(start, points.size[0]),
+          static_cast<int32_t>(points.size[0]), static_cast<int32_t>(points.size[1]), n, nullptr, nullptr};
 }
 
 // The point with the highest score, of equals the first.

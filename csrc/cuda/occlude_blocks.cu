@@ -24,6 +24,6 @@ void fill_blocks_cuda(Tensor images, BlockFill fill, const int32_t* boxes) {
 }  // namespace attrdrop
 
 STABLE_TORCH_LIBRARY_IMPL(attrdrop, CUDA, m) {
-  m.impl("occlude_blocks_", TORCH_BOX((&attrdrop::occlude_blocks<attrdrop::occlude_blocks_cuda, attrdrop::Tensor>)));
-  m.impl("fill_blocks_", TORCH_BOX((&attrdrop::fill_blocks<attrdrop::fill_blocks_cuda, attrdrop::Tensor>)));
+  m.impl("occlude_blocks_", TORCH_BOX((&attrdrop::occlude_blocks_op<attrdrop::Tensor, attrdrop::occlude_blocks_cuda>)));
+  m.impl("fill_blocks_", TORCH_BOX((&attrdrop::fill_blocks_op<attrdrop::Tensor, attrdrop::fill_blocks_cuda>)));
 }

@@ -24,5 +24,5 @@ Tensor occlude_points_cuda(Tensor points, PointProblem p) {
 }  // namespace attrdrop
 
 STABLE_TORCH_LIBRARY_IMPL(attrdrop, CUDA, m) {
-  m.impl("occlude_points_", TORCH_BOX((&attrdrop::occlude_points<attrdrop::occlude_points_cuda, attrdrop::Tensor>)));
+  m.impl("occlude_points_", TORCH_BOX((&attrdrop::occlude_points_op<attrdrop::Tensor, attrdrop::occlude_points_cuda>)));
 }

@@ -6,28 +6,26 @@
 #include <cstring>
 #include <vector>
 
-#include "tensor_view.h"
+#include "array_view.h"
 
 namespace attrdrop {
 
 namespace py = pybind11;
 
-inline Type type_of(const py::array& a) {
-  const auto is = [&](char kind, int size) { return a.dtype().kind() == kind && a.itemsize() == size; };
-  if (is('u', 1)) return Type::u8;
-  if (is('f', 2)) return Type::f16;
-  if (is('u', 2)) return Type::bf16;
-  if (is('f', 4)) return Type::f32;
-  if (is('b', 1)) return Type::boolean;
-  if (is('i', 4)) return Type::i32;
-  return is('i', 8) ? Type::i64 : Type::other;
-}
-
 template <>
-inline TensorView view_of(const py::array& a) {
-  TensorView view{a.data(), type_of(a), a.ndim(), {}, {}};
-  for (int64_t d = 0; d < view.dims && d < MOST_DIMS; ++d)
-    view.sizes[d] = a.shape(d), view.strides[d] = a.strides(d) / a.itemsize();
+inline ArrayView view_of(const py::array& a) {
+  const auto is = [&](char kind, int size) { return a.dtype().kind() == kind && a.itemsize() == size; };
+  const auto kind = [&] {
+    if (is('u', 1)) return Kind::u8;
+    if (is('f', 2)) return Kind::f16;
+    if (is('u', 2)) return Kind::bf16;
+    if (is('f', 4)) return Kind::f32;
+    if (is('b', 1)) return Kind::boolean;
+    if (is('i', 4)) return Kind::i32;
+    return is('i', 8) ? Kind::i64 : Kind::other;
+  };
+  ArrayView view{a.data(), kind(), a.ndim(), {}, {}};
+  for (int64_t d = 0; d < view.dim && d < 4; ++d) view.size[d] = a.shape(d), view.stride[d] = a.strides(d) / a.itemsize();
   return view;
 }
 

@@ -1,11 +1,10 @@
-// The CUDA kernels over NumPy arrays, run by the emulator. `scheduler_seed` decides in which order threads run.
+// A sample kernel over NumPy arrays, run by the emulator. `scheduler_seed` decides in which order threads run.
 #include "emulator/bindings.h"
 
 #include <pybind11/numpy.h>
 
 #include <cstring>
 
-#include "cuda/launch.h"
 #include "emulator/samples.cuh"
 
 namespace py = pybind11;

@@ -15,7 +15,7 @@ static py::tuple keep_mask_emulated(const py::array&, KeepMaskArgs args, uint64_
   py::array cols = poisoned(py::dtype::of<int32_t>(), {args.batch, args.heads, args.n_k, word_count(args.n_q)});
   py::array_t<int64_t> counts(4);
   std::memset(counts.mutable_data(), 0, counts.nbytes());
-  args.rows = static_cast<uint32_t*>(rows.mutable_data()), args.cols = static_cast<uint32_t*>(cols.mutable_data());
+  args.rows = data_of<uint32_t>(rows), args.cols = data_of<uint32_t>(cols);
   args.counts = reinterpret_cast<unsigned long long*>(counts.mutable_data());
   std::unique_ptr<unsigned char[]> scratch;
   const auto new_scratch = [&](int64_t bytes) {

@@ -19,8 +19,8 @@ static void fill_blocks_emulated(const py::array&, const BlockFill& fill, const 
 }
 
 void bind_occlude_blocks(py::module_& m) {
-  m.def("occlude_blocks_cuda", &occlude_blocks<occlude_blocks_emulated, py::array, uint64_t>);
-  m.def("fill_blocks_cuda", &fill_blocks<fill_blocks_emulated, py::array, uint64_t>);
+  m.def("occlude_blocks_cuda", &occlude_blocks_op<py::array, occlude_blocks_emulated, uint64_t>);
+  m.def("fill_blocks_cuda", &fill_blocks_op<py::array, fill_blocks_emulated, uint64_t>);
 }
 
 }  // namespace attrdrop

@@ -19,7 +19,7 @@ static py::array occlude_points_emulated(const py::array&, PointProblem p, uint6
 }
 
 void bind_occlude_points(py::module_& m) {
-  m.def("occlude_points_cuda", &occlude_points<occlude_points_emulated, py::array, uint64_t>);
+  m.def("occlude_points_cuda", &occlude_points_op<py::array, occlude_points_emulated, uint64_t>);
 }
 
 }  // namespace attrdrop

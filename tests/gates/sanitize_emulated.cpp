@@ -26,7 +26,7 @@ static bool coin() { return below(2) == 0; }
 
 // Elements whose bits are small integers in the type of the input, at an address that is or is not a multiple of 16.
 struct Elements {
-  Elements(Input input, int64_t count, bool is_aligned) : size(input == Input::f32 ? 4 : 2) {
+  Elements(Dtype input, int64_t count, bool is_aligned) : size(input == Dtype::f32 ? 4 : 2) {
     const int64_t offset = is_aligned ? 0 : size;  // malloc aligns to 16 bytes
     memory.reset(static_cast<unsigned char*>(std::malloc(offset + count * size)));
     data = memory.get() + offset;
@@ -35,8 +35,8 @@ struct Elements {
       static const uint16_t halves[] = {0xC000, 0xBC00, 0, 0x3C00, 0x4000};
       const uint16_t bf16 = static_cast<uint16_t>(__float_as_uint(value) >> 16);
       const uint16_t f16 = value != value ? 0x7E00 : halves[static_cast<int>(value) + 2];
-      if (input == Input::f32) std::memcpy(data + 4 * i, &value, 4);
-      else std::memcpy(data + 2 * i, input == Input::bf16 ? &bf16 : &f16, 2);
+      if (input == Dtype::f32) std::memcpy(data + 4 * i, &value, 4);
+      else std::memcpy(data + 2 * i, input == Dtype::bf16 ? &bf16 : &f16, 2);
     }
   }
   struct Free {
@@ -58,7 +58,7 @@ static void overrun() {
 // Blocks around cells of a relevance map that begins at any address and has rows of any length.
 static void occlude(uint64_t round) {
   const Element type = static_cast<Element>(below(4)), score = static_cast<Element>(1 + below(3));
-  const Input input = score == Element::f32 ? Input::f32 : score == Element::f16 ? Input::f16 : Input::bf16;
+  const Dtype input = score == Element::f32 ? Dtype::f32 : score == Element::f16 ? Dtype::f16 : Dtype::bf16;
   const int64_t item = type == Element::u8 ? 1 : type == Element::f32 ? 4 : 2, n = 1 + below(3), c = 1 + below(4);
   const int32_t height = static_cast<int32_t>(1 + below(40)), width = static_cast<int32_t>(1 + below(40));
   const int32_t h = static_cast<int32_t>(1 + below(70)), w = static_cast<int32_t>(1 + below(70));
@@ -96,12 +96,11 @@ static void occlude(uint64_t round) {
 
 // Points in channels first or last, all that is done with them, and the gradient back to them.
 static void group(uint64_t round) {
-  const Input input = static_cast<Input>(below(3));
-  const Dtype type = input == Input::f32 ? Dtype::f32 : input == Input::bf16 ? Dtype::bf16 : Dtype::f16;
+  const auto type = static_cast<Dtype>(below(3));
   const auto clouds = static_cast<int32_t>(1 + below(2)), channels = static_cast<int32_t>(3 + below(14));
   const auto size = static_cast<int32_t>(1 + below(below(8) ? 200 : 9000));
   const int64_t centres_each = 1 + below(9), k = 1 + below(40), n = below(6), rows = clouds * centres_each * k;
-  const Elements points(input, int64_t{clouds} * size * channels, coin()), centres(input, clouds * centres_each * 3, coin());
+  const Elements points(type, int64_t{clouds} * size * channels, coin()), centres(type, clouds * centres_each * 3, coin());
   const bool is_last = coin();
   const PointView cloud{points.data, int64_t{size} * channels, is_last ? channels : 1, is_last ? 1 : size, type};
   const PointView from{centres.data, centres_each * 3, 3, 1, type};
@@ -133,18 +132,17 @@ static void group(uint64_t round) {
 
 // Clouds in channels first or last, with relevance of its own type, and room for scratch memory where they are large.
 static void drop_points(uint64_t round) {
-  constexpr Dtype types[] = {Dtype::f32, Dtype::bf16, Dtype::f16};  // as Input
-  const Input input = static_cast<Input>(below(3)), guide = static_cast<Input>(below(3));
+  const auto type = static_cast<Dtype>(below(3)), guide = static_cast<Dtype>(below(3));
   const int64_t n = 1 + below(3), size = below(12) ? 1 + below(300) : 8193 + below(300), c = below(5), maps = 1 + below(3);
-  const Elements points(input, n * size * c, coin()), relevance(guide, n * size * maps, coin()), values(input, c, coin());
+  const Elements points(type, n * size * c, coin()), relevance(guide, n * size * maps, coin()), values(type, c, coin());
   const std::unique_ptr<bool[]> valid(new bool[n * size]), dropped(new bool[n * size]);
   for (int64_t i = 0; i < n * size; ++i) valid[i] = below(4) > 0;
   const std::vector<int64_t> ids(n, 9);
 
   PointProblem p{};
   const bool is_last = coin();
-  p.points = {points.data, size * c, is_last ? c : 1, is_last ? 1 : size, types[static_cast<int>(input)]};
-  if (below(4)) p.relevance = {relevance.data, size * maps, maps, 1, types[static_cast<int>(guide)]};
+  p.points = {points.data, size * c, is_last ? c : 1, is_last ? 1 : size, type};
+  if (below(4)) p.relevance = {relevance.data, size * maps, maps, 1, guide};
   if (coin()) p.valid = {valid.get(), size, 1};
   p.rule = {0.3, static_cast<double>(below(11)) / 10, coin(), static_cast<Norm>(below(3)), round};
   p.replacement = static_cast<Replacement>(below(3));
@@ -167,7 +165,7 @@ int main(int count, char** arguments) {
   }
   constexpr int problems = 60;
   for (int round = 0; round < problems; ++round) {
-    const Input input = static_cast<Input>(below(3));
+    const auto input = static_cast<Dtype>(below(3)), bias_type = static_cast<Dtype>(below(3));
     const int64_t longest = std::vector<int64_t>{40, 300, 600, 2500}[below(4)];
     const int64_t batch = 1 + below(2), kv_heads = 1 + below(2), heads = kv_heads * (1 + below(2));
     const int64_t n_q = 1 + below(longest > 300 ? 3 : 40), n_k = 1 + below(longest), d = below(8) ? 1 + below(140) : 0;
@@ -189,7 +187,7 @@ int main(int count, char** arguments) {
     if (is_weighted) {
       args.weight_q = args.x, args.weight_q.data = q.data;
       args.weight_k = args.y, args.weight_k.data = k.data;
-      args.weight_lse = lse.data(), args.weight_scale = 0.1f, args.d_weight = static_cast<int32_t>(d);
+      args.weight_lse = lse.data(), args.d_weight = static_cast<int32_t>(d);
     }
     if (has_valid) args.valid = valid.data(), args.valid_batch = n_q * words, args.valid_row = words;
     if (coin()) args.sample_ids = ids.data(), args.sample_stride = 1;
@@ -198,15 +196,20 @@ int main(int count, char** arguments) {
     args.batch = static_cast<int32_t>(batch), args.heads = static_cast<int32_t>(heads);
     args.groups = static_cast<int32_t>(heads / kv_heads);
     args.n_q = static_cast<int32_t>(n_q), args.n_k = static_cast<int32_t>(n_k), args.d = static_cast<int32_t>(d);
-    set_rule(args, static_cast<double>(below(11)) / 10, static_cast<double>(below(11)) / 10, coin());
-    args.is_causal = coin(), args.is_aligned = is_aligned;
+    args.dtype = input, args.scale = is_weighted ? 0.1f : 1.0f;
+    const Elements bias(bias_type, batch * n_k, coin());  // of all heads and queries
+    if (below(3) == 0) args.bias = {bias.data, n_k, 0, 0, 1, bias_type};
+    args.region = coin() ? Region::high : Region::low, args.share = share_below(static_cast<double>(below(11)) / 10, args.region);
+    args.threshold = drop_threshold(static_cast<double>(below(11)) / 10);
+    args.is_ranked = d > 0 || (args.bias.data && !is_weighted);
+    args.is_causal = coin(), args.bf16_keys = coin(), args.is_aligned = is_aligned;
     std::vector<unsigned char> scratch;
     const auto new_scratch = [&](int64_t bytes) {
       scratch = std::vector<unsigned char>(bytes, 0xEE);
       return scratch.data();
     };
     const Limits limits{coin() ? 232448 : 110000, coin() ? SCRATCH_BYTES : 1};
-    launch_keep_mask(args, input, coin(), limits, new_scratch, Stream{static_cast<uint64_t>(round)});
+    launch_keep_mask(args, limits, new_scratch, Stream{static_cast<uint64_t>(round)});
 
     std::vector<uint8_t> mask(n_q * n_k);
     launch_unpack_mask(rows.data(), mask.data(), n_q, n_k, words, Stream{1});

@@ -150,8 +150,11 @@ int main() {
     keep.n_q = n_q, keep.n_k = n_k, keep.d = d;
     if (below(3) == 0) {
       keep.weight_q = keep.x, keep.weight_k = keep.y, keep.d_weight = d;
-      keep.weight_lse = lse.data(), keep.weight_scale = 0.1f;
+      keep.weight_lse = lse.data();
     }
+    const std::vector<float> keep_bias = small_integers(n_q * n_k);
+    if (below(3) == 0) keep.bias = {keep_bias.data(), n_k, Dtype::f32}, keep.bias_column_stride = 1;
+    keep.scale = 0.1f;
     keep.valid = {coin() ? valid.data() : nullptr, words, coin()};
     keep.draw = {77, 1, 2, static_cast<uint32_t>(below(65537))};
     keep.region = coin() ? Region::high : Region::low;

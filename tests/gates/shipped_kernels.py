@@ -6,6 +6,7 @@ with; text picks the cases whose name contains it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -95,32 +96,31 @@ def keep_mask_cases(arch: int) -> Iterator[Case]:
         LOW=False, HAS_VALID=True, IS_CAUSAL=False, ISA=arch, **dict.fromkeys(("p_q", "p_k", "p_lse")), WEIGHTED=False,
         E=16, BLOCK_E=16,
     )  # fmt: skip
-    for d, n in ((64, 128), (64, 512), (64, 1024), (128, 256), (128, 1024), (256, 1024)):
+    biases = {"": dict(HAS_BIAS=False, p_bias=None), "-bias": dict(HAS_BIAS=True, stride_bk=1)}
+    shapes = (64, 128), (64, 512), (64, 1024), (128, 256), (128, 1024), (256, 1024)
+    for (d, n), (suffix, bias) in itertools.product(shapes, biases.items()):
         if tile := keep_mask.register_tile(arch, d, n):
-            constants = common | dict(
-                D=d, BLOCK_D=d, PACKED=True, BLOCK_Q=tile.queries, BLOCK_K=tile.keys, CHUNKS=-(-n // tile.keys)
-            )
-            yield Case(
-                f"keep_mask_registers-d{d}-n{n}-sm{arch}", keep_mask_select.select_in_registers_kernel, arch, constants,
-                warps=tile.warps, stages=tile.stages,
+            constants = dict(
+                **common, **bias, D=d, BLOCK_D=d, PACKED=True, BLOCK_Q=tile.queries, BLOCK_K=tile.keys,
+                CHUNKS=-(-n // tile.keys),
             )  # fmt: skip
-    for dtype, d, n in ((torch.bfloat16, 64, 2048), (torch.bfloat16, 128, 4096), (torch.float32, 64, 512)):
+            yield Case(
+                f"keep_mask_registers-d{d}-n{n}-sm{arch}{suffix}", keep_mask_select.select_in_registers_kernel, arch,
+                constants, warps=tile.warps, stages=tile.stages,
+            )  # fmt: skip
+    longer = (torch.bfloat16, 64, 2048), (torch.bfloat16, 128, 4096), (torch.float32, 64, 512)
+    for (dtype, d, n), (suffix, bias) in itertools.product(longer, biases.items()):
         is_half = dtype != torch.float32
         tile, width = keep_mask.scratch_tile(arch, dtype, d, False), d if is_half else 16
         rows, columns, chunks = keep_mask.scratch_layout(arch, n, 2 if is_half else 1)
-        constants = common | dict(
-            D=d,
-            BLOCK_D=width,
-            PACKED=is_half,
-            BLOCK_Q=tile.queries,
-            BLOCK_K=tile.keys,
-            ROWS=rows,
-            COLUMNS=columns,
-            CHUNKS=chunks,
-        )
+        constants = dict(
+            **common, **bias, D=d, BLOCK_D=width, PACKED=is_half, BLOCK_Q=tile.queries, BLOCK_K=tile.keys, ROWS=rows,
+            COLUMNS=columns, CHUNKS=chunks,
+        )  # fmt: skip
+        types = ("*bf16", {"p_scratch": "*i32"}) if is_half else ("*fp32", {"p_scratch": "*fp32"})
         yield Case(
-            f"keep_mask_scratch-d{d}-n{n}-sm{arch}", keep_mask_scratch.select_through_scratch_kernel, arch, constants,
-            "*bf16" if is_half else "*fp32", {"p_scratch": "*i32" if is_half else "*fp32"}, tile.warps, tile.stages,
+            f"keep_mask_scratch-d{d}-n{n}-sm{arch}{suffix}", keep_mask_scratch.select_through_scratch_kernel, arch,
+            constants, *types, tile.warps, tile.stages,
         )  # fmt: skip
     blocks = dict(ROWS=keep_mask.DRAW_ROWS, WORDS=keep_mask.DRAW_WORDS)
     drawn = dict(CANDIDATES="rows", HAS_VALID=True, IS_CAUSAL=True, HAS_IDS=True, ISA=arch, **blocks)

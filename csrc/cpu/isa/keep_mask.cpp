@@ -1,6 +1,7 @@
 // keep_mask on one (sample, head): rank x y^T per row, find the threshold, draw, pack (Eq. 5 to 7 of AD-DROP).
 #include "cpu/isa/bernoulli.h"
 #include "cpu/isa/tile.h"
+#include "cpu/isa/transpose.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
@@ -178,16 +179,8 @@ static void keep_row(const Scratch& s, const uint32_t* valid, const uint32_t* dr
 }
 
 static void transpose_rows(const KeepMaskProblem& p, int64_t begin, int64_t end) {
-  const int64_t words = word_count(p.n_k), column_words = word_count(p.n_q);
-  for (int64_t w = 0; w < words; w += LANES) {
-    vuint block[32] = {};
-    const int64_t lanes = words - w < LANES ? words - w : LANES;
-    for (int64_t r = 0; r < end - begin; ++r) memcpy(&block[r], p.rows + (begin + r) * words + w, 4 * lanes);
-    transpose_32x32(block);
-    for (int64_t lane = 0; lane < lanes; ++lane)
-      for (int64_t j = 0; j < 32 && 32 * (w + lane) + j < p.n_k; ++j)
-        p.cols[(32 * (w + lane) + j) * column_words + begin / 32] = block[j][lane];
-  }
+  const int64_t words = word_count(p.n_k);
+  transpose_group(p.rows + begin * words, words, end - begin, p.n_k, p.cols + begin / 32, word_count(p.n_q));
 }
 
 void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scratch, Counts& counts) {

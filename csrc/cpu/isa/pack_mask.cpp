@@ -1,6 +1,5 @@
 // pack_mask of some words, and transpose_mask of some groups of 32 rows.
-#include "bits.h"
-#include "cpu/isa/simd.h"
+#include "cpu/isa/transpose.h"
 #include "cpu/kernels.h"
 
 namespace attrdrop {
@@ -35,20 +34,11 @@ void pack_words(const PackProblem& p, int64_t begin, int64_t end) {
 }
 
 void transpose_groups(const TransposeProblem& p, int64_t begin, int64_t end) {
-  const int64_t words = word_count(p.n_k), column_words = word_count(p.n_q);
+  const int64_t column_words = word_count(p.n_q);
   for_words(begin, end, column_words, [&](int64_t, int64_t head, int64_t group) {
-    const uint32_t* rows = p.rows + head * p.head_stride + 32 * group * p.row_stride;
-    uint32_t* cols = p.cols + head * p.n_k * column_words + group;
-    const int64_t count = p.n_q - 32 * group < 32 ? p.n_q - 32 * group : 32;
-    for (int64_t w = 0; w < words; w += LANES) {
-      vuint block[32] = {};
-      const int64_t lanes = words - w < LANES ? words - w : LANES;
-      for (int64_t r = 0; r < count; ++r) memcpy(&block[r], rows + r * p.row_stride + w, sizeof(uint32_t) * lanes);
-      transpose_32x32(block);
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        for (int64_t j = 0; j < 32 && 32 * (w + lane) + j < p.n_k; ++j)
-          cols[(32 * (w + lane) + j) * column_words] = block[j][lane];
-    }
+    const int64_t row = 32 * group, left = p.n_q - row;
+    transpose_group(p.rows + head * p.head_stride + row * p.row_stride, p.row_stride, left < 32 ? left : 32, p.n_k,
+                    p.cols + head * p.n_k * column_words + group, column_words);
   });
 }
 
