@@ -10,6 +10,8 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 
 #include "bits.h"
 #include "cpu/kernels.h"
@@ -18,6 +20,16 @@ namespace attrdrop {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// For what a kernel finds in its data: a ValueError in Python, and the message alone, where STD_TORCH_CHECK gives a
+// RuntimeError with the place in the source.
+template <class... Parts>
+void check_data(bool is_good, const Parts&... parts) {
+  if (is_good) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
 
 inline Dtype kernel_dtype(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {

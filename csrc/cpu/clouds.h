@@ -52,7 +52,7 @@ class Clouds {
           if (!read<decltype(element)>(view, mask, n, points.size(1))) is_finite = false;
       });
     });
-    STD_TORCH_CHECK(is_finite, "points must have finite coordinates");
+    check_data(is_finite, "points must have finite coordinates");
   }
 
   Cloud operator[](int64_t n) const {

@@ -20,7 +20,7 @@ class IndexCheck {
     return is_inside;
   }
   void raise() const {
-    STD_TORCH_CHECK(!outside_, "index must lie in [0, ", limit_, "), got ", *outside_.load());
+    if (outside_) check_data(false, "index must lie in [0, ", limit_, "), got ", *outside_.load());
   }
 
  private:

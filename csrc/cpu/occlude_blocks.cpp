@@ -299,7 +299,7 @@ Tensor occlude_blocks_cpu(Tensor images, std::optional<Tensor> relevance, std::o
     }
     if (has_nan) any_nan = true;
   });
-  STD_TORCH_CHECK(!any_nan, "relevance must not have NaN in it");  // before a pixel is written
+  check_data(!any_nan, "relevance must not have NaN in it");  // before a pixel is written
   torch::stable::parallel_for(0, fill.count, grain(elements), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const int32_t* b = box + 4 * n;

@@ -53,7 +53,7 @@ Tensor occlude_points_cpu(Tensor points, std::optional<Tensor> relevance, std::o
     for (int64_t n = begin; n < end; ++n)
       if (!kernels().choose_points(p, n, scratch.get())) is_finite = false;
   });
-  STD_TORCH_CHECK(is_finite, "relevance must be finite");
+  check_data(is_finite, "relevance must be finite");
   torch::stable::parallel_for(0, p.count, clouds, [&](int64_t begin, int64_t end) {
     const AlignedBuffer scratch(2 * sizeof(uint32_t) * p.size);
     auto* gone = static_cast<uint32_t*>(scratch.get());
