@@ -17,7 +17,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def head_of(x, sample, head):
-    return x.pointer + sample * x.stride_b + head.to(tl.int64) * x.stride_h, x.stride_n, x.stride_m
+    return x.pointer + (sample * x.stride_b + head.to(tl.int64) * x.stride_h), x.stride_n, x.stride_m
 
 
 @triton.jit
@@ -78,14 +78,14 @@ def visited_blocks(words, place, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def next_block(words, bitmap, i):
-    """The i-th block that is visited, and the bitmap without it."""
+def next_block(words, bitmap, column, i, COLUMNS: tl.constexpr):
+    """Where the i-th block that is visited begins, and the bitmap without it; column as for the bitmap."""
     if words is None:
-        block = i
+        start = column + i * COLUMNS
     else:
-        block = lowest_bit(bitmap)
+        start = column + lowest_bit(bitmap) * COLUMNS
         bitmap &= bitmap - 1
-    return block, bitmap
+    return start, bitmap
 
 
 @triton.jit
@@ -135,16 +135,15 @@ def surviving_positions(words, place, ROWS: tl.constexpr, COLUMNS: tl.constexpr)
 
 
 @triton.jit
-def probabilities_and_gradients(
-    b_scores, b_shift, b_rows, b_columns, unit, survivors, place, kept_share,
+def kept_and_gradients(
+    b_p, b_rows, b_columns, survivors, place, kept_share,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """P, P without what dropout drops, and dP, the product of rows and columns (Eq. 5), all (ROWS, COLUMNS)."""
-    b_p = tl.exp2(b_scores * unit - b_shift)
+    """P without what dropout drops, and dP, the product of rows and columns (Eq. 5); all (ROWS, COLUMNS)."""
     b_grad_p = tl.dot(b_rows, b_columns, input_precision=PRECISION)
     b_kept = b_p
     if survivors is not None:
         b_survives = surviving_positions(survivors, place, ROWS, COLUMNS)
         b_kept = tl.where(b_survives, b_p, 0.0)
         b_grad_p = tl.where(b_survives, b_grad_p * (1.0 / kept_share), 0.0)
-    return b_p, b_kept, b_grad_p
+    return b_kept, b_grad_p

@@ -47,13 +47,14 @@ def masked_attention_forward_kernel(
     start_q = tl.program_id(0) % blocks * BLOCK_Q
     head = tl.program_id(0) // blocks % heads
     sample = (tl.program_id(0) // blocks // heads).to(tl.int64)
+    head_q = head_of(q, sample, head)
     head_k = head_of(k, sample, head // groups)
     head_v = head_of(v, sample, head // groups)
     head_words = None if words is None else head_of(words, sample, head)
     head_bias = None if bias is None else head_of(bias, sample, head)
     head_survivors = None if survivors is None else head_of(survivors, sample, head)
 
-    b_q = with_sign(load_rows(head_of(q, sample, head), start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
+    b_q = with_sign(load_rows(head_q, start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
     b_peak = tl.full((BLOCK_Q,), float("-inf"), tl.float32)  # running maximum, in units of log2
     b_sum = tl.zeros((BLOCK_Q,), tl.float32)
     b_out = tl.zeros((BLOCK_Q, BLOCK_V), tl.float32)
@@ -61,8 +62,7 @@ def masked_attention_forward_kernel(
     for chunk in range(0, n_k, BLOCKS * BLOCK_K):
         bitmap, count = visited_blocks(head_words, (start_q, chunk, n_q, n_k), BLOCK_Q, BLOCK_K)
         for i in range(count):
-            block, bitmap = next_block(head_words, bitmap, i)
-            start_k = chunk + block * BLOCK_K
+            start_k, bitmap = next_block(head_words, bitmap, chunk, i, BLOCK_K)
             place = (start_q, start_k, n_q, n_k)
             b_k = load_columns(head_k, start_k, n_k, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
             b_scores = masked_scores(

@@ -14,11 +14,11 @@ from torch import Tensor
 from attrdrop.triton_kernels.attention_tiles import (
     LOG2_E,
     head_of,
+    kept_and_gradients,
     load_columns,
     load_rows,
     masked_scores,
     next_block,
-    probabilities_and_gradients,
     store_rows,
     visited_blocks,
     with_sign,
@@ -45,16 +45,18 @@ def masked_attention_backward_query_kernel(
     start_q = tl.program_id(0) % blocks * BLOCK_Q
     head = tl.program_id(0) // blocks % heads
     sample = (tl.program_id(0) // blocks // heads).to(tl.int64)
+    head_q = head_of(q, sample, head)
     head_k = head_of(k, sample, head // groups)
     head_v = head_of(v, sample, head // groups)
+    head_out = head_of(grad_out, sample, head)
     head_words = None if words is None else head_of(words, sample, head)
     head_bias = None if bias is None else head_of(bias, sample, head)
     head_survivors = None if survivors is None else head_of(survivors, sample, head)
 
     o_q = start_q + tl.arange(0, BLOCK_Q)
     row = (sample * heads + head) * padded_q
+    b_grad_out = load_rows(head_out, start_q, n_q, BLOCK_Q, D_V, BLOCK_V)  # (BLOCK_Q, BLOCK_V)
     out = (p_out + (sample * n_q * heads + head) * D_V, heads * D_V, 1)
-    b_grad_out = load_rows(head_of(grad_out, sample, head), start_q, n_q, BLOCK_Q, D_V, BLOCK_V)  # (BLOCK_Q, BLOCK_V)
     b_out = load_rows(out, start_q, n_q, BLOCK_Q, D_V, BLOCK_V)
     b_delta = tl.sum(b_grad_out.to(tl.float32) * b_out.to(tl.float32), 1)
     b_lse = tl.load(p_lse + (sample * heads + head) * n_q + o_q, mask=o_q < n_q, other=float("-inf"))
@@ -62,24 +64,23 @@ def masked_attention_backward_query_kernel(
     tl.store(p_delta + row + o_q, b_delta)
     tl.store(p_shift + row + o_q, b_shift)
 
-    b_q = with_sign(load_rows(head_of(q, sample, head), start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
+    b_q = with_sign(load_rows(head_q, start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
     b_grad_q = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
     unit = scale * LOG2_E if bias is None else 1.0
     for chunk in range(0, n_k, BLOCKS * BLOCK_K):
         bitmap, count = visited_blocks(head_words, (start_q, chunk, n_q, n_k), BLOCK_Q, BLOCK_K)
         for i in range(count):
-            block, bitmap = next_block(head_words, bitmap, i)
-            start_k = chunk + block * BLOCK_K
+            start_k, bitmap = next_block(head_words, bitmap, chunk, i, BLOCK_K)
             place = (start_q, start_k, n_q, n_k)
             b_k = load_columns(head_k, start_k, n_k, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
             b_scores = masked_scores(
                 b_q, b_k, head_words, head_bias, place, scale, minus_inf, BLOCK_Q, BLOCK_K, IS_EVEN, PRECISION
             )  # (BLOCK_Q, BLOCK_K)
+            b_p = tl.exp2(b_scores * unit - b_shift[:, None])
             b_v = load_columns(head_v, start_k, n_k, BLOCK_K, D_V, BLOCK_V)  # (BLOCK_V, BLOCK_K)
-            b_p, _, b_grad_p = probabilities_and_gradients(
-                b_scores, b_shift[:, None], b_grad_out, b_v, unit, head_survivors, place, kept_share,
-                BLOCK_Q, BLOCK_K, PRECISION,
-            )  # fmt: skip
+            _, b_grad_p = kept_and_gradients(
+                b_p, b_grad_out, b_v, head_survivors, place, kept_share, BLOCK_Q, BLOCK_K, PRECISION
+            )
             b_grad_scores = b_p * (b_grad_p - b_delta[:, None])
             b_grad_q = tl.dot(b_grad_scores.to(b_k.dtype), tl.trans(b_k), b_grad_q, input_precision=PRECISION)
 
@@ -110,27 +111,25 @@ def masked_attention_backward_key_value_kernel(
         head = kv_head * groups + member
         head_q = head_of(q, sample, head)
         head_out = head_of(grad_out, sample, head)
-        head_words = None if words is None else head_of(words, sample, head)
-        head_bias = None if bias is None else head_of(bias, sample, head)
-        head_survivors = None if survivors is None else head_of(survivors, sample, head)
         row = (sample * heads + head) * padded_q
+        head_words = None if words is None else head_of(words, sample, head)
+        head_survivors = None if survivors is None else head_of(survivors, sample, head)
         for chunk in range(0, n_q, BLOCKS * BLOCK_Q):
             bitmap, count = visited_blocks(head_words, (start_k, chunk, n_k, n_q), BLOCK_K, BLOCK_Q)
             for i in range(count):
-                block, bitmap = next_block(head_words, bitmap, i)
-                start_q = chunk + block * BLOCK_Q
+                start_q, bitmap = next_block(head_words, bitmap, chunk, i, BLOCK_Q)
                 place = (start_k, start_q, n_k, n_q)
                 o_q = start_q + tl.arange(0, BLOCK_Q)
                 b_q = with_sign(load_columns(head_q, start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_D, BLOCK_Q)
+                head_bias = None if bias is None else head_of(bias, sample, head)
                 b_scores = masked_scores(
                     b_k, b_q, head_words, head_bias, place, scale, minus_inf, BLOCK_K, BLOCK_Q, True, PRECISION
                 )  # (BLOCK_K, BLOCK_Q)
+                b_p = tl.exp2(b_scores * unit - tl.load(p_shift + row + o_q)[None, :])
                 b_grad_out = load_rows(head_out, start_q, n_q, BLOCK_Q, D_V, BLOCK_V)  # (BLOCK_Q, BLOCK_V)
-                b_shift = tl.load(p_shift + row + o_q)[None, :]
-                b_p, b_kept, b_grad_p = probabilities_and_gradients(
-                    b_scores, b_shift, b_v, tl.trans(b_grad_out), unit, head_survivors, place, kept_share,
-                    BLOCK_K, BLOCK_Q, PRECISION,
-                )  # fmt: skip
+                b_kept, b_grad_p = kept_and_gradients(
+                    b_p, b_v, tl.trans(b_grad_out), head_survivors, place, kept_share, BLOCK_K, BLOCK_Q, PRECISION
+                )
                 b_grad_v = tl.dot(b_kept.to(b_v.dtype), b_grad_out, b_grad_v, input_precision=PRECISION)
                 b_grad_scores = b_p * (b_grad_p - tl.load(p_delta + row + o_q)[None, :])
                 b_grad_k = tl.dot(b_grad_scores.to(b_k.dtype), tl.trans(b_q), b_grad_k, input_precision=PRECISION)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from attrdrop.triton_kernels.attention_tiles import (
     head_of,
+    kept_and_gradients,
     load_columns,
     load_rows,
     masked_scores,
-    probabilities_and_gradients,
     with_sign,
 )
 from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, Tile, launch
@@ -42,20 +42,25 @@ def masked_attention_backward_bias_kernel(
     for member in range(shared_samples * shared_heads):
         sample = (first_sample + member // shared_heads).to(tl.int64)
         head = first_head + member % shared_heads
+        head_k = head_of(k, sample, head // groups)
+        head_v = head_of(v, sample, head // groups)
+        head_q = head_of(q, sample, head)
+        head_out = head_of(grad_out, sample, head)
+        head_bias = head_of(bias, sample, head)
         head_words = None if words is None else head_of(words, sample, head)
-        head_survivors = None if survivors is None else head_of(survivors, sample, head)
         row = (sample * heads + head) * padded_q
-        b_q = with_sign(load_rows(head_of(q, sample, head), start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)
-        b_k = load_columns(head_of(k, sample, head // groups), start_k, n_k, BLOCK_K, D, BLOCK_D)
+        b_q = with_sign(load_rows(head_q, start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)
+        b_k = load_columns(head_k, start_k, n_k, BLOCK_K, D, BLOCK_D)
         b_scores = masked_scores(
-            b_q, b_k, head_words, head_of(bias, sample, head), place, scale, minus_inf,
+            b_q, b_k, head_words, head_bias, place, scale, minus_inf,
             BLOCK_Q, BLOCK_K, IS_EVEN, PRECISION,
         )  # fmt: skip
-        b_grad_out = load_rows(head_of(grad_out, sample, head), start_q, n_q, BLOCK_Q, D_V, BLOCK_V)
-        b_v = load_columns(head_of(v, sample, head // groups), start_k, n_k, BLOCK_K, D_V, BLOCK_V)
-        b_shift = tl.load(p_shift + row + o_q)[:, None]
-        b_p, _, b_grad_p = probabilities_and_gradients(
-            b_scores, b_shift, b_grad_out, b_v, 1.0, head_survivors, place, kept_share, BLOCK_Q, BLOCK_K, PRECISION
+        b_p = tl.exp2(b_scores - tl.load(p_shift + row + o_q)[:, None])
+        b_grad_out = load_rows(head_out, start_q, n_q, BLOCK_Q, D_V, BLOCK_V)
+        b_v = load_columns(head_v, start_k, n_k, BLOCK_K, D_V, BLOCK_V)
+        head_survivors = None if survivors is None else head_of(survivors, sample, head)
+        _, b_grad_p = kept_and_gradients(
+            b_p, b_grad_out, b_v, head_survivors, place, kept_share, BLOCK_Q, BLOCK_K, PRECISION
         )
         b_grad_bias += b_p * (b_grad_p - tl.load(p_delta + row + o_q)[:, None])
     p_grad_bias += (tile.to(tl.int64) * n_q + o_q[:, None]) * n_k + o_k[None, :]
