@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attrdrop.triton_kernels.attention_tiles import load_columns, load_rows
+from attrdrop.triton_kernels.attention_tiles import head_of, load_columns, load_rows
 from attrdrop.triton_kernels.bits import load_words, set_bits
-from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, float32_precision, on_device, strides, unit_stride
+from attrdrop.triton_kernels.launch import NOT_SPECIALIZED, float32_precision, matrices, on_device, unit_stride
 
 BLOCK_Q, BLOCK_K = 32, 32
 MOST_ENTRIES = BLOCK_Q * BLOCK_K
@@ -19,26 +19,23 @@ NOTHING = tl.constexpr(-(2**63))  # below the key of every entry
 
 
 @triton.jit
-def locate(heads, groups, blocks, stride_ob, stride_oh, stride_vb, stride_vh, stride_wb, stride_wh):
-    """Block, head and sample of this program, and the offsets of its head in dO, V and the mask."""
+def locate(heads, blocks):
+    """Block, sample and head of this program."""
     block = tl.program_id(0) % blocks
     head = tl.program_id(0) // blocks % heads
-    sample = (tl.program_id(0) // blocks // heads).to(tl.int64)
-    o_out = sample * stride_ob + head.to(tl.int64) * stride_oh
-    o_v = sample * stride_vb + (head // groups).to(tl.int64) * stride_vh
-    return block, sample * heads + head, o_out, o_v, sample * stride_wb + head.to(tl.int64) * stride_wh
+    return block, (tl.program_id(0) // blocks // heads).to(tl.int64), head
 
 
 @triton.jit
 def counted_positions(
-    p_words, o_row, m_row, start_k, n_k, stride_wq, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
-    HAS_VALID: tl.constexpr, IS_CAUSAL: tl.constexpr,
-):  # fmt: skip
+    words, o_row, m_row, start_k, n_k, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, IS_CAUSAL: tl.constexpr
+):
     """(ROWS, BLOCK_K) booleans."""
     o_k = start_k + tl.arange(0, BLOCK_K)
     m_counts = m_row[:, None] & (o_k < n_k)[None, :]
-    if HAS_VALID:
-        m_counts &= set_bits(load_words(p_words, o_row, m_row, stride_wq, 1, start_k, n_k, BLOCK_K), ROWS, BLOCK_K)
+    if words is not None:
+        p_words, stride, _ = words
+        m_counts &= set_bits(load_words(p_words, o_row, m_row, stride, 1, start_k, n_k, BLOCK_K), ROWS, BLOCK_K)
     if IS_CAUSAL:
         m_counts &= o_k[None, :] <= o_row[:, None]
     return m_counts
@@ -46,27 +43,24 @@ def counted_positions(
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def attention_attribution_sums_kernel(
-    p_grad_out, p_v, p_words, p_sums, stride_ob, stride_oh, stride_on, stride_vb, stride_vh, stride_vn,
-    stride_wb, stride_wh, stride_wq, heads, groups, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, HAS_VALID: tl.constexpr,
-    IS_CAUSAL: tl.constexpr,
+    grad_out, v, words, p_sums, heads, groups, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, IS_CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Sums over all rows for a block of keys."""
-    block, place, o_out, o_v, o_words = locate(
-        heads, groups, tl.cdiv(n_k, BLOCK_K), stride_ob, stride_oh, stride_vb, stride_vh, stride_wb, stride_wh
-    )
+    block, sample, head = locate(heads, tl.cdiv(n_k, BLOCK_K))
+    place = sample * heads + head
+    head_out = head_of(grad_out, sample, head)
+    head_v = head_of(v, sample, head // groups)
+    head_words = None if words is None else head_of(words, sample, head)
     start_k = block * BLOCK_K
-    b_v = load_columns(p_v + o_v, start_k, n_k, stride_vn, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
+    b_v = load_columns(head_v, start_k, n_k, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
     b_sums = tl.zeros((BLOCK_K,), tl.float32)
     for i in range(tl.cdiv(n_q, BLOCK_Q)):
         start_q = i * BLOCK_Q
-        b_out = load_rows(p_grad_out + o_out, start_q, n_q, stride_on, BLOCK_Q, D, BLOCK_D)  # (BLOCK_Q, BLOCK_D)
+        b_out = load_rows(head_out, start_q, n_q, BLOCK_Q, D, BLOCK_D)  # (BLOCK_Q, BLOCK_D)
         b_b = tl.dot(b_out, b_v, input_precision=PRECISION)
         o_row = start_q + tl.arange(0, BLOCK_Q)
-        m_counts = counted_positions(
-            p_words + o_words if HAS_VALID else p_words, o_row, o_row < n_q, start_k, n_k, stride_wq, BLOCK_Q, BLOCK_K,
-            HAS_VALID, IS_CAUSAL,
-        )  # fmt: skip
+        m_counts = counted_positions(head_words, o_row, o_row < n_q, start_k, n_k, BLOCK_Q, BLOCK_K, IS_CAUSAL)
         b_sums += tl.sum(tl.where(m_counts, b_b, 0.0), 0)
     o_k = start_k + tl.arange(0, BLOCK_K)
     tl.store(p_sums + place * n_k + o_k, b_sums, mask=o_k < n_k)
@@ -74,29 +68,26 @@ def attention_attribution_sums_kernel(
 
 @triton.jit(do_not_specialize=(*NOT_SPECIALIZED, "picked"))
 def attention_attribution_rows_kernel(
-    p_grad_out, p_v, p_words, p_index, p_rows, stride_ob, stride_oh, stride_on, stride_vb, stride_vh, stride_vn,
-    stride_wb, stride_wh, stride_wq, heads, groups, picked, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, HAS_VALID: tl.constexpr,
-    IS_CAUSAL: tl.constexpr,
+    grad_out, v, words, p_index, p_rows, heads, groups, picked, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, IS_CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """A block of the picked rows."""
-    block, place, o_out, o_v, o_words = locate(
-        heads, groups, tl.cdiv(picked, BLOCK_Q), stride_ob, stride_oh, stride_vb, stride_vh, stride_wb, stride_wh
-    )
+    block, sample, head = locate(heads, tl.cdiv(picked, BLOCK_Q))
+    place = sample * heads + head
+    head_v = head_of(v, sample, head // groups)
+    head_words = None if words is None else head_of(words, sample, head)
     o_pick = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     m_row = o_pick < picked
     o_row = tl.load(p_index + o_pick, mask=m_row, other=0)
     o_d = tl.arange(0, BLOCK_D)
     m_out = m_row[:, None] & (o_d < D)[None, :]
-    b_out = tl.load(p_grad_out + o_out + o_row[:, None] * stride_on + o_d[None, :], mask=m_out, other=0.0)
+    p_out, stride, _ = head_of(grad_out, sample, head)
+    b_out = tl.load(p_out + o_row[:, None] * stride + o_d[None, :], mask=m_out, other=0.0)
     for i in range(tl.cdiv(n_k, BLOCK_K)):
         start_k = i * BLOCK_K
-        b_v = load_columns(p_v + o_v, start_k, n_k, stride_vn, BLOCK_K, D, BLOCK_D)
+        b_v = load_columns(head_v, start_k, n_k, BLOCK_K, D, BLOCK_D)
         b_b = tl.dot(b_out, b_v, input_precision=PRECISION)
-        m_counts = counted_positions(
-            p_words + o_words if HAS_VALID else p_words, o_row, m_row, start_k, n_k, stride_wq, BLOCK_Q, BLOCK_K,
-            HAS_VALID, IS_CAUSAL,
-        )  # fmt: skip
+        m_counts = counted_positions(head_words, o_row, m_row, start_k, n_k, BLOCK_Q, BLOCK_K, IS_CAUSAL)
         o_k = start_k + tl.arange(0, BLOCK_K)
         o_place = (place * picked + o_pick[:, None]) * n_k + o_k[None, :]
         tl.store(p_rows + o_place, tl.where(m_counts, b_b, 0.0), mask=m_row[:, None] & (o_k < n_k)[None, :])
@@ -113,28 +104,24 @@ def sort_keys(b_values, b_index):
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def attention_attribution_top_kernel(
-    p_grad_out, p_v, p_words, p_keys, stride_ob, stride_oh, stride_on, stride_vb, stride_vh, stride_vn,
-    stride_wb, stride_wh, stride_wq, heads, groups, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, HAS_VALID: tl.constexpr,
-    IS_CAUSAL: tl.constexpr, TOP: tl.constexpr,
+    grad_out, v, words, p_keys, heads, groups, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, IS_CAUSAL: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
     """The TOP largest entries of a block of rows, as keys in descending order."""
     blocks = tl.cdiv(n_q, BLOCK_Q)
-    block, place, o_out, o_v, o_words = locate(
-        heads, groups, blocks, stride_ob, stride_oh, stride_vb, stride_vh, stride_wb, stride_wh
-    )
+    block, sample, head = locate(heads, blocks)
+    place = sample * heads + head
+    head_v = head_of(v, sample, head // groups)
+    head_words = None if words is None else head_of(words, sample, head)
     start_q = block * BLOCK_Q
     o_row = start_q + tl.arange(0, BLOCK_Q)
-    b_out = load_rows(p_grad_out + o_out, start_q, n_q, stride_on, BLOCK_Q, D, BLOCK_D)
+    b_out = load_rows(head_of(grad_out, sample, head), start_q, n_q, BLOCK_Q, D, BLOCK_D)
     b_best = tl.full((TOP,), NOTHING, tl.int64)
     for i in range(tl.cdiv(n_k, BLOCK_K)):
         start_k = i * BLOCK_K
-        b_v = load_columns(p_v + o_v, start_k, n_k, stride_vn, BLOCK_K, D, BLOCK_D)
+        b_v = load_columns(head_v, start_k, n_k, BLOCK_K, D, BLOCK_D)
         b_b = tl.dot(b_out, b_v, input_precision=PRECISION)
-        m_counts = counted_positions(
-            p_words + o_words if HAS_VALID else p_words, o_row, o_row < n_q, start_k, n_k, stride_wq, BLOCK_Q, BLOCK_K,
-            HAS_VALID, IS_CAUSAL,
-        )  # fmt: skip
+        m_counts = counted_positions(head_words, o_row, o_row < n_q, start_k, n_k, BLOCK_Q, BLOCK_K, IS_CAUSAL)
         b_index = o_row[:, None].to(tl.int64) * n_k + (start_k + tl.arange(0, BLOCK_K))[None, :]
         b_keys = tl.where(m_counts, sort_keys(b_b, b_index), NOTHING)
         if tl.max(b_keys) > tl.min(b_best):
@@ -144,13 +131,12 @@ def attention_attribution_top_kernel(
 
 
 def common_arguments(grad_out: Tensor, v: Tensor, valid: Tensor | None, is_causal: bool) -> dict[str, Any]:
-    grad_out, v = unit_stride(grad_out), unit_stride(v)
     d = v.shape[3]
     return dict(
-        p_grad_out=grad_out, p_v=v, p_words=valid, **strides("o", grad_out, "bhn"), **strides("v", v, "bhn"),
-        **strides("w", valid, "bhq"), heads=grad_out.shape[1], groups=grad_out.shape[1] // v.shape[1],
-        n_k=v.shape[2], D=d, BLOCK_D=max(16, triton.next_power_of_2(d)), BLOCK_Q=BLOCK_Q, BLOCK_K=BLOCK_K,
-        PRECISION=float32_precision(), HAS_VALID=valid is not None, IS_CAUSAL=is_causal,
+        grad_out=matrices(unit_stride(grad_out)), v=matrices(unit_stride(v)), words=matrices(valid),
+        heads=grad_out.shape[1], groups=grad_out.shape[1] // v.shape[1], n_k=v.shape[2],
+        D=d, BLOCK_D=max(16, triton.next_power_of_2(d)), BLOCK_Q=BLOCK_Q, BLOCK_K=BLOCK_K,
+        PRECISION=float32_precision(), IS_CAUSAL=is_causal,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ ROWS, WORDS = 128, 2
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
-def dropout_words_kernel(
+def masked_attention_dropout_kernel(
     p_keep, p_ids, p_rows, p_cols, stride_kb, stride_kh, stride_kn, heads, n_q, n_k, seed: tl.int64, threshold,
     ROWS: tl.constexpr, WORDS: tl.constexpr, HAS_COLS: tl.constexpr,
 ):  # fmt: skip
@@ -53,7 +53,7 @@ def dropout_words(
     cols = keep.new_empty(batch, heads, n_k, triton.cdiv(n_q, 32)) if needs_cols else None
     programs = batch * heads * triton.cdiv(n_q, ROWS) * triton.cdiv(n_k, 32 * WORDS)
     with on_device(keep.device):
-        dropout_words_kernel[(programs,)](
+        masked_attention_dropout_kernel[(programs,)](
             keep, sample_ids, rows, cols, **strides("k", keep, "bhn"), heads=heads, n_q=n_q, n_k=n_k, seed=seed,
             threshold=threshold, ROWS=ROWS, WORDS=WORDS, HAS_COLS=needs_cols, num_warps=4,
         )  # fmt: skip

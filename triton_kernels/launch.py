@@ -32,6 +32,16 @@ class Tile(NamedTuple):
     stages: int
 
 
+class Matrices(NamedTuple):
+    """A tensor (B, H, n, m) as kernels take it: a stride of 0 where it broadcasts over samples, heads or rows."""
+
+    pointer: Tensor
+    stride_b: int
+    stride_h: int
+    stride_n: int
+    stride_m: int
+
+
 INTERPRETER_TILE = Tile(64, 64, 1, 1)
 
 # Chosen ahead of time from machine code: the tile with the fewest instructions per position whose loops spill nothing.
@@ -134,6 +144,13 @@ def strides(letter: str, tensor: Tensor | None, names: str) -> dict[str, int]:
     return {f"stride_{letter}{name}": 0 if size == 1 else stride for name, size, stride in sizes}
 
 
+def matrices(tensor: Tensor | None) -> Matrices | None:
+    if tensor is None:
+        return None
+    leading = zip(tensor.shape[:3], tensor.stride(), strict=False)
+    return Matrices(tensor, *(0 if size == 1 else stride for size, stride in leading), tensor.stride(3))
+
+
 def unit_stride(x: Tensor) -> Tensor:
     """x with a unit last stride, and rows near enough for 32-bit offsets inside a tile."""
     fits = x.stride(-1) == 1 or x.shape[-1] == 1
@@ -171,11 +188,11 @@ def launch(
         kernel[(programs(tile),)](**given, **blocks, num_warps=tile.warps, num_stages=tile.stages)
 
     with on_device(device):
-        flags = arguments["HAS_BIAS"], arguments["HAS_DROPOUT"]
+        flags = arguments["bias"] is not None, arguments["survivors"] is not None
         tile = INTERPRETER_TILE if INTERPRETED else choose(name, kind, width, chip(device), *flags)
         if AUTOTUNE and not INTERPRETED:
-            shape = tuple(v for k, v in sorted(arguments.items()) if k.startswith(("HAS_", "n_")))
-            key = name, kind, width, shape, device
+            given_masks = tuple(arguments[key] is not None for key in ("words", "bias", "survivors"))
+            key = name, kind, width, given_masks, arguments["n_q"], arguments["n_k"], device
             if key not in _tuned:
                 _tuned[key] = _fastest(run, tile, _variants(kind, name))
             tile = _tuned[key]

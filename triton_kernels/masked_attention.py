@@ -12,15 +12,17 @@ from torch import Tensor
 from attrdrop.triton_kernels.attention_tiles import (
     LN_2,
     LOG2_E,
-    add_bias,
-    bound_scores,
+    head_of,
     load_columns,
     load_rows,
+    masked_scores,
+    next_block,
     store_rows,
     surviving_positions,
+    visited_blocks,
     with_sign,
 )
-from attrdrop.triton_kernels.bits import BLOCKS, MINUS_INFINITY_BITS, active_blocks, lowest_bit
+from attrdrop.triton_kernels.bits import BLOCKS, MINUS_INFINITY_BITS
 from attrdrop.triton_kernels.dropout_words import dropout_words
 from attrdrop.triton_kernels.launch import (
     LARGEST_BLOCK,
@@ -28,7 +30,7 @@ from attrdrop.triton_kernels.launch import (
     Tile,
     float32_precision,
     launch,
-    strides,
+    matrices,
     unit_stride,
 )
 from attrdrop.triton_kernels.philox import drop_threshold
@@ -36,65 +38,44 @@ from attrdrop.triton_kernels.philox import drop_threshold
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def masked_attention_forward_kernel(
-    p_q, p_k, p_v, p_out, p_lse, p_rows, p_bias, p_survivors,
-    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    stride_rb, stride_rh, stride_rn, stride_sb, stride_sh, stride_sn,
-    stride_bb, stride_bh, stride_bq, stride_bk,
-    heads, groups, n_q, n_k, scale, kept_share, minus_inf,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, D_V: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr,
-    HAS_KEEP: tl.constexpr, IS_EVEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+    q, k, v, words, bias, survivors, p_out, p_lse, heads, groups, n_q, n_k, scale, kept_share, minus_inf,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, D_V: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr, SIGN: tl.constexpr, PRECISION: tl.constexpr, IS_EVEN: tl.constexpr,
 ):  # fmt: skip
     # One program per block of queries; those of a head are neighbours and share its keys in the cache.
     blocks = tl.cdiv(n_q, BLOCK_Q)
     start_q = tl.program_id(0) % blocks * BLOCK_Q
     head = tl.program_id(0) // blocks % heads
     sample = (tl.program_id(0) // blocks // heads).to(tl.int64)
-    p_q += sample * stride_qb + head.to(tl.int64) * stride_qh
-    p_k += sample * stride_kb + (head // groups).to(tl.int64) * stride_kh
-    p_v += sample * stride_vb + (head // groups).to(tl.int64) * stride_vh
-    if HAS_KEEP:
-        p_rows += sample * stride_rb + head.to(tl.int64) * stride_rh
-    if HAS_BIAS:
-        p_bias += sample * stride_bb + head.to(tl.int64) * stride_bh
-    if HAS_DROPOUT:
-        p_survivors += sample * stride_sb + head.to(tl.int64) * stride_sh
+    head_q = head_of(q, sample, head)
+    head_k = head_of(k, sample, head // groups)
+    head_v = head_of(v, sample, head // groups)
+    head_words = None if words is None else head_of(words, sample, head)
+    head_bias = None if bias is None else head_of(bias, sample, head)
+    head_survivors = None if survivors is None else head_of(survivors, sample, head)
 
-    b_q = with_sign(load_rows(p_q, start_q, n_q, stride_qn, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
+    b_q = with_sign(load_rows(head_q, start_q, n_q, BLOCK_Q, D, BLOCK_D), SIGN)  # (BLOCK_Q, BLOCK_D)
     b_peak = tl.full((BLOCK_Q,), float("-inf"), tl.float32)  # running maximum, in units of log2
     b_sum = tl.zeros((BLOCK_Q,), tl.float32)
     b_out = tl.zeros((BLOCK_Q, BLOCK_V), tl.float32)
-    unit = 1.0 if HAS_BIAS else scale * LOG2_E
+    unit = scale * LOG2_E if bias is None else 1.0
     for chunk in range(0, n_k, BLOCKS * BLOCK_K):
-        if HAS_KEEP:
-            bitmap, count = active_blocks(p_rows, start_q, n_q, stride_rn, 1, chunk, n_k, BLOCK_Q, BLOCK_K)
-        else:
-            bitmap, count = 0, tl.minimum(tl.cdiv(n_k - chunk, BLOCK_K), BLOCKS)
+        bitmap, count = visited_blocks(head_words, (start_q, chunk, n_q, n_k), BLOCK_Q, BLOCK_K)
         for i in range(count):
-            if HAS_KEEP:
-                start_k = chunk + lowest_bit(bitmap) * BLOCK_K
-                bitmap &= bitmap - 1
-            else:
-                start_k = chunk + i * BLOCK_K
-            b_k = load_columns(p_k, start_k, n_k, stride_kn, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
-            b_scores = tl.dot(b_q, b_k, input_precision=PRECISION)  # (BLOCK_Q, BLOCK_K)
-            if HAS_BIAS:
-                b_scores = add_bias(
-                    b_scores, p_bias, start_q, start_k, n_q, n_k, stride_bq, stride_bk, scale, BLOCK_Q, BLOCK_K
-                )
-            b_scores = bound_scores(
-                b_scores, p_rows, start_q, start_k, n_q, n_k, stride_rn, 1, minus_inf,
-                BLOCK_Q, BLOCK_K, HAS_KEEP, IS_EVEN,
-            )  # fmt: skip
+            start_k, bitmap = next_block(head_words, bitmap, chunk, i, BLOCK_K)
+            place = (start_q, start_k, n_q, n_k)
+            b_k = load_columns(head_k, start_k, n_k, BLOCK_K, D, BLOCK_D)  # (BLOCK_D, BLOCK_K)
+            b_scores = masked_scores(
+                b_q, b_k, head_words, head_bias, place, scale, minus_inf, BLOCK_Q, BLOCK_K, IS_EVEN, PRECISION
+            )  # (BLOCK_Q, BLOCK_K)
             b_new_peak = tl.maximum(b_peak, tl.max(b_scores, 1) * unit)
             b_shift = tl.where(b_new_peak == float("-inf"), 0.0, b_new_peak)
             b_p = tl.exp2(b_scores * unit - b_shift[:, None])
             b_decay = tl.exp2(b_peak - b_shift)
             b_sum = b_sum * b_decay + tl.sum(b_p, 1)
-            if HAS_DROPOUT:
-                b_survives = surviving_positions(p_survivors, start_q, start_k, n_q, n_k, stride_sn, BLOCK_Q, BLOCK_K)
-                b_p = tl.where(b_survives, b_p, 0.0)
-            b_v = load_rows(p_v, start_k, n_k, stride_vn, BLOCK_K, D_V, BLOCK_V)  # (BLOCK_K, BLOCK_V)
+            if survivors is not None:
+                b_p = tl.where(surviving_positions(head_survivors, place, BLOCK_Q, BLOCK_K), b_p, 0.0)
+            b_v = load_rows(head_v, start_k, n_k, BLOCK_K, D_V, BLOCK_V)  # (BLOCK_K, BLOCK_V)
             b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_decay[:, None], input_precision=PRECISION)
             b_peak = b_new_peak
 
@@ -109,21 +90,19 @@ def common_arguments(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, dropout_p: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all kernels of masked_attention take, and what decides on their tiles."""
-    q, k, v = unit_stride(q), unit_stride(k), unit_stride(v)
     d, d_v = q.shape[3], v.shape[3]
+    n_q, n_k = q.shape[2], k.shape[2]
     block_d, block_v = (max(16, triton.next_power_of_2(width)) for width in (d, d_v))
-    threshold = drop_threshold(dropout_p)
     precision = float32_precision()
     kind = precision if q.dtype == torch.float32 else "half"
     arguments = dict(
-        p_q=q, p_k=k, p_v=v, p_bias=bias,
-        **strides("q", q, "bhn"), **strides("k", k, "bhn"), **strides("v", v, "bhn"), **strides("b", bias, "bhqk"),
-        heads=q.shape[1], groups=q.shape[1] // k.shape[1], n_q=q.shape[2], n_k=k.shape[2],
-        scale=abs(scale) or 1.0, kept_share=1.0 - threshold / 65536.0 or 1.0,
+        q=matrices(unit_stride(q)), k=matrices(unit_stride(k)), v=matrices(unit_stride(v)),
+        bias=None if bias is None else matrices(bias.expand(-1, -1, n_q, n_k)),
+        heads=q.shape[1], groups=q.shape[1] // k.shape[1], n_q=n_q, n_k=n_k,
+        scale=abs(scale) or 1.0, kept_share=1.0 - drop_threshold(dropout_p) / 65536.0 or 1.0,
         minus_inf=MINUS_INFINITY_BITS,
         D=d, BLOCK_D=block_d, D_V=d_v, BLOCK_V=block_v, SIGN=-1 if scale < 0 else 0 if scale == 0 else 1,
-        PRECISION=precision, IS_EVEN=k.shape[2] % LARGEST_BLOCK == 0,
-        HAS_BIAS=bias is not None, HAS_DROPOUT=threshold > 0,
+        PRECISION=precision, IS_EVEN=n_k % LARGEST_BLOCK == 0,
     )  # fmt: skip
     return arguments, dict(kind=kind, width=max(block_d, block_v), device=q.device)
 
@@ -155,10 +134,7 @@ def masked_attention(
         return out.zero_(), lse.fill_(-float("inf"))
     arguments, choice = common_arguments(q, k, v, bias, scale, dropout_p)
     kept, _ = survivors(rows, q, k, dropout_p, seed, sample_ids, needs_cols=False)
-    arguments.update(
-        p_out=out, p_lse=lse, p_rows=rows, p_survivors=kept, HAS_KEEP=rows is not None,
-        **strides("r", rows, "bhn"), **strides("s", kept, "bhn"),
-    )  # fmt: skip
+    arguments.update(words=matrices(rows), survivors=matrices(kept), p_out=out, p_lse=lse)
 
     def programs(tile: Tile) -> int:
         return batch * heads * triton.cdiv(n_q, tile.queries)

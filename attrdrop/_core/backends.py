@@ -83,6 +83,13 @@ def resolve(op: str, tensor: torch.Tensor, backend: str | None, missing: dict[st
     return asked
 
 
+def resolve_compiled(op: str, tensor: torch.Tensor, backend: str | None, other: torch.Tensor | None = None) -> str:
+    """:func:`resolve` for an op with C++ and CUDA kernels alone, which take no float64, also not in another input."""
+    is_double = torch.float64 in (tensor.dtype, None if other is None else other.dtype)
+    reason = "float64 is served by the reference only" if is_double else None
+    return resolve(op, tensor, backend, {"cuda": reason or CUDA_MISSING, "cpp": reason or COMPILED_MISSING})
+
+
 def _wrong_device(backend: str, tensor: torch.Tensor) -> str | None:
     wanted = "cpu" if backend == "cpp" else "cuda"
     return None if tensor.device.type == wanted else f"it needs a {wanted} tensor, got one on {tensor.device}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -10,18 +11,18 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """An int, also a symbolic one under torch.compile; True and False are none."""
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """An int or float; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_positive_int(name: str, value: object) -> None:
-    if not is_int(value) or value < 1:  # type: ignore[operator]
+    if not is_int(value) or value < 1:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
@@ -29,7 +30,7 @@ def check_size(name: str, value: object, least: int = 0) -> None:
     """An int from 0 or from 1 on."""
     if not is_int(value):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:  # type: ignore[operator]
+    if value < least:
         raise ValueError(f"{name} must {'be at least 1' if least else 'not be negative'}, got {value}")
 
 
@@ -54,13 +55,29 @@ def check_tensor(name: str, value: object) -> Tensor:
     return value
 
 
+def check_floats(name: str, value: object) -> Tensor:
+    tensor = check_tensor(name, value)
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
+    return tensor
+
+
+def check_like(name: str, value: object, like_name: str, like: Tensor) -> Tensor:
+    """A tensor of the type and on the device of another."""
+    tensor = check_tensor(name, value)
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise ValueError(
+            f"{name} must have the type and device of {like_name}, {like.dtype} on {like.device}, "
+            f"got {tensor.dtype} on {tensor.device}"
+        )
+    return tensor
+
+
 def check_heads(
     name: str, value: object, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Tensor:
     """A floating-point (B, H, n, d) tensor, made unit-stride in its last dimension if it is not."""
-    tensor = check_tensor(name, value)
-    if tensor.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
+    tensor = check_floats(name, value)
     if tensor.dim() != 4:
         raise ValueError(f"{name} must have shape (batch, heads, length, head dim), got {tuple(tensor.shape)}")
     if dtype is not None and tensor.dtype != dtype:

@@ -12,6 +12,14 @@ from attrdrop._core import checks
 Value = float | Sequence[float] | Tensor | str
 
 
+def check_relevance(relevance: object, name: str, occluded: Tensor) -> Tensor:
+    """Relevance of what is occluded, of any shape, without its graph."""
+    relevance = checks.check_floats("relevance", relevance)
+    if relevance.device != occluded.device:
+        raise ValueError(f"relevance must be on the device of {name}, {occluded.device}, got {relevance.device}")
+    return relevance.detach()
+
+
 def check_inplace(name: str, tensor: Tensor) -> None:
     """That a tensor can be written into."""
     if tensor.requires_grad:

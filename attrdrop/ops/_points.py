@@ -1,20 +1,16 @@
-"""What the public ops on clouds of points share: checks, and what their kernels find on their way."""
+"""Checks that the public ops on clouds of points share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from attrdrop._core import checks, kernels
-
-FOUND = r"(points|centres|index) must (have finite coordinates|lie in [^\n]*)"
+from attrdrop._core import checks
 
 
 def check_points(points: object, channels: int) -> Tensor:
     """Clouds (N, P, C) with at least one point each and at least so many channels."""
-    points = checks.check_tensor("points", points)
-    if points.dtype not in checks.FLOATS:
-        raise TypeError(f"points must be float32, bfloat16, float16 or float64, got {points.dtype}")
+    points = checks.check_floats("points", points)
     if points.dim() != 3 or points.shape[2] < channels:
         least = f" with C at least {channels}" if channels else ""
         raise ValueError(f"points must have shape (N, P, C){least}, got {tuple(points.shape)}")
@@ -25,12 +21,7 @@ def check_points(points: object, channels: int) -> Tensor:
 
 def check_centres(centres: object, points: Tensor) -> Tensor:
     """Centres (N, S, 3 or more) of the type and on the device of points."""
-    centres = checks.check_tensor("centres", centres)
-    if centres.dtype != points.dtype or centres.device != points.device:
-        raise ValueError(
-            f"centres must have the type and device of points, {points.dtype} on {points.device}, "
-            f"got {centres.dtype} on {centres.device}"
-        )
+    centres = checks.check_like("centres", centres, "points", points)
     if centres.dim() != 3 or centres.shape[0] != points.shape[0] or centres.shape[2] < 3:
         raise ValueError(
             f"centres must have shape ({points.shape[0]}, S, C) with C at least 3, got {tuple(centres.shape)}"
@@ -49,8 +40,3 @@ def check_valid(valid: object, points: Tensor) -> Tensor | None:
             f"got {valid.dtype} of shape {tuple(valid.shape)} on {valid.device}"
         )
     return valid
-
-
-def resolve(op: str, points: Tensor, backend: str | None) -> str:
-    """The backend that serves an op on points."""
-    return kernels.resolve(op, points, points.dtype == torch.float64, backend)

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from attrdrop._core import checks, kernels
+from attrdrop._core import backends, checks
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import ball_query as reference
 
@@ -70,10 +70,10 @@ def ball_query(
     valid = clouds.check_valid(valid, points)
     is_single = not isinstance(radius, Sequence) and not isinstance(k, Sequence)
     radii, counts = _check_scales([radius] if is_single else radius, [k] if is_single else k)
-    if clouds.resolve("ball_query", points, backend) == "reference":
+    if backends.resolve_compiled("ball_query", points, backend) == "reference":
         index = reference.ball_query(points, centres, radii, counts, valid)
     else:
-        index = kernels.run(torch.ops.attrdrop.ball_query, clouds.FOUND, points, centres, radii, counts, valid)
+        index = torch.ops.attrdrop.ball_query(points, centres, radii, counts, valid)
     return index if is_single else index.split(counts, -1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop._core import checks, kernels
+from attrdrop._core import backends, checks
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import farthest_point_sample as reference
 
@@ -46,9 +46,9 @@ def farthest_point_sample(
     if start is not None:
         checks.check_index("start", start, points.shape[0], points.shape[1])
         start = start.to(points.device)
-    if clouds.resolve("farthest_point_sample", points, backend) == "reference":
+    if backends.resolve_compiled("farthest_point_sample", points, backend) == "reference":
         return reference.farthest_point_sample(points, n, valid, start)
-    return kernels.run(torch.ops.attrdrop.farthest_point_sample, clouds.FOUND, points, n, valid, start)
+    return torch.ops.attrdrop.farthest_point_sample(points, n, valid, start)
 
 
 @torch.library.register_fake("attrdrop::farthest_point_sample")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrdrop._core import checks, kernels
+from attrdrop._core import backends, checks
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import group_points as reference
 
@@ -45,7 +45,7 @@ def group_points(points: Tensor, index: Tensor, centres: Tensor | None = None, *
         centres = clouds.check_centres(centres, points).detach()
         if centres.shape[1] != index.shape[1]:
             raise ValueError(f"centres must be one for each of the {index.shape[1]} groups, got {centres.shape[1]}")
-    return _Group.apply(points, index, centres, clouds.resolve("group_points", points, backend))
+    return _Group.apply(points, index, centres, backends.resolve_compiled("group_points", points, backend))
 
 
 def _is_watched() -> bool:
@@ -70,7 +70,7 @@ class _Group(torch.autograd.Function):
         ctx.size, ctx.backend = points.shape[1], backend
         if backend == "reference":
             return reference.group_points(points, index, centres)
-        return kernels.run(torch.ops.attrdrop.group_points, clouds.FOUND, points, index, centres)
+        return torch.ops.attrdrop.group_points(points, index, centres)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:

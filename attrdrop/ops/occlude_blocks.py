@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from attrdrop._core import backends, checks, kernels
+from attrdrop._core import backends, checks
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.reference import occlude_blocks as reference
@@ -17,7 +17,6 @@ PER = ("image", "batch")
 POLICIES = ("drop", "keep")
 IMAGE_TYPES = (torch.uint8, *checks.FLOATS)
 
-NAN = "relevance must not have NaN in it"
 Fill = tuple[bool, float, Tensor | None, bool, Tensor | None, Tensor | None]  # of the operators: keep .. source_index
 
 
@@ -86,7 +85,7 @@ def occlude_blocks(
     p, alpha = checks.check_probability("p", p), checks.check_probability("alpha", alpha)
     low, high = _check_pair("ratio", ratio, math.inf)
     checks.check_size("k_centers", k_centers, least=1)
-    _check_relevance(relevance, index, images)
+    relevance = _check_relevance(relevance, index, images)
     checks.check_choice("border", border, BORDERS)
     checks.check_choice("per", per, PER)
     rule = (
@@ -101,16 +100,14 @@ def occlude_blocks(
     fill = _check_fill(images, value, policy, source, source_index, inplace)
     seed = checks.check_seed(seed)
     ids = checks.check_sample_ids(sample_ids, count, images.device)
-    relevance = None if relevance is None else relevance.detach()
     index = None if index is None else index.to(images.device)
-    double = images.dtype == torch.float64 or (relevance is not None and relevance.dtype == torch.float64)
     out = images if inplace else images.detach().clone()
-    if kernels.resolve("occlude_blocks", images, double, backend) == "reference":
+    if backends.resolve_compiled("occlude_blocks", images, backend, relevance) == "reference":
         ids = torch.arange(count, device=images.device) if ids is None else ids
         boxes = reference.draw_boxes(count, height, width, relevance, index, *rule, seed, ids)
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
-        boxes = kernels.run(torch.ops.attrdrop.occlude_blocks_, NAN, out, relevance, index, *rule, *fill, seed, ids)
+        boxes = torch.ops.attrdrop.occlude_blocks_(out, relevance, index, *rule, *fill, seed, ids)
     return _with_gradient(images, out, boxes, policy), boxes
 
 
@@ -149,7 +146,7 @@ def fill_blocks(
     seed, boxes = checks.check_seed(seed), boxes.contiguous()
     ids = checks.check_sample_ids(sample_ids, images.shape[0], images.device)
     out = images if inplace else images.detach().clone()
-    if kernels.resolve("fill_blocks", images, images.dtype == torch.float64, backend) == "reference":
+    if backends.resolve_compiled("fill_blocks", images, backend) == "reference":
         ids = torch.arange(images.shape[0], device=images.device) if ids is None else ids
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
@@ -216,18 +213,14 @@ def _check_images(images: Tensor, inplace: bool) -> None:
         occlusion.check_inplace("images", images)
 
 
-def _check_relevance(relevance: Tensor | None, index: Tensor | None, images: Tensor) -> None:
+def _check_relevance(relevance: Tensor | None, index: Tensor | None, images: Tensor) -> Tensor | None:
     if relevance is None:
         if index is not None:
             raise ValueError("index must be None where relevance is None")
-        return
-    relevance = checks.check_tensor("relevance", relevance)
-    if relevance.dtype not in checks.FLOATS:
-        raise TypeError(f"relevance must be float32, bfloat16, float16 or float64, got {relevance.dtype}")
+        return None
+    relevance = occlusion.check_relevance(relevance, "images", images)
     if relevance.dim() not in (3, 4):
         raise ValueError(f"relevance must have shape (M, h, w) or (M, c, h, w), got {tuple(relevance.shape)}")
-    if relevance.device != images.device:
-        raise ValueError(f"relevance must be on the device of images, {images.device}, got {relevance.device}")
     count = images.shape[0]
     if index is None and relevance.shape[0] != count:
         raise ValueError(f"relevance must have one row for each of the {count} images, got {relevance.shape[0]}")
@@ -237,6 +230,7 @@ def _check_relevance(relevance: Tensor | None, index: Tensor | None, images: Ten
         checks.check_index("index", index, relevance.shape[0], count)
         if not torch.compiler.is_compiling() and index.device.type == "cpu" and len(index.unique()) < len(index):
             raise ValueError(f"index must hold distinct numbers, got {index.tolist()}")
+    return relevance
 
 
 def _check_fill(
@@ -252,12 +246,7 @@ def _check_fill(
         return keep, *occlusion.check_value(value, images, images.shape[1], '"random"'), False, None, None
     if not isinstance(value, (int, float)) or value != 0.0:
         raise ValueError("value must be left at 0 where source is given")
-    source = checks.check_tensor("source", source)
-    if source.dtype != images.dtype or source.device != images.device:
-        raise ValueError(
-            f"source must have the type and device of images, {images.dtype} on {images.device}, "
-            f"got {source.dtype} on {source.device}"
-        )
+    source = checks.check_like("source", source, "images", images)
     least = images.shape[0] if source_index is None else min(images.shape[0], 1)
     if source.dim() != 4 or source.shape[1:] != images.shape[1:] or source.shape[0] < least:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrdrop._core import checks, kernels
+from attrdrop._core import backends, checks
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.ops._points import check_valid
@@ -13,7 +13,6 @@ from attrdrop.reference import occlude_points as reference
 
 MODES = ("threshold", "calibrated")
 VALUES = ("origin", "first", "resample")
-NOT_FINITE = "relevance must be finite"
 
 
 def occlude_points(
@@ -79,10 +78,9 @@ def occlude_points(
     replacement, number, numbers = _check_value(value, points)
     seed = checks.check_seed(seed)
     ids = checks.check_sample_ids(sample_ids, count, points.device)
-    double = points.dtype == torch.float64 or (relevance is not None and relevance.dtype == torch.float64)
     out = points if inplace else points.detach().clone()
     rule = (1.0 if relevance is None else alpha, beta, calibrated)
-    if kernels.resolve("occlude_points", points, double, backend) == "reference":
+    if backends.resolve_compiled("occlude_points", points, backend, relevance) == "reference":
         ids = torch.arange(count, device=points.device) if ids is None else ids
         valid = torch.ones(count, size, dtype=torch.bool, device=points.device) if valid is None else valid
         dropped = reference.occlude_points_(
@@ -90,8 +88,9 @@ def occlude_points(
         )  # fmt: skip
     else:
         kinds = (reference.NORMS.index(norm), reference.REPLACEMENTS.index(replacement))
-        arguments = (out, relevance, valid, *rule, *kinds, number, numbers, seed, ids)
-        dropped = kernels.run(torch.ops.attrdrop.occlude_points_, NOT_FINITE, *arguments)
+        dropped = torch.ops.attrdrop.occlude_points_(
+            out, relevance, valid, *rule, *kinds, number, numbers, seed, ids
+        )  # fmt: skip
     if out is not points and points.requires_grad and torch.is_grad_enabled():
         out = torch.where(dropped[..., None], out, points)
     return out, dropped
@@ -111,20 +110,16 @@ def _check_relevance(relevance: Tensor | None, points: Tensor, inplace: bool) ->
     """None, or (N, P, c)."""
     if relevance is None:
         return None
-    relevance = checks.check_tensor("relevance", relevance)
-    if relevance.dtype not in checks.FLOATS:
-        raise TypeError(f"relevance must be float32, bfloat16, float16 or float64, got {relevance.dtype}")
+    relevance = occlusion.check_relevance(relevance, "points", points)
     count, size, _ = points.shape
     if relevance.dim() not in (2, 3) or relevance.shape[:2] != points.shape[:2] or relevance.shape[2:] == (0,):
         raise ValueError(
             f"relevance must have shape ({count}, {size}) or ({count}, {size}, c) with c >= 1, "
             f"got {tuple(relevance.shape)}"
         )
-    if relevance.device != points.device:
-        raise ValueError(f"relevance must be on the device of points, {points.device}, got {relevance.device}")
     if inplace:
         occlusion.check_apart("relevance", relevance, "points", points)
-    return relevance.detach() if relevance.dim() == 3 else relevance.detach().unsqueeze(-1)
+    return relevance if relevance.dim() == 3 else relevance.unsqueeze(-1)
 
 
 def _check_value(value: Value, points: Tensor) -> tuple[str, float, Tensor | None]:

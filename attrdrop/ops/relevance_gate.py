@@ -68,9 +68,7 @@ def _gate(
     relu: bool,
     backend: str | None,
 ) -> Tensor:
-    z = checks.check_tensor("z", z)
-    if z.dtype not in checks.FLOATS:
-        raise TypeError(f"z must be float32, bfloat16, float16 or float64, got {z.dtype}")
+    z = checks.check_floats("z", z)
     if not checks.is_number(eps):
         raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not 0 <= eps < float("inf"):

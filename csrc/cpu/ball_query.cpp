@@ -31,7 +31,7 @@ Tensor ball_query_cpu(Tensor points, Tensor centres, std::vector<double> radius,
       }
     });
   });
-  STD_TORCH_CHECK(all_finite, "centres must have finite coordinates");
+  check_data(all_finite, "centres must have finite coordinates");
   return index;
 }
 

@@ -9,7 +9,7 @@
 namespace attrdrop {
 
 static void check_inside(const int64_t* outside, int64_t size) {
-  require(!outside, "index must lie in [0, ", size, "), got ", outside ? *outside : 0);
+  check_data(!outside, "index must lie in [0, ", size, "), got ", outside ? *outside : 0);
 }
 
 // points (N, P, C), index (N, S, k), centres (N, S, 3) -> (N, S, k, C)

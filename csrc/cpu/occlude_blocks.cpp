@@ -49,7 +49,7 @@ Tensor occlude_blocks_cpu(Tensor images, BlockProblem p) {
     for (int64_t n = begin; n < end; ++n)
       if (!kernels().choose_block(p, n, rows[n], scratch.get())) any_nan = true;
   });
-  require(!any_nan, "relevance must not have NaN in it");  // before a pixel is written
+  check_data(!any_nan, "relevance must not have NaN in it");  // before a pixel is written
   fill_images(p.fill, p.boxes);
   return boxes;
 }

@@ -19,7 +19,7 @@ Tensor occlude_points_cpu(Tensor points, PointProblem p) {
     for (int64_t n = begin; n < end; ++n)
       if (!kernels().choose_points(p, n, scratch.get())) all_finite = false;
   });
-  require(all_finite, "relevance must be finite");
+  check_data(all_finite, "relevance must be finite");
   torch::stable::parallel_for(0, p.count, clouds, [&](int64_t begin, int64_t end) {
     const AlignedBuffer scratch(2 * static_cast<int64_t>(sizeof(uint32_t)) * p.size);
     for (int64_t n = begin; n < end; ++n) kernels().replace_points(p, n, static_cast<uint32_t*>(scratch.get()));

@@ -48,7 +48,7 @@ class Clouds {
           if (!read<decltype(element)>(view, mask, n, points.size(1))) all_finite = false;
       });
     });
-    STD_TORCH_CHECK(all_finite, "points must have finite coordinates");
+    check_data(all_finite, "points must have finite coordinates");
   }
 
   Cloud operator[](int64_t n) const {

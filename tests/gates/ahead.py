@@ -21,6 +21,8 @@ SHARED_LIMIT = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 2
 WARP_GROUP_DOTS = ("HGMMA", "UTCHMMA")  # Hopper, Blackwell
 DOTS = ("HMMA", *WARP_GROUP_DOTS)
 
+Place = str | tuple[str, int]
+
 LABEL = re.compile(r"(\.L\w+):")
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z]\w*)(.*)")
 TARGET = re.compile(r"`\((\.L\w+)\)")
@@ -52,27 +54,35 @@ class Instruction(NamedTuple):
 
 def compile_ahead(
     kernel: JITFunction,
-    signature: dict[str, str],
-    constants: dict[str, Any],
+    signature: dict[str, Any],
+    constants: dict[Place, Any],
     arch: int,
     *,
     warps: int,
     stages: int,
-    aligned: Iterable[str] = (),
+    aligned: Iterable[Place] = (),
 ) -> Report:
-    """``aligned`` names the arguments that are multiples of 16; an absent pointer is the constant None."""
+    """``aligned`` names the arguments that are multiples of 16; an absent pointer is the constant None.
+
+    A tuple has a tuple of types, "constexpr" for its constants; (name, index) is one of its members.
+    """
     if not (isinstance(kernel, JITFunction) and isinstance(tl.sum, JITFunction)):
         raise RuntimeError("kernels compile only where triton was imported without TRITON_INTERPRET=1")
     if arch not in SHARED_LIMIT:
         raise ValueError(f"arch must be one of {sorted(SHARED_LIMIT)}, got {arch}")
-    types = {**signature, **dict.fromkeys(constants, "constexpr")}
+    types = {**signature, **dict.fromkeys((name for name in constants if isinstance(name, str)), "constexpr")}
     if wrong := set(types) ^ set(kernel.arg_names):
         raise ValueError(f"{kernel.__name__}: {sorted(wrong)} are not its arguments, or have no type and no value")
+
+    def path(place: Place) -> tuple[int, ...]:
+        name, *inside = (place,) if isinstance(place, str) else place
+        return kernel.arg_names.index(name), *inside
+
     source = ASTSource(
         kernel,
         {name: types[name] for name in kernel.arg_names},  # triton wants the kernel's order
-        constants,
-        {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+        {path(place): value for place, value in constants.items()},
+        {path(place): [["tt.divisibility", 16]] for place in aligned},
     )
     options = {"num_warps": warps, "num_stages": stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)

@@ -36,9 +36,9 @@ from attrdrop.triton_kernels import (
 COUNTS = Path(__file__).with_name("instruction_counts.json")
 TILED = {
     "forward": masked_attention.masked_attention_forward_kernel,
-    "grad_query": masked_attention_backward.grad_query_kernel,
-    "grad_key_value": masked_attention_backward.grad_key_value_kernel,
-    "grad_bias": masked_attention_grad_bias.grad_bias_kernel,
+    "grad_query": masked_attention_backward.masked_attention_backward_query_kernel,
+    "grad_key_value": masked_attention_backward.masked_attention_backward_key_value_kernel,
+    "grad_bias": masked_attention_grad_bias.masked_attention_backward_bias_kernel,
 }
 FLAGS = {
     "plain": (True, False, False),
@@ -50,12 +50,17 @@ FLAGS = {
 
 TYPES = {
     **dict.fromkeys(("p_lse", "p_shift", "p_scale", "p_delta", "p_sums"), "*fp32"),
-    **dict.fromkeys(("p_rows", "p_cols", "p_survivors", "p_words", "p_keep", "p_bits", "p_valid"), "*i32"),
+    **dict.fromkeys(("p_rows", "p_cols", "words", "survivors", "p_words", "p_keep", "p_bits", "p_valid"), "*i32"),
     **dict.fromkeys(("p_ids", "p_keys", "p_index", "p_counts"), "*i64"),
     **dict.fromkeys(("scale", "kept_share", "share", "eps"), "fp32"),
     "p_mask": "*i8", "seed": "i64",
 }  # fmt: skip
-ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "stride_bq", "size", "channels"}
+ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "size", "channels"}
+MATRICES = {
+    **dict.fromkeys(("q", "k", "v", "grad_out"), ("stride_b", "stride_h", "stride_n")),
+    **dict.fromkeys(("words", "survivors"), ()), "bias": ("stride_n", "stride_m"),
+}  # fmt: skip
+"""Arguments that are launch.Matrices, and which of their strides are multiples of 16 where they are not 1."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +76,26 @@ class Case:
     warps: int = 4
     stages: int = 3
     positions: int = 0
+    unit: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(MATRICES, "stride_m"))  # the stride that is 1
 
 
 def tiled_case(kernel: str, kind: str, width: int, arch: int, flags: str, tile: launch.Tile | None = None) -> Case:
     has_keep, has_bias, has_dropout = FLAGS[flags]
     tile = tile or launch.choose(kernel, kind, width, arch, has_bias, has_dropout)
-    absent = [] if has_keep else ["p_rows", "p_cols"]
-    absent += [] if has_dropout else ["p_survivors"]
-    absent += [] if has_bias or kernel == "grad_bias" else ["p_bias"]
+    absent = [] if has_keep else ["words"]
+    absent += [] if has_dropout else ["survivors"]
+    absent += [] if has_bias or kernel == "grad_bias" else ["bias"]
+    unit = dict.fromkeys(MATRICES, "stride_m")
+    if kernel == "grad_key_value":
+        unit["bias"] = "stride_n"
     constants = dict(
         D=width, BLOCK_D=width, D_V=width, BLOCK_V=width, BLOCK_Q=tile.queries, BLOCK_K=tile.keys, SIGN=1,
-        PRECISION="tf32" if kind == "tf32" else "ieee", HAS_KEEP=has_keep, IS_EVEN=True,
-        HAS_BIAS=has_bias, HAS_DROPOUT=has_dropout, stride_cw=1, stride_bk=1, **dict.fromkeys(absent),
+        PRECISION="tf32" if kind == "tf32" else "ieee", IS_EVEN=True, **dict.fromkeys(absent),
     )  # fmt: skip
     return Case(
         f"{kernel}-{kind}-d{width}-sm{arch}-{flags}", TILED[kernel], arch, constants,
         "*bf16" if kind == "half" else "*fp32", warps=tile.warps, stages=tile.stages,
-        positions=tile.queries * tile.keys,
+        positions=tile.queries * tile.keys, unit=unit,
     )  # fmt: skip
 
 
@@ -159,16 +167,14 @@ def cases() -> Iterator[Case]:
         for width in (64, 128):
             yield tiled_case(kernel, "half", width, 90, "unmasked")
             yield tiled_case(kernel, "half", width, 100, "plain")
-    attribution = dict(
-        D=64, BLOCK_D=64, BLOCK_Q=32, BLOCK_K=32, PRECISION="ieee", HAS_VALID=True, IS_CAUSAL=True, TOP=16
-    )
+    attribution = dict(D=64, BLOCK_D=64, BLOCK_Q=32, BLOCK_K=32, PRECISION="ieee", IS_CAUSAL=True, TOP=16)
     for arch in (80, 90):
         for name in ("sums", "rows", "top"):
             kernel = getattr(attention_attribution, f"attention_attribution_{name}_kernel")
             types = {"p_rows": "*fp32"} if name == "rows" else {}
             yield Case(f"attribution_{name}-sm{arch}", kernel, arch, attribution, types=types)
         words = dict(ROWS=dropout_words.ROWS, WORDS=dropout_words.WORDS, HAS_COLS=True)
-        yield Case(f"dropout_words-sm{arch}", dropout_words.dropout_words_kernel, arch, words)
+        yield Case(f"dropout_words-sm{arch}", dropout_words.masked_attention_dropout_kernel, arch, words)
         block = dict(BLOCK=pack_mask.BLOCK_WORDS, stride_column=1)
         yield Case(f"pack_mask-sm{arch}", pack_mask.pack_mask_kernel, arch, block)
         yield Case(f"unpack_mask-sm{arch}", pack_mask.unpack_mask_kernel, arch, block)
@@ -181,8 +187,19 @@ def compile_case(case: Case) -> Report:
     constants = {name: value for name, value in case.constants.items() if name in names}
     free = [name for name in names if name not in constants]
     types = {**TYPES, **case.types}
-    signature = {n: types.get(n, case.float_type if n.startswith("p_") else "i32") for n in free}
+    is_float = {n for n in free if n.startswith("p_") or n in MATRICES}
+    signature = {n: types.get(n, case.float_type if n in is_float else "i32") for n in free}
     aligned = [n for n in free if n.startswith("p_") or n in ALIGNED]
+    for n in MATRICES.keys() & set(free):
+        fields = {
+            "pointer": signature[n],
+            **dict.fromkeys(launch.Matrices._fields[1:], "i32"),
+            case.unit[n]: "constexpr",
+        }
+        signature[n] = launch.Matrices(**fields)
+        places = {field: (n, launch.Matrices._fields.index(field)) for field in fields}
+        constants[places[case.unit[n]]] = 1
+        aligned += [places[field] for field in ("pointer", *MATRICES[n]) if field != case.unit[n]]
     return compile_ahead(
         case.kernel, signature, constants, case.arch, warps=case.warps, stages=case.stages, aligned=aligned
     )
