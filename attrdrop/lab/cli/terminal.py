@@ -1,12 +1,11 @@
-"""What the commands share in the terminal: options, messages, exit codes, the progress of an experiment."""
+"""What the commands share in the terminal: messages, exit codes, the progress of an experiment."""
 
 import contextlib
-import dataclasses
 import itertools
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +17,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from attrdrop.lab.errors import InputError, RunError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-DATA, MODEL, TRAINING, OUTPUT = "Data", "Model", "Training", "Results"  # panels of the help
-ADDROP, RIVALS = "AD-DROP", "Rivals of AD-DROP"
 console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
@@ -38,22 +35,6 @@ class Experiment(Protocol):
 
     def run(self, starting: Callable[[str, int], None], advance: Callable[[float], None]) -> None:
         """Do all runs."""
-
-
-def option(panel: str, help: str, **limits: Any) -> Any:
-    """A command-line option in a panel of the help; a number's type and bounds would crowd out its name."""
-    return typer.Option(help=help, rich_help_panel=panel, metavar="N" if limits else None, **limits)
-
-
-def given_options(context: typer.Context) -> set[str]:
-    """Names of the options that stand on the command line."""
-    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
-
-
-def values_under(context: typer.Context, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """All options, those of the preset where the command line has none."""
-    given = given_options(context)
-    return context.params | {name: value for name, value in preset.items() if name not in given}
 
 
 def progress_bar(**options: Any) -> Progress:
@@ -99,23 +80,17 @@ def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
     _show(experiment, files, "Results are in")
 
 
-def arm_settings(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """The settings of an experiment with several arms, from all options."""
-    chosen = {field.name: values[field.name] for field in dataclasses.fields(kind)}
-    return kind(**chosen | {"arms": tuple(arm.strip() for arm in values["arms"].split(","))})
-
-
-def run_arms(kind: Callable[..., Any], settings: Any, values: Mapping[str, Any], load: Callable[[], Any]) -> None:
+def run_arms(kind: Callable[..., Any], settings: Any, data: Any, run: Any, load: Callable[[], Any]) -> None:
     """Loads the task, checks that all arms can work on it, and does the runs that are left."""
     import torch
 
     from attrdrop.lab.device import resolve_device
 
-    if values["threads"]:
-        torch.set_num_threads(values["threads"])
+    if run.threads:
+        torch.set_num_threads(run.threads)
     with console.status("Reading the data and checking the model"):
-        task = load().limited(values["train_size"], values["test_size"])
-        experiment = kind(settings, task, resolve_device(settings.device), values["output"], values["overwrite"])
+        task = load().limited(data.train_size, data.test_size)
+        experiment = kind(settings, task, resolve_device(settings.device), run.output, run.overwrite)
     if done := len(experiment.report.runs):
         total = done + len(experiment.planned)
         console.print(f"{done} of {total} runs are in {escape(str(experiment.output))} already and are not repeated.")

@@ -1,6 +1,7 @@
 """Training on images: models, arms, and what is measured of a trained model."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,10 +12,18 @@ import attrdrop
 from attrdrop import lrp, metrics
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.images.data import Images
-from attrdrop.lab.images.settings import CUTMIX, ERASING, PLAIN, RELCUTMIX, RELDROP, RULES
+from attrdrop.lab.images.settings import CUTMIX, ERASING, PLAIN, RELCUTMIX, RELDROP
 from attrdrop.lab.runs.training import ArmTrainer, Counts, Run, spaced
 from attrdrop.models import resnet10, resnet18, resnet50
 
+RULES: dict[str, Callable[[], lrp.Rule]] = {
+    "epsilon-plus-flat": lrp.EpsilonPlusFlat,
+    "epsilon": lrp.Epsilon,
+    "epsilon-flat": lrp.EpsilonFlat,
+    "epsilon-plus": lrp.EpsilonPlus,
+    "gradient-times-input": lrp.GradientTimesInput,
+    "abs-gradient": lrp.AbsGradient,
+}
 RESNETS: dict[str, Any] = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
 MEASURED = 256
 FLIPPING_STEPS, FLIPPING_PATCH = 16, 4

@@ -1,6 +1,8 @@
 """Training on point clouds: models, arms, and what is measured of a trained model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,9 +11,16 @@ from torch import Tensor, nn
 from attrdrop import lrp, metrics
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.points.data import Augmentation, Clouds
-from attrdrop.lab.points.settings import DROPOUT, PLAIN, RELDROP, RULES
+from attrdrop.lab.points.settings import DROPOUT, PLAIN, RELDROP
 from attrdrop.lab.runs.training import EVAL_BATCH, ArmTrainer, Counts, Run, logits_of, spaced
 
+RULES: dict[str, Callable[[], lrp.Rule]] = {
+    "epsilon-flat": partial(lrp.EpsilonFlat, 1e-6),
+    "epsilon": partial(lrp.Epsilon, 1e-6),
+    "epsilon-plus-flat": lrp.EpsilonPlusFlat,
+    "gradient-times-input": lrp.GradientTimesInput,
+    "abs-gradient": lrp.AbsGradient,
+}
 MEASURED = 128
 FLIPPING_STEPS = 16
 LOSS_REPEATS = 3

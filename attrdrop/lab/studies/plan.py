@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import PLAIN, check_choice
-from attrdrop.lab.text.settings import ADDROP, ARMS
+from attrdrop.lab.runs.settings import PLAIN, Option, Panel, SeededOptions, check_choice
+from attrdrop.lab.text.settings import ADDROP, ARMS, Data, Layers, P, Q, Settings
 
 Trial = dict[str, Any]
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -15,7 +15,7 @@ COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(SeededOptions):
     """What to sweep. Every study takes the tasks, seeds, p, q and layers; the other fields belong to one study each.
 
     Attributes:
@@ -25,22 +25,44 @@ class Plan:
         shares: of the training examples (Fig. 5). shots: training examples of each class (Table 5).
     """
 
-    studies: tuple[str, ...]
-    tasks: tuple[str, ...]
+    studies: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.SWEEP,
+            "seeds, ablation, grid, size, shots, regions, rivals, costs, maps; several with commas between.",
+        ),
+    ] = ("seeds",)
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.DATA,
+            "Data sets as of finetune, several with commas between; name:type, as in rotten-tomatoes:regression, "
+            "where the type is not the set's own.",
+        ),
+    ] = (Data.task,)
     seeds: int = 5
-    first_seed: int = 0
-    p: float = 0.3
-    q: float = 0.3
-    layers: str = "all"
-    rate: float = 0.1
-    consistency: float = 1.0
-    p_values: tuple[float, ...] = TENTHS
-    q_values: tuple[float, ...] = TENTHS
-    grid_seeds: int = 1
-    shares: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-    shots: tuple[int, ...] = (16, 64, 256)
+    first_seed: int = Settings.first_seed
+    p: P = Settings.p
+    q: Q = Settings.q
+    layers: Layers = Settings.layers
+    rate: float = Settings.rate
+    consistency: float = Settings.consistency
+    p_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of p in the grid, with commas between.")] = (
+        TENTHS
+    )
+    q_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of q in the grid, with commas between.")] = (
+        TENTHS
+    )
+    grid_seeds: Annotated[int, Option(Panel.SWEEP, "Seeds of each point of the grid.", min=1)] = 1
+    shares: Annotated[
+        tuple[float, ...], Option(Panel.SWEEP, "Parts of the training examples for the study of size.")
+    ] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    shots: Annotated[
+        tuple[int, ...], Option(Panel.SWEEP, "Training examples of each class for the study of shots.")
+    ] = (16, 64, 256)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for study in self.studies:
             check_choice("studies", study, STUDIES)
         if not self.tasks:
@@ -62,10 +84,6 @@ class Plan:
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
         return cls(**tuples)
-
-    @property
-    def seed_list(self) -> list[int]:
-        return list(range(self.first_seed, self.first_seed + self.seeds))
 
     def trials(self, study: str | None = None) -> list[Trial]:
         """The runs of a study, or of all; each once."""
