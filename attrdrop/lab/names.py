@@ -3,7 +3,6 @@
 from typing import Any
 
 PLAIN, ADDROP = "plain", "ad-drop"  # arms
-DROPS = ("high", "low", "random", "none")  # what the prior experiment of the AD-DROP paper drops (Fig. 2)
 Trial = dict[str, Any]  # plain values by name; the same names and values are the same trial
 Record = dict[str, Any]  # "trial", "finished" (ISO time), and "result", "seconds", "jobs", or "message" where it failed
 

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.ops.keep_mask import REGIONS
 
 OTHER = "other:"  # begins the columns of out-of-distribution scores
 SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
@@ -23,6 +24,7 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unus
     "r/w gold labels": {"target": "gold"},
     "w/o cross-tuning": {"cross_tuning": False},
 }
+DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
 WORDS: dict[str, Callable[[Any], str]] = {
     "shots": lambda value: f"{value:.0f} shots",
     "share": lambda value: f"{100 * value:g} % of the examples",
