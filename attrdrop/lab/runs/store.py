@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TRIALS, FAILED, STUDY, LOCK = "trials", "failed", "optuna.db", ".lock"
 SHARED = ("settings", "task", "checksums")  # parts of a header that all trials of a folder have in common
 ADVICE = "; give another folder, or --overwrite"
-DRAFTS = ("json", "csv", "png", "md")
+DRAFTS = ("json", "csv", "png", "md")  # endings of files whose drafts a kill may leave
 
 
 def key_of(trial: Trial) -> str:
@@ -132,8 +132,8 @@ class TrialStore:
             for name in (STUDY, SWEEP, RESULTS):
                 (self.folder / name).unlink(missing_ok=True)
             self._overwrite = False
-        for ending in DRAFTS:
-            for draft in self.folder.rglob(f".*.{ending}.*"):
+        for draft in self.folder.rglob(".*.*.*"):
+            if draft.name.split(".")[-2] in DRAFTS:
                 draft.unlink(missing_ok=True)
 
     def _all(self, kind: str) -> list[Record]:
