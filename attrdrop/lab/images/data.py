@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.data import checksum, class_indices, read_npz, said, sample, split
+from attrdrop.lab.arrays import checksum, class_indices, read_npz
+from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.runs.splits import sample, split
 
 MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}

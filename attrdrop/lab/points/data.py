@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrdrop.lab.arrays import checksum, class_indices, read_npz
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.points.readers import LAYOUTS, Reading, centred, read_folder
-from attrdrop.lab.runs.data import checksum, class_indices, read_npz, sample, split
+from attrdrop.lab.runs.splits import sample, split
 
 FURNITURE = "furniture"
 FURNITURE_PATH = Path(__file__).parents[1] / "data" / "furniture_points.npz"

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from scipy import stats
 
 from attrdrop._version import __version__
 from attrdrop.lab.errors import InputError
+
+RESULTS, SWEEP = "results.json", "sweep.json"  # of an experiment, of a sweep
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -38,13 +41,14 @@ def unwritable(folder: Path, error: OSError) -> InputError:
 
 def described(device: torch.device) -> dict[str, Any]:
     """When, with what and on what an experiment began."""
+    versions = {"attrdrop": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        versions["transformers"] = metadata.version("transformers")
     return {
         "complete": False,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "environment": {
-            "attrdrop": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+        "environment": versions
+        | {
             "machine": platform.machine(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
@@ -94,9 +98,9 @@ def replace_file(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def kind_of(folder: Path) -> str | None:
-    """Which command wrote the results in a folder; None for fine-tuning, or where there are none."""
-    for name in ("results.json", "sweep.json"):
+def kind_of(folder: Path) -> str:
+    """Which command wrote the results in a folder; 'finetune' where none says so."""
+    for name in (RESULTS, SWEEP):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            return json.loads((folder / name).read_text(encoding="utf-8")).get("kind")
-    return None
+            return json.loads((folder / name).read_text(encoding="utf-8")).get("kind", "finetune")
+    return "finetune"
