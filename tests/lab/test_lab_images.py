@@ -17,7 +17,7 @@ from attrdrop.lab.images.settings import ARMS, ImageSettings
 from attrdrop.lab.images.training import ImageTrainer
 
 CPU = torch.device("cpu")
-TABLES = ["curves.csv", "flipping.csv", "results.json", "runs.csv"]
+TABLES = [".lock", "curves.csv", "flipping.csv", "results.json", "runs.csv", "trials"]
 SMALL = ["--dataset", "npz", "--epochs", "1", "--batch-size", "16"]
 
 
@@ -125,19 +125,18 @@ def test_no_probability_trains_like_the_plain_arm(arm):
     x, y = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(arrays["y"])
     images = data.ArrayImages(x, y)
     task = data.ImageTask("squares", ["a", "b", "c"], images, images, [0.4] * 3, [0.3] * 3, "crop-flip")
-    settings = ImageSettings(p=0.0, epochs=2, batch_size=16)
-    trainer = ImageTrainer(settings, task, CPU)
+    settings = ImageSettings(device="cpu", p=0.0, epochs=2, batch_size=16)
+    trainer = ImageTrainer(settings, task)
     assert trainer.steps == 2  # the third batch would be one image, on which BatchNorm cannot train
     losses = []
     for name in ("plain", arm):
         model = trainer.build(5)
-        transform = None if name == "plain" else trainer._transform(name, model, 5)
+        changing = trainer.arms[name](model, settings, task, 5)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
         order = torch.Generator().manual_seed(5)
         parts = [
-            trainer._train_epoch(model, transform, optimizer, schedule, order, name, lambda work: None)
-            for _ in range(2)
+            trainer._train_epoch(1, model, changing, optimizer, schedule, order, lambda work: None) for _ in range(2)
         ]
         losses.append([loss for part in parts for loss in part[0]])
         assert [part[2] for part in parts] == [0, 0]
@@ -149,10 +148,10 @@ def test_no_probability_trains_like_the_plain_arm(arm):
 def test_images_smaller_than_the_patches_of_the_measures(size):
     images = data.ArrayImages(torch.randint(0, 256, (8, 1, *size), dtype=torch.uint8), torch.arange(8) % 2)
     task = data.ImageTask("small", ["a", "b"], images, images, [0.5], [0.3], "none")
-    trainer = ImageTrainer(ImageSettings(epochs=1, batch_size=8), task, CPU)
+    trainer = ImageTrainer(ImageSettings(device="cpu", epochs=1, batch_size=8), task)
     trainer.check()
     advanced = []
-    run, model = trainer.run("reldrop", 0, advanced.append)
+    run, model = trainer.trained("reldrop", 0, advanced.append)
     assert sum(advanced) == pytest.approx(trainer.work("reldrop"))
     assert 0 <= run.flipping_auc["random"] <= 1
     _, relevance, titles = trainer.maps(model)

@@ -15,8 +15,7 @@ from attrdrop.lab.points.report import PointReport
 from attrdrop.lab.points.settings import ARMS, MODELS, PointSettings
 from attrdrop.lab.points.training import PointTrainer, class_accuracy
 
-CPU = torch.device("cpu")
-TABLES = ["curves.csv", "flipping.csv", "point_loss.csv", "results.json", "runs.csv"]
+TABLES = [".lock", "curves.csv", "flipping.csv", "point_loss.csv", "results.json", "runs.csv", "trials"]
 SMALL = ["--dataset", "npz", "--model", "pointnet", "--width", "0.125", "--points", "16", "--epochs", "1",
          "--batch-size", "16", "--mode", "calibrated", "--beta", "0.25"]  # fmt: skip
 
@@ -107,17 +106,20 @@ def test_killed_and_interrupted_experiments_go_on(npz, tmp_path):
 
 @pytest.mark.parametrize("arm", ARMS[1:])
 def test_no_drops_train_like_the_plain_arm(npz, arm):
-    settings = PointSettings(model="pointnet", width=0.125, points=16, beta=0.0, mode="calibrated", batch_size=16)
-    trainer = PointTrainer(settings, load_task("npz", npz, Reading(16)), CPU)
+    settings = PointSettings(
+        device="cpu", model="pointnet", width=0.125, points=16, beta=0.0, mode="calibrated", batch_size=16
+    )
+    task = load_task("npz", npz, Reading(16))
+    trainer = PointTrainer(settings, task)
     losses = []
     for name in ("plain", arm):
         model = trainer.build(5)
-        transform = None if name == "plain" else trainer._transform(name, model, 5)
+        changing = trainer.arms[name](model, settings, task, 5)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
         order = torch.Generator().manual_seed(5)
         torch.manual_seed(5)
-        part = trainer._train_epoch(model, transform, optimizer, schedule, order, name, lambda work: None)
+        part = trainer._train_epoch(1, model, changing, optimizer, schedule, order, lambda work: None)
         losses.append(part[0])
         assert part[2] == 0
     assert len(losses[0]) == 3
@@ -128,11 +130,13 @@ def test_no_drops_train_like_the_plain_arm(npz, arm):
 def test_every_model_with_normals(tmp_path, model):
     np.savez(tmp_path / "normals.npz", **made_up(30, points=40, channels=6))
     task = load_task("npz", tmp_path / "normals.npz", Reading(32, normals=True))
-    settings = PointSettings(model=model, width=0.125, points=32, normals=True, epochs=1, batch_size=8, rotate=True)
-    trainer = PointTrainer(settings, task, CPU)
+    settings = PointSettings(
+        device="cpu", model=model, width=0.125, points=32, normals=True, epochs=1, batch_size=8, rotate=True
+    )
+    trainer = PointTrainer(settings, task)
     trainer.check()
     advanced = []
-    run, trained = trainer.run("reldrop", 0, advanced.append)
+    run, trained = trainer.trained("reldrop", 0, advanced.append)
     assert sum(advanced) == pytest.approx(trainer.work("reldrop"))
     assert 0 <= run.flipping_auc["random"] <= 1
     points, relevance, titles = trainer.maps(trained)

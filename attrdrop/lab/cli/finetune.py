@@ -1,10 +1,11 @@
 """The command `attrdrop finetune`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrdrop.lab.cli.options import Run, command
-from attrdrop.lab.cli.terminal import console, run_experiment
+from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.text.settings import FILES, PRESETS, Data, Settings
 
@@ -19,21 +20,13 @@ def finetune(data: Data, settings: Settings, run: Run, given: set[str]) -> None:
 
     All arms see the same data in the same order from the same initial
     weights, at each of several seeds. The table at the end shows scores,
-    step time and memory. Ctrl-C keeps every finished run.
+    step time and memory. Ctrl-C keeps every finished run; the same
+    command again does the rest.
     """
     check_data_options(given)
-    from attrdrop.lab.runs.results import check_output
-    from attrdrop.lab.text import report
-    from attrdrop.lab.text.experiment import Experiment
+    from attrdrop.lab.text.experiment import TextExperiment
 
-    check_output(run.output, run.overwrite)
-    if run.threads:
-        import torch
-
-        torch.set_num_threads(run.threads)
-    with console.status("Reading the data and checking the model"):
-        experiment = Experiment(settings, load_task(data), run.output, run.overwrite)
-    run_experiment(experiment, report.FILES)
+    run_experiment(partial(TextExperiment, settings, partial(load_task, data)), run)
 
 
 def check_data_options(given: set[str], named: str = "task") -> None:

@@ -2,9 +2,10 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from attrdrop.lab.cli.options import Run, command
-from attrdrop.lab.cli.terminal import run_arms
+from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.images.settings import PRESETS, ImageData, ImageSettings
 
 
@@ -21,7 +22,14 @@ def train_images(data: ImageData, settings: ImageSettings, run: Run) -> None:
     table shows accuracy, step time, memory and what the models rely on.
     Ctrl-C keeps every finished run; the same command again does the rest.
     """
-    from attrdrop.lab.images.data import load_task
     from attrdrop.lab.images.experiment import ImageExperiment
 
-    run_arms(ImageExperiment, settings, data, run, partial(load_task, data.dataset, data.data, data.image_size))
+    run_experiment(partial(ImageExperiment, settings, partial(load_task, data)), run)
+
+
+def load_task(data: ImageData) -> Any:
+    """The task that the options name, cut down to the sizes they ask for."""
+    from attrdrop.lab.images.data import load_task
+
+    task = load_task(data.dataset, data.data, data.image_size)
+    return task.limited(data.train_size, data.test_size)

@@ -2,9 +2,10 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from attrdrop.lab.cli.options import Run, command
-from attrdrop.lab.cli.terminal import run_arms
+from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.points.settings import PRESETS, PointData, PointSettings
 
 
@@ -21,9 +22,15 @@ def train_points(data: PointData, settings: PointSettings, run: Run) -> None:
     time, memory, and how well the models bear the loss of points.
     Ctrl-C keeps every finished run; the same command again does the rest.
     """
-    from attrdrop.lab.points.data import load_task
     from attrdrop.lab.points.experiment import PointExperiment
+
+    run_experiment(partial(PointExperiment, settings, partial(load_task, data, settings)), run)
+
+
+def load_task(data: PointData, settings: PointSettings) -> Any:
+    """The task that the options name, cut down to the sizes they ask for."""
+    from attrdrop.lab.points.data import load_task
     from attrdrop.lab.points.readers import Reading
 
-    reading = Reading(settings.points, settings.sampling, settings.normals)
-    run_arms(PointExperiment, settings, data, run, partial(load_task, data.dataset, data.data, reading))
+    task = load_task(data.dataset, data.data, Reading(settings.points, settings.sampling, settings.normals))
+    return task.limited(data.train_size, data.test_size)

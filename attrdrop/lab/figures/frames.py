@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-PLAIN, ADDROP = "plain", "ad-drop"
+from attrdrop.lab.names import ADDROP, PLAIN
+
 OTHER = "other:"  # begins the columns of out-of-distribution scores
 SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
 VARIANT = ["attribution", "target", "region", "cross_tuning"]
@@ -13,6 +14,15 @@ DATA = ["shots", "share", "train_size"]
 TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
 
 USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
+ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unusual in a variant of AD-DROP
+    "plain": None,
+    "ad-drop (GA)": {},
+    "r/w IGA": {"attribution": "IGA"},
+    "r/w AA": {"attribution": "AA"},
+    "r/w RD": {"attribution": "RD"},
+    "r/w gold labels": {"target": "gold"},
+    "w/o cross-tuning": {"cross_tuning": False},
+}
 WORDS: dict[str, Callable[[Any], str]] = {
     "shots": lambda value: f"{value:.0f} shots",
     "share": lambda value: f"{100 * value:g} % of the examples",
@@ -92,11 +102,13 @@ def variants(frame: pd.DataFrame, columns: Sequence[str] = VARIANT) -> Iterator[
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """With the column `label`: the method, and what is unusual in a variant of AD-DROP."""
-    labels = [
-        ", ".join([row["method"], *(_unusual(row, VARIANT) if row["method"] == ADDROP else ())])
-        for row in frame.to_dict("records")
-    ]
+    labels = [variant_label(row) if row["method"] == ADDROP else row["method"] for row in frame.to_dict("records")]
     return frame.assign(label=pd.Series(labels, index=frame.index, dtype=object))
+
+
+def variant_label(row: Mapping[str, Any]) -> str:
+    """AD-DROP, and what is unusual in a variant of it."""
+    return ", ".join([ADDROP, *_unusual(row, [name for name in VARIANT if name in row])])
 
 
 def ordered(labels: Iterable[str]) -> list[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs.settings import (
-    PLAIN,
     Device,
     Epochs,
     FirstSeed,

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.runs.store import Record, Trial, TrialStore
+from attrdrop.lab.names import Record, Trial
+from attrdrop.lab.runs.store import TrialStore
 
 Work = Callable[[Trial], Any]
 Maker = Callable[[], Work]

@@ -8,7 +8,6 @@ from typing import Annotated, Any, get_type_hints
 
 from attrdrop.lab.errors import InputError
 
-PLAIN = "plain"
 Check = Callable[[str, Any], None]  # of the name and value of an option; raises InputError
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import Record, Trial
 from attrdrop.lab.runs.results import RESULTS, SWEEP, check_output, replace_file, unwritable
 
 if TYPE_CHECKING:
@@ -22,20 +23,12 @@ TRIALS, FAILED, STUDY, LOCK = "trials", "failed", "optuna.db", ".lock"
 SHARED = ("settings", "task", "checksums")  # parts of a header that all trials of a folder have in common
 ADVICE = "; give another folder, or --overwrite"
 DRAFTS = ("json", "csv", "png", "md")
-Trial = dict[str, Any]  # plain values by name; the same names and values are the same trial
-Record = dict[str, Any]  # "trial", "finished" (ISO time), and "result", "seconds", "jobs", or "message" where it failed
 
 
 def key_of(trial: Trial) -> str:
     """16 hexadecimal digits that stand for the names and values, in whatever order they come."""
     canonical = json.dumps(trial, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def name_of(trial: Trial) -> str:
-    """A trial of an arm at a seed, for a message."""
-    task = f"{trial['task']}, " if "task" in trial else ""
-    return f"{task}{trial['arm']}, seed {trial['seed']}"
 
 
 class TrialStore:

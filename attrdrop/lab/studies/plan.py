@@ -6,12 +6,15 @@ from itertools import product
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import PLAIN, Option, Panel, SeededOptions, check_choice
-from attrdrop.lab.text.settings import ADDROP, ARMS, Data, Layers, P, Q, Settings
+from attrdrop.lab.figures.frames import ABLATIONS, SETTING, USUAL, VARIANT
+from attrdrop.lab.names import ADDROP, PLAIN, Trial
+from attrdrop.lab.runs.settings import Option, Panel, SeededOptions, check_choice
+from attrdrop.lab.text.settings import ARMS, Data, Layers, P, Q, Settings
 
-Trial = dict[str, Any]
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
+METHOD = (*SETTING, *VARIANT)  # of AD-DROP
+VARIED = (*METHOD, "rate", "consistency")  # settings that a trial brings along
 
 
 @dataclass(frozen=True)
@@ -94,32 +97,19 @@ class Plan(SeededOptions):
 
 def addrop(plan: Plan, **changes: Any) -> Trial:
     """The AD-DROP arm with its defaults, as far as studies change them."""
-    usual = {"attribution": "GA", "layers": plan.layers, "target": "pseudo", "region": "high", "cross_tuning": True}
-    return {"arm": ADDROP, "p": plan.p, "q": plan.q, **usual, **changes}
+    return {"arm": ADDROP, "p": plan.p, "q": plan.q, **USUAL, "layers": plan.layers, **changes}
 
 
-def ablation_variants(plan: Plan) -> dict[str, Trial]:
-    """The rows of Table 2, by name."""
-    return {
-        "plain": {"arm": PLAIN},
-        "AD-DROP (GA)": addrop(plan),
-        "r/w IGA": addrop(plan, attribution="IGA"),
-        "r/w AA": addrop(plan, attribution="AA"),
-        "r/w RD": addrop(plan, attribution="RD"),
-        "r/w gold labels": addrop(plan, target="gold"),
-        "w/o cross-tuning": addrop(plan, cross_tuning=False),
-    }
+def ablation_variants(plan: Plan) -> list[Trial]:
+    """The rows of Table 2."""
+    return [{"arm": PLAIN} if changes is None else addrop(plan, **changes) for changes in ABLATIONS.values()]
 
 
-def region_variants(plan: Plan) -> dict[str, Trial]:
-    """The curves of Fig. 2: what is dropped in the first layer, at every epoch, by the gold label's attribution."""
+def region_variants(plan: Plan) -> list[Trial]:
+    """The curves of Fig. 2, as DROPS: what is dropped in the first layer, always, by the gold label's attribution."""
     prior = {"layers": "first", "target": "gold", "cross_tuning": False}
-    return {
-        "high": addrop(plan, **prior),
-        "low": addrop(plan, region="low", **prior),
-        "random": addrop(plan, attribution="RD", **prior),
-        "none": {"arm": PLAIN},
-    }
+    regions = [addrop(plan, region=region, **prior) for region in ("high", "low")]
+    return [*regions, addrop(plan, attribution="RD", **prior), {"arm": PLAIN}]
 
 
 def _repeated(plan: Plan, variants: Sequence[Trial], **common: Any) -> Iterator[Trial]:
@@ -143,7 +133,7 @@ def _grid(plan: Plan) -> Iterator[Trial]:
 
 
 def _ablation(plan: Plan) -> Iterator[Trial]:
-    yield from _repeated(plan, list(ablation_variants(plan).values()))
+    yield from _repeated(plan, ablation_variants(plan))
 
 
 def _size(plan: Plan) -> Iterator[Trial]:
@@ -158,7 +148,7 @@ def _shots(plan: Plan) -> Iterator[Trial]:
 
 
 def _regions(plan: Plan) -> Iterator[Trial]:
-    yield from _repeated(plan, list(region_variants(plan).values()))
+    yield from _repeated(plan, region_variants(plan))
 
 
 def _rivals(plan: Plan) -> Iterator[Trial]:

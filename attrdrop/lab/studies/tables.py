@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.figures.frames import (
-    ADDROP,
+    ABLATIONS,
     OTHER,
-    PLAIN,
     SETTING,
     TRIALS,
     WORDS,
@@ -28,7 +27,9 @@ from attrdrop.lab.figures.frames import (
     score_column,
     score_label,
     shown,
+    variant_label,
 )
+from attrdrop.lab.names import ADDROP, PLAIN
 from attrdrop.lab.runs.results import cell, paired, spread
 from attrdrop.lab.text.kinds.sequence import Regression
 
@@ -37,15 +38,6 @@ __all__ = [
     "score_column",
 ]  # fmt: skip
 
-ABLATIONS = {
-    "plain": PLAIN,
-    "ad-drop (GA)": ADDROP,
-    "r/w IGA": f"{ADDROP}, IGA",
-    "r/w AA": f"{ADDROP}, AA",
-    "r/w RD": f"{ADDROP}, RD",
-    "r/w gold labels": f"{ADDROP}, gold labels",
-    "w/o cross-tuning": f"{ADDROP}, without cross-tuning",
-}
 COSTS = {name: ADDROP if name == "GA" else f"{ADDROP}, {name}" for name in ("RD", "AA", "GA", "IGA")}
 Show = Callable[[float], str]
 # Its pseudo labels are the gold ones.
@@ -74,12 +66,13 @@ def baselines(frame: pd.DataFrame) -> pd.DataFrame:
 
 def ablation(frame: pd.DataFrame) -> pd.DataFrame:
     """What AD-DROP scores with other attributions (r/w: replaced with), with gold labels and without cross-tuning."""
+    labels = {name: PLAIN if changes is None else variant_label(changes) for name, changes in ABLATIONS.items()}
     columns = {}
     for name, rows in data_parts(_chosen(frame)):
         if rows["metric"].iloc[0] in REGRESSION:
-            rows = rows[rows["label"] != ABLATIONS["r/w gold labels"]]
+            rows = rows[rows["label"] != labels["r/w gold labels"]]
         columns[f"{name}: {score_label(rows)}"] = _scores(rows)
-    return _table(columns, ABLATIONS)
+    return _table(columns, labels)
 
 
 def few_shot(frame: pd.DataFrame) -> pd.DataFrame:

@@ -62,6 +62,12 @@ class Task:
     metric: str | None = None
     other: dict[str, Examples] = field(default_factory=dict)
 
+    @property
+    def sets(self) -> dict[str, Examples]:
+        """All examples by name, those of the splits first."""
+        splits = {"train": self.train, "dev": self.dev} | ({} if self.test is None else {"test": self.test})
+        return splits | self.other
+
     def limited(self, train_size: int | None, dev_size: int | None, test_size: int | None) -> "Task":
         """The task with splits cut down to so many examples, classes in proportion, the same ones every time.
 

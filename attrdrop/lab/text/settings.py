@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import ADDROP, PLAIN
 from attrdrop.lab.runs.settings import (
-    PLAIN,
     Device,
     FirstSeed,
     Option,
@@ -22,7 +22,6 @@ from attrdrop.lab.runs.settings import (
 )
 from attrdrop.ops.keep_mask import REGIONS
 
-ADDROP = "ad-drop"
 ATTENTION_DROPOUT, R_DROP, DROP_HEAD = "attention-dropout", "r-drop", "drop-head"
 HIDDEN_CUT, DROP_KEY = "hidden-cut", "drop-key"
 ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY)
