@@ -20,9 +20,12 @@ from attrdrop.lab.cli.main import app
 from attrdrop.lab.cli.options import Run
 from attrdrop.lab.cli.sweep import Search
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.images import arms as image_arms
 from attrdrop.lab.images.settings import ImageData, ImageSettings
+from attrdrop.lab.names import USUAL
+from attrdrop.lab.points import arms as point_arms
 from attrdrop.lab.points.settings import PointData, PointSettings
-from attrdrop.lab.runs.settings import Option, Options, Panel, arms_of, options_of, share
+from attrdrop.lab.runs.settings import Option, Options, Panel, alternatives, arms_of, options_of, share
 from attrdrop.lab.studies.plan import Plan
 from attrdrop.lab.text.settings import Data, Settings
 
@@ -140,6 +143,17 @@ def test_each_field_is_an_option_with_the_same_default(command, kind, field):
     if command == "sweep" and kind is Settings and field.name == "seeds":
         default = Plan.seeds
     assert found[field.name].default == default
+
+
+def test_what_is_usual_in_studies_are_the_defaults_of_settings():
+    assert {name: getattr(Settings, name) for name in USUAL} == USUAL
+
+
+@pytest.mark.parametrize(("settings", "rules"), [(ImageSettings, image_arms.RULES), (PointSettings, point_arms.RULES)])
+def test_rules_have_the_names_of_the_settings(settings, rules):
+    assert [settings(rule=name).rule for name in rules] == list(rules)
+    assert settings.rule in rules
+    assert options_of(settings)["rule"][1].help == f"{alternatives(list(rules))}."
 
 
 @pytest.mark.parametrize("command", MADE_OF)

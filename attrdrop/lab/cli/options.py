@@ -87,8 +87,7 @@ def command(
         hints = get_type_hints(body)
         kinds = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Options)}
         named = {field.name: field for field in _fields_of(kinds.values(), without, defaults)}
-        names: Any = Enum("Preset", {name: name for name in presets}, type=str)
-        preset = _Field("preset", names | None, Option(Panel.RESULTS, preset_help), None)
+        preset = _Field("preset", _choice_of(presets) | None, Option(Panel.RESULTS, preset_help), None)
 
         def run(context: typer.Context, preset: Enum | None, **options: Any) -> None:
             given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
@@ -118,6 +117,11 @@ def listed(text: str | None) -> tuple[str, ...]:
 
 def _shown(part: Any) -> str:
     return f"{part:g}" if isinstance(part, float) else str(part)
+
+
+def _choice_of(names: Iterable[str]) -> Any:
+    members = [(name, name) for name in names]
+    return Enum("Choice", members, type=str)  # type: ignore[misc]  # no literals
 
 
 def _fields_of(kinds: Iterable[type], without: Collection[str], defaults: dict[str, Any]) -> list[_Field]:

@@ -16,9 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter
 
 from attrdrop.lab.figures.frames import (
-    SETTING,
     TRIALS,
-    VARIANT,
     at_best_setting,
     check_columns,
     data_parts,
@@ -30,7 +28,7 @@ from attrdrop.lab.figures.frames import (
     scored,
     variants,
 )
-from attrdrop.lab.names import DROPS, PLAIN
+from attrdrop.lab.names import DROPS, PLAIN, SETTING, VARIANT
 from attrdrop.plots.panels import BAND, legend_beside, loss_panels, panels, save
 from attrdrop.plots.sheets import COLOURS
 

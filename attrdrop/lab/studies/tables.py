@@ -11,9 +11,7 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.figures.frames import (
-    ABLATIONS,
     OTHER,
-    SETTING,
     TRIALS,
     WORDS,
     at_best_setting,
@@ -29,7 +27,7 @@ from attrdrop.lab.figures.frames import (
     shown,
     variant_label,
 )
-from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, SETTING
 from attrdrop.lab.runs.results import cell, paired, spread
 from attrdrop.lab.text.kinds.sequence import Regression
 
