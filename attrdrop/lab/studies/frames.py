@@ -8,9 +8,9 @@ import pandas as pd
 from attrdrop.lab.figures.frames import OTHER
 from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs.report import jobs_of
+from attrdrop.lab.studies.plan import METHOD
 from attrdrop.lab.text.report import fraction_dropped, step_times
 
-VARIED = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning", "share", "shots")
 Result = dict[str, Any]  # with the keys trial and result
 
 
@@ -74,7 +74,7 @@ def _varied(trial: dict[str, Any]) -> dict[str, Any]:
         "task": trial["task"],
         "method": trial["arm"],
         "seed": trial["seed"],
-        **{name: trial.get(name) for name in VARIED},
+        **{name: trial.get(name) for name in (*METHOD, "share", "shots")},
     }
 
 

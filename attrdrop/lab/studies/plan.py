@@ -6,13 +6,13 @@ from itertools import product
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, SETTING, USUAL, VARIANT, Trial
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, USUAL, Trial
 from attrdrop.lab.runs.settings import Option, Panel, SeededOptions, check_choice
 from attrdrop.lab.text.settings import ARMS, Data, Layers, P, Q, Settings
 
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
-METHOD = (*SETTING, *VARIANT)  # of AD-DROP
+METHOD = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning")  # what studies vary of AD-DROP
 VARIED = (*METHOD, "rate", "consistency")  # settings that a trial brings along
 
 
