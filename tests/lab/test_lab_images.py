@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lab_runs import assert_resumable, names, one_thread, results  # noqa: F401
+from lab_runs import names, one_thread, results, squares  # noqa: F401
 from PIL import Image
 from refusals import assert_refused
 from typer.testing import CliRunner
@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.images import data
-from attrdrop.lab.images.report import ImageReport
 from attrdrop.lab.images.settings import ARMS, ImageSettings
 from attrdrop.lab.images.training import ImageTrainer
 
@@ -21,22 +20,10 @@ TABLES = [".lock", "curves.csv", "flipping.csv", "results.json", "runs.csv", "tr
 SMALL = ["--dataset", "npz", "--epochs", "1", "--batch-size", "16"]
 
 
-def made_up(count=60, channels=3, classes=3, seed=0):
-    """Images x (N, 16, 16, C), labels y, and masks of a bright square whose place tells the class."""
-    draws = np.random.default_rng(seed)
-    x = draws.integers(0, 128, (count, 16, 16, channels), dtype=np.uint8)
-    y = np.arange(count) % classes
-    mask = np.zeros((count, 16, 16), dtype=bool)
-    for n, label in enumerate(y):
-        mask[n, 4:8, 5 * label : 5 * label + 4] = True
-    x[mask] = 255
-    return {"x": x, "y": y, "mask": mask}
-
-
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "squares.npz"
-    np.savez(path, **made_up())
+    np.savez(path, **squares())
     return path
 
 
@@ -111,7 +98,7 @@ def test_other_data_of_the_same_name_and_size_are_refused(train, tmp_path):
     paths = [tmp_path / name / "same.npz" for name in "ab"]
     for seed, path in enumerate(paths):
         path.parent.mkdir()
-        np.savez(path, **made_up(30, 1, seed=seed))
+        np.savez(path, **squares(30, 1, seed=seed))
     first, _ = train("--arms", "plain", "--seeds", 1, file=paths[0])
     assert first.exit_code == 0, first.output
     second, _ = train("--arms", "plain", "--seeds", 1, file=paths[1])
@@ -121,7 +108,7 @@ def test_other_data_of_the_same_name_and_size_are_refused(train, tmp_path):
 
 @pytest.mark.parametrize("arm", ARMS[1:])
 def test_no_probability_trains_like_the_plain_arm(arm):
-    arrays = made_up(33)
+    arrays = squares(33)
     x, y = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(arrays["y"])
     images = data.ArrayImages(x, y)
     task = data.ImageTask("squares", ["a", "b", "c"], images, images, [0.4] * 3, [0.3] * 3, "crop-flip")
@@ -159,29 +146,6 @@ def test_images_smaller_than_the_patches_of_the_measures(size):
     assert all(title in ("a", "b", "a, taken for b", "b, taken for a") for title in titles)
 
 
-@pytest.mark.slow
-def test_killed_and_interrupted_experiments_go_on(npz, tmp_path):
-    command = "train-images", *SMALL, "--data", npz
-    assert_resumable(tmp_path / "out", ImageReport, "maps_plain.png", *command)
-
-
-def test_report_before_the_first_run(tmp_path):
-    header = {"kind": "train-images", "settings": {"arms": ["plain"]}, "task": {"sizes": {}}, "complete": False}
-    ImageReport(header, []).save(tmp_path)
-    outcome = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert outcome.exit_code == 0
-    assert "No run is finished yet" in outcome.output
-
-
-def test_a_loss_that_explodes_is_told_and_kept(train):
-    outcome, output = train("--lr", "1e30", "--seeds", 1, "--arms", "plain", "--epochs", 2)
-    assert outcome.exit_code == 1
-    assert "plain, seed 0: the training loss became" in outcome.output
-    assert "try a smaller --lr" in outcome.output
-    assert "0 of 1 runs are finished" in outcome.output
-    assert results(output)["runs"] == []
-
-
 def bad_options():
     yield ["--dataset", "imagenet"], ["--dataset: 'imagenet'", "mnist, cifar10, cifar100, npz, folder"]
     yield ["--dataset", "mnist"], ["--data: mnist is a package"]
@@ -213,7 +177,7 @@ def test_bad_options_are_one_sentence_and_nothing_written(train, arguments, frag
 
 
 def bad_arrays():
-    arrays = made_up(20)
+    arrays = squares(20)
     yield "no y", {"x": arrays["x"]}, "there is no y in it"
     yield "floats", arrays | {"x": arrays["x"] / 255}, "x of"
     yield "channels", arrays | {"x": arrays["x"][..., :2]}, "got uint8 (20, 16, 16, 2)"
@@ -256,7 +220,7 @@ def test_npz_with_masks_is_split_by_class(npz):
 
 
 def test_grey_images_and_labels_that_are_any_integers(tmp_path):
-    arrays = made_up(20, 1)
+    arrays = squares(20, 1)
     np.savez(tmp_path / "grey.npz", x=arrays["x"][..., 0], y=arrays["y"] * 10 - 7)
     task = data.from_npz(tmp_path / "grey.npz")
     assert task.label_names == ["-7", "3", "13"]
@@ -337,12 +301,3 @@ def test_output_folders_that_cannot_be_used(train, tmp_path):
     assert_refused(train("--output", full)[0], tmp_path / "out", "--output", "is not empty")
     (full / "results.json").write_text('{"runs": [], "summary": {}}')
     assert_refused(train("--output", full)[0], tmp_path / "out", "another command", "--overwrite")
-
-
-def test_help_fits_a_terminal_of_80_columns():
-    outcome = CliRunner().invoke(app, ["train-images", "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
-    assert outcome.exit_code == 0
-    lines = [line.rstrip() for line in outcome.output.splitlines()]
-    assert max(map(len, lines)) <= 80
-    prose = "\n".join(lines[: lines.index(next(line for line in lines if "Options" in line and "─" in line))])
-    assert " weights, at each of several seeds, and erase equally large blocks. The\n" in prose

@@ -128,6 +128,7 @@ class _Watch:
     def _ended(self, trial: Trial) -> None:
         self._work += self.experiment.work(trial)
         self.progress.update(self._bar, completed=self._work)
+        self.raise_lost_one()
 
 
 @contextlib.contextmanager

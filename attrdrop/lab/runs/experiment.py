@@ -124,8 +124,8 @@ class Experiment:
         def kept(record: Record) -> None:
             self.report.runs.append(_result(record))
             self.report.runs.sort(key=lambda run: places[run["arm"], run["seed"]])
-            self._save(figures=False)
             finished(record)
+            self._save(figures=False)
 
         self.store.header = self.report.content()
         prepare = partial(_prepared, type(self).trainer_type, self.settings, self.load, self.output)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import PLAIN
-from attrdrop.lab.runs.results import RESULTS, cell, paired, replace_file, spread
+from attrdrop.lab.runs.results import RESULTS, TIME_MARK, cell, paired, replace_file, spoilt_times, spread
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -242,7 +242,7 @@ class Report(abc.ABC):
         for arm in self.arms:
             table.add_column(arm, justify="right")
         for column in self.rows:
-            mark = "*" if column.is_time and self.jobs > 1 else ""
+            mark = TIME_MARK if column.is_time and self.jobs > 1 else ""
             measures = [column.statistics(self.values(column, arm)) for arm in self.arms]
             is_plain = [column.compares and arm == PLAIN for arm in self.arms]
             cells = [
@@ -251,9 +251,8 @@ class Report(abc.ABC):
             ]
             if set(cells) != {"-"} or column.always or not self.runs:
                 table.add_row(column.label, *cells)
-        spoilt = f" * {self.jobs} jobs at once: times are not comparable." if self.jobs > 1 else ""
         begun = [] if self.runs else ["No run is finished yet.", ""]
-        return Group(*begun, table, "", Text(f"{self.caption()}{spoilt} {self.verdict()}", "dim"))
+        return Group(*begun, table, "", Text(f"{self.caption()}{spoilt_times(self.jobs)} {self.verdict()}", "dim"))
 
     @property
     def sizes(self) -> str:

@@ -18,6 +18,7 @@ from attrdrop._version import __version__
 from attrdrop.lab.errors import InputError
 
 RESULTS, SWEEP = "results.json", "sweep.json"  # of an experiment, of a sweep
+TIME_MARK = "*"  # of times that are not comparable
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -83,6 +84,11 @@ def cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:
     if measure["mean"] is None:
         return "-"
     return show(measure["mean"]) + (f" ± {show(measure['std']).lstrip('+')}" if measure["std"] is not None else "")
+
+
+def spoilt_times(jobs: int) -> str:
+    """What the mark of times stands for, for a caption; nothing where runs were done one by one."""
+    return f" {TIME_MARK} {jobs} jobs at once: times are not comparable." if jobs > 1 else ""
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.names import ADDROP, PLAIN, Record
-from attrdrop.lab.runs.results import replace_file
+from attrdrop.lab.runs.report import jobs_of
+from attrdrop.lab.runs.results import replace_file, spoilt_times
 from attrdrop.lab.runs.store import TrialStore, key_of
 from attrdrop.lab.studies import tables
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
@@ -127,6 +128,7 @@ class SweepReport:
             f"{done} of {len(self._planned)} planned runs are done"
             + (f", {failed} failed" if failed else "")
             + ". Mean ± standard deviation over seeds; the development split chose the best epoch of each run."
+            + spoilt_times(max((jobs_of(record) for record in self.of(COSTS)), default=1))
         )
 
     def _markdown(self, figures: list[str]) -> str:
@@ -149,7 +151,7 @@ def cost_frame(records: list[Record]) -> pd.DataFrame:
     """One row per task, attribution and scope: the time of a step over a plain one, median and quartiles."""
     return pd.DataFrame(
         [
-            {"task": record["trial"]["task"], **row}
+            {"task": record["trial"]["task"], "jobs": jobs_of(record), **row}
             for record in records
             for row in record["result"]["rows"]
             if row["attribution"]  # the plain step itself has none

@@ -28,7 +28,7 @@ from attrdrop.lab.figures.frames import (
     variant_label,
 )
 from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, SETTING
-from attrdrop.lab.runs.results import cell, paired, spread
+from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread
 from attrdrop.lab.text.kinds.sequence import Regression
 
 __all__ = [
@@ -97,7 +97,8 @@ def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Attributions by tasks and layers: the time of a training step over a plain one, and what the trials gained.
 
     timed has the columns task, attribution, layers, low, ratio and high, the quartiles of a ratio. frame has the
-    trials, for the difference of their score to plain, where they dropped in these layers.
+    trials, for the difference of their score to plain, where they dropped in these layers. Times are marked where the
+    column jobs says that several runs were at work.
     """
     check_columns(timed, "task", "attribution", "layers", "low", "ratio", "high", argument="timed")
     columns = {}
@@ -106,9 +107,15 @@ def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         for name, gains in _gains(frame, str(task), str(layers)).items():
             columns[f"{head}: {name}"] = gains
         columns[f"{head}: step time / plain"] = {
-            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})" for row in times.itertuples()
+            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}){TIME_MARK if spoilt else ''}"
+            for row, spoilt in zip(times.itertuples(), _is_spoilt(times), strict=True)
         }
     return _table(columns, COSTS)
+
+
+def _is_spoilt(timed: pd.DataFrame) -> list[bool]:
+    """Whether other runs were at work beside each."""
+    return list(timed["jobs"] > 1) if "jobs" in timed else [False] * len(timed)
 
 
 def _gains(frame: pd.DataFrame, task: str, layers: str) -> dict[str, dict[str, str]]:
