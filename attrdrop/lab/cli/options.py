@@ -67,7 +67,7 @@ class _Field:
         if not self.is_list:
             return value
         try:
-            return tuple(map(get_args(self.kind)[0], listed(value)))
+            return tuple(get_args(self.kind)[0](part.strip()) for part in value.split(",")) if value else ()
         except ValueError:
             option = f"--{self.name.replace('_', '-')}"
             raise InputError(f"{option}: {value!r} is no list of numbers with commas between.") from None
@@ -108,11 +108,6 @@ def command(
         return run
 
     return decorated
-
-
-def listed(text: str | None) -> tuple[str, ...]:
-    """The parts between commas."""
-    return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
 def _shown(part: Any) -> str:
