@@ -3,10 +3,6 @@
 from typing import Any
 
 PLAIN, ADDROP = "plain", "ad-drop"  # arms
-DROPS = ("high", "low", "random", "none")  # what the prior experiment of the AD-DROP paper drops (Fig. 2)
-
-SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
-VARIANT = ["attribution", "target", "region", "cross_tuning"]
 USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
 ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unusual in a variant of AD-DROP
     "plain": None,
@@ -17,7 +13,6 @@ ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unus
     "r/w gold labels": {"target": "gold"},
     "w/o cross-tuning": {"cross_tuning": False},
 }
-
 Trial = dict[str, Any]  # plain values by name; the same names and values are the same trial
 Record = dict[str, Any]  # "trial", "finished" (ISO time), and "result", "seconds", "jobs", or "message" where it failed
 

@@ -24,10 +24,10 @@ def train_images(data: ImageData, settings: ImageSettings, run: Run) -> None:
     """
     from attrdrop.lab.images.experiment import ImageExperiment
 
-    run_experiment(partial(ImageExperiment, settings, partial(load_task, data)), run)
+    run_experiment(partial(ImageExperiment, settings, partial(load, data)), run)
 
 
-def load_task(data: ImageData) -> Any:
+def load(data: ImageData) -> Any:
     """The task that the options name, cut down to the sizes they ask for."""
     from attrdrop.lab.images.data import load_task
 

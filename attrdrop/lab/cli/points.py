@@ -24,10 +24,10 @@ def train_points(data: PointData, settings: PointSettings, run: Run) -> None:
     """
     from attrdrop.lab.points.experiment import PointExperiment
 
-    run_experiment(partial(PointExperiment, settings, partial(load_task, data, settings)), run)
+    run_experiment(partial(PointExperiment, settings, partial(load, data, settings)), run)
 
 
-def load_task(data: PointData, settings: PointSettings) -> Any:
+def load(data: PointData, settings: PointSettings) -> Any:
     """The task that the options name, cut down to the sizes they ask for."""
     from attrdrop.lab.points.data import load_task
     from attrdrop.lab.points.readers import Reading

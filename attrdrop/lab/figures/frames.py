@@ -5,12 +5,16 @@ from typing import Any
 
 import pandas as pd
 
-from attrdrop.lab.names import ADDROP, PLAIN, SETTING, USUAL, VARIANT
+from attrdrop.lab.names import ADDROP, PLAIN, USUAL
+from attrdrop.ops.keep_mask import REGIONS
 
 OTHER = "other:"  # begins the columns of out-of-distribution scores
+SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
+VARIANT = ["attribution", "target", "region", "cross_tuning"]
 DATA = ["shots", "share", "train_size"]
 TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
 
+DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
 WORDS: dict[str, Callable[[Any], str]] = {
     "shots": lambda value: f"{value:.0f} shots",
     "share": lambda value: f"{100 * value:g} % of the examples",

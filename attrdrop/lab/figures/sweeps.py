@@ -16,7 +16,10 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter
 
 from attrdrop.lab.figures.frames import (
+    DROPS,
+    SETTING,
     TRIALS,
+    VARIANT,
     at_best_setting,
     check_columns,
     data_parts,
@@ -28,7 +31,7 @@ from attrdrop.lab.figures.frames import (
     scored,
     variants,
 )
-from attrdrop.lab.names import DROPS, PLAIN, SETTING, VARIANT
+from attrdrop.lab.names import PLAIN
 from attrdrop.plots.panels import BAND, legend_beside, loss_panels, panels, save
 from attrdrop.plots.sheets import COLOURS
 

@@ -187,7 +187,7 @@ class Report(abc.ABC):
 
     def values(self, column: Column, arm: str) -> list[float]:
         """Those of an arm that are there, in the order of the runs."""
-        found = [value for run, value in zip(self.runs, self._values(column), strict=True) if run["arm"] == arm]
+        found = self._read(column, [run for run in self.runs if run["arm"] == arm])
         return [value for value in found if value is not None and not np.isnan(value)]
 
     def runs_frame(self) -> pd.DataFrame:
@@ -196,7 +196,7 @@ class Report(abc.ABC):
         runs = {
             "arm": [run["arm"] for run in self.runs],
             "seed": [run["seed"] for run in self.runs],
-            **{column.name: self._values(column) for column in columns},
+            **{column.name: self._read(column, self.runs) for column in columns},
             "jobs": [jobs_of(run) for run in self.runs],
         }
         return pd.DataFrame(runs)
@@ -259,10 +259,9 @@ class Report(abc.ABC):
         """How many examples there are."""
         return ", ".join(f"{size} {name}" for name, size in self.header["task"]["sizes"].items())
 
-    def _values(self, column: Column) -> list[float | None]:
-        """One for each run."""
+    def _read(self, column: Column, runs: Iterable[Result]) -> list[float | None]:
         plain = {run["seed"]: run for run in self.runs if run["arm"] == PLAIN}
-        return [column.read(run, plain.get(run["seed"])) for run in self.runs]
+        return [column.read(run, plain.get(run["seed"])) for run in runs]
 
 
 def jobs_of(run: Result) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from attrdrop._version import __version__
+import attrdrop
 from attrdrop.lab.errors import InputError
 
 RESULTS, SWEEP = "results.json", "sweep.json"  # of an experiment, of a sweep
@@ -42,7 +42,7 @@ def unwritable(folder: Path, error: OSError) -> InputError:
 
 def described(device: torch.device) -> dict[str, Any]:
     """When, with what and on what an experiment began."""
-    versions = {"attrdrop": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"attrdrop": attrdrop.__version__, "torch": torch.__version__, "python": platform.python_version()}
     with contextlib.suppress(metadata.PackageNotFoundError):
         versions["transformers"] = metadata.version("transformers")
     return {

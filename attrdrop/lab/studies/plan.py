@@ -9,6 +9,7 @@ from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, USUAL, Trial
 from attrdrop.lab.runs.settings import Option, Panel, SeededOptions, check_choice
 from attrdrop.lab.text.settings import ARMS, Data, Layers, P, Q, Settings
+from attrdrop.ops.keep_mask import REGIONS
 
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
@@ -107,7 +108,7 @@ def ablation_variants(plan: Plan) -> list[Trial]:
 def region_variants(plan: Plan) -> list[Trial]:
     """The curves of Fig. 2, as DROPS: what is dropped in the first layer, always, by the gold label's attribution."""
     prior = {"layers": "first", "target": "gold", "cross_tuning": False}
-    regions = [addrop(plan, region=region, **prior) for region in ("high", "low")]
+    regions = [addrop(plan, region=region, **prior) for region in REGIONS]
     return [*regions, addrop(plan, attribution="RD", **prior), {"arm": PLAIN}]
 
 

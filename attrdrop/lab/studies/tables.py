@@ -12,6 +12,7 @@ import pandas as pd
 
 from attrdrop.lab.figures.frames import (
     OTHER,
+    SETTING,
     TRIALS,
     WORDS,
     at_best_setting,
@@ -27,7 +28,7 @@ from attrdrop.lab.figures.frames import (
     shown,
     variant_label,
 )
-from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, SETTING
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN
 from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread
 from attrdrop.lab.text.kinds.sequence import Regression
 
