@@ -51,8 +51,8 @@ def report(
         from attrdrop.lab.studies.report import SweepReport
         from attrdrop.lab.text.report import TextReport
 
-        kinds: dict[str, Any] = {kind.kind: kind for kind in (TextReport, ImageReport, PointReport, SweepReport)}
-        found = kinds.get(kind_of(folder), TextReport).load(folder)
+        reports: list[Any] = [TextReport, ImageReport, PointReport, SweepReport]
+        found = {report.kind: report for report in reports}.get(kind_of(folder), TextReport).load(folder)
         if isinstance(found, SweepReport):
             found.save()
         console.print(found.table())

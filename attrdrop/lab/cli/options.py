@@ -67,7 +67,7 @@ class _Field:
         if not self.is_list:
             return value
         try:
-            return tuple(map(get_args(self.kind)[0], listed(value)))
+            return tuple(get_args(self.kind)[0](part.strip()) for part in value.split(",")) if value else ()
         except ValueError:
             option = f"--{self.name.replace('_', '-')}"
             raise InputError(f"{option}: {value!r} is no list of numbers with commas between.") from None
@@ -110,17 +110,13 @@ def command(
     return decorated
 
 
-def listed(text: str | None) -> tuple[str, ...]:
-    """The parts between commas."""
-    return tuple(part.strip() for part in text.split(",")) if text else ()
-
-
 def _shown(part: Any) -> str:
     return f"{part:g}" if isinstance(part, float) else str(part)
 
 
-def _choice_of(presets: Iterable[str]) -> Any:
-    return Enum("Preset", {name: name for name in presets}, type=str)
+def _choice_of(names: Iterable[str]) -> Any:
+    members = [(name, name) for name in names]
+    return Enum("Choice", members, type=str)  # type: ignore[misc]  # no literals
 
 
 def _fields_of(kinds: Iterable[type], without: Collection[str], defaults: dict[str, Any]) -> list[_Field]:

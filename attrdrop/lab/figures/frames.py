@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.lab.names import ADDROP, PLAIN, USUAL
 from attrdrop.ops.keep_mask import REGIONS
 
 OTHER = "other:"  # begins the columns of out-of-distribution scores
@@ -14,16 +14,6 @@ VARIANT = ["attribution", "target", "region", "cross_tuning"]
 DATA = ["shots", "share", "train_size"]
 TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
 
-USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
-ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unusual in a variant of AD-DROP
-    "plain": None,
-    "ad-drop (GA)": {},
-    "r/w IGA": {"attribution": "IGA"},
-    "r/w AA": {"attribution": "AA"},
-    "r/w RD": {"attribution": "RD"},
-    "r/w gold labels": {"target": "gold"},
-    "w/o cross-tuning": {"cross_tuning": False},
-}
 DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
 WORDS: dict[str, Callable[[Any], str]] = {
     "shots": lambda value: f"{value:.0f} shots",

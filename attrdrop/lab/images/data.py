@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from attrdrop.lab.arrays import checksum, class_indices, read_npz
 from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.images.settings import ImageData
 from attrdrop.lab.runs.splits import sample, split
 
 MNIST = "mnist"
@@ -124,7 +125,7 @@ class ImageTask:
         return replace(self, train=sample(self.train, train_size), test=sample(self.test, test_size))
 
 
-def load_task(name: str, data: Path | None, image_size: int = 224) -> ImageTask:
+def load_task(name: str, data: Path | None, image_size: int = ImageData.image_size) -> ImageTask:
     """A set by name: mnist, or one in a folder or file of the user's."""
     if name not in DATASETS:
         raise InputError(f"--dataset: {name!r} is none of {', '.join(DATASETS)}.")

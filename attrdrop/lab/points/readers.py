@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.points.settings import PointSettings
 from attrdrop.ops import farthest_point_sample
 
 POOL = 2048  # points kept of a longer cloud, of which training draws some
@@ -27,8 +28,8 @@ class Reading:
     """
 
     points: int
-    sampling: str = "first"
-    normals: bool = False
+    sampling: str = PointSettings.sampling
+    normals: bool = PointSettings.normals
 
     @property
     def channels(self) -> int:

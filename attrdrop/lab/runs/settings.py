@@ -44,7 +44,7 @@ class Option:
         if value is None:
             return
         if self.min is not None and value < self.min:
-            raise InputError(f"--{name}: {value} is not in the range x>={self.min}.")
+            raise InputError(f"--{name}: {value} should be greater than or equal to {self.min}.")
         if self.check is not None:
             self.check(name, value)
 

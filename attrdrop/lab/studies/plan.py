@@ -6,8 +6,7 @@ from itertools import product
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.figures.frames import ABLATIONS, USUAL
-from attrdrop.lab.names import ADDROP, PLAIN, Trial
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, USUAL, Trial
 from attrdrop.lab.runs.settings import Option, Panel, SeededOptions, check_choice
 from attrdrop.lab.text.settings import ARMS, Data, Layers, P, Q, Settings
 from attrdrop.ops.keep_mask import REGIONS

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.figures.frames import (
-    ABLATIONS,
     OTHER,
     SETTING,
     TRIALS,
@@ -29,7 +28,7 @@ from attrdrop.lab.figures.frames import (
     shown,
     variant_label,
 )
-from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN
 from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread
 from attrdrop.lab.text.kinds.sequence import Regression
 
