@@ -171,9 +171,7 @@ class Runner:
         return dataclasses.asdict(run)
 
 
-def _prepared(
-    trainer_type: type[Trainer], settings: Any, load: Callable[[], Any], folder: Path
-) -> Runner:
+def _prepared(trainer_type: type[Trainer], settings: Any, load: Callable[[], Any], folder: Path) -> Runner:
     """The one of another process."""
     return Runner(trainer_type(settings, load()), folder, settings.first_seed)
 

@@ -1,8 +1,8 @@
 """Trials one after another in this process, or several at once in worker processes, any of which may die.
 
 A worker saves what it has done itself: a result that had to travel first would be lost with the process it travels to.
-The pools of concurrent.futures, loky and joblib will not do: a worker that dies breaks them whole and leaves unsaid whose
-trial it was, while here it costs and names that one trial.
+The pools of concurrent.futures, loky and joblib will not do: a worker that dies breaks them whole and leaves unsaid
+whose trial it was, while here it costs and names that one trial.
 """
 
 import abc

@@ -35,6 +35,9 @@ def number(digits: int) -> Show:
     return lambda value: f"{value:.{digits}f}"
 
 
+TENTHS = number(1)
+
+
 def mebibytes(value: float) -> str:
     """Shows bytes in MiB."""
     return f"{value / 2**20:.0f}"
@@ -61,14 +64,14 @@ class Column:
     name: str
     read: Callable[[Result, Result | None], float | None]
     label: str = ""
-    show: Show = number(1)
+    show: Show = TENTHS
     is_time: bool = False
     compares: bool = False
     statistics: Callable[[Iterable[float]], dict[str, Any]] = spread
     always: bool = False
 
 
-def entry(name: str, label: str = "", show: Show = number(1), **options: Any) -> Column:
+def entry(name: str, label: str = "", show: Show = TENTHS, **options: Any) -> Column:
     """The column of what a run says itself."""
     return Column(name, lambda run, plain: run[name], label, show, **options)
 
@@ -237,7 +240,9 @@ class Report(abc.ABC):
         from rich.text import Text
 
         # Without frame and padding five arms fit into 80 columns.
-        table = Table(title=self.title if self.runs else None, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
+        table = Table(
+            title=self.title if self.runs else None, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False
+        )
         table.add_column("", no_wrap=True)
         for arm in self.arms:
             table.add_column(arm, justify="right")

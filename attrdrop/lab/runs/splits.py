@@ -1,4 +1,4 @@
-"""The one split and the one sample of a data set, the same in every start: the spread over seeds shows training alone."""
+"""The one split and the one sample of a data set, the same in every start, so that seeds differ in training alone."""
 
 from collections import Counter
 from collections.abc import Sequence
