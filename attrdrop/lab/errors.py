@@ -1,4 +1,4 @@
-"""The two ways an experiment ends early, each with a message meant for the user."""
+"""The two ways an experiment ends early, each with a message meant for the user, and what others say."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,9 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A training run that cannot go on; finished runs are kept."""
+
+
+def said(error: Exception) -> str:
+    """The message of an error, as part of a sentence."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return f"no entry {text}" if type(error) is KeyError else text.strip().rstrip(".")

@@ -6,8 +6,7 @@ from typing import IO
 import pandas as pd
 import seaborn as sns
 
-from attrdrop.lab.figures.frames import check_columns
-from attrdrop.plots.panels import BAND, epoch_axis, legend_beside, loss_panels, panels, save
+from attrdrop.plots.panels import BAND, check_columns, epoch_axis, legend_beside, loss_panels, panels, save
 
 
 def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:

@@ -14,6 +14,15 @@ from attrdrop.plots.sheets import DPI
 BAND = {"alpha": 0.12, "linewidth": 0}
 
 
+def check_columns(frame: pd.DataFrame, *names: str, argument: str = "frame") -> None:
+    """Raise ValueError where a column is missing; argument: the frame's name in the error."""
+    if missing := [name for name in names if name not in frame.columns]:
+        raise ValueError(
+            f"{argument} must have the columns {', '.join(names)}, got {list(frame.columns)}, "
+            f"without {', '.join(missing)}"
+        )
+
+
 def panels(width: float, height: float, count: int = 1, columns: int = 4, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, each so many inches wide and high, at most `columns` in a row."""
     columns = min(count, columns)

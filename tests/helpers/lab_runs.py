@@ -1,12 +1,12 @@
-"""Runs of experiments with several arms, for their tests: output folders, and processes that are stopped halfway."""
+"""Runs of experiments, for their tests: made-up data, output folders, and processes that are stopped halfway."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +23,28 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def squares(count=60, channels=3, classes=3, seed=0):
+    """Images x (N, 16, 16, C), labels y, and masks of a bright square whose place tells the class."""
+    draws = np.random.default_rng(seed)
+    x = draws.integers(0, 128, (count, 16, 16, channels), dtype=np.uint8)
+    y = np.arange(count) % classes
+    mask = np.zeros((count, 16, 16), dtype=bool)
+    for n, label in enumerate(y):
+        mask[n, 4:8, 5 * label : 5 * label + 4] = True
+    x[mask] = 255
+    return {"x": x, "y": y, "mask": mask}
+
+
+def sticks(count=60, points=24, channels=3, classes=3):
+    """Clouds whose classes differ by the axis along which they are long."""
+    draws = np.random.default_rng(0)
+    y = np.arange(count) % classes
+    x = draws.normal(0, 0.2, (count, points, channels))
+    for n, label in enumerate(y):
+        x[n, :, label] *= 8
+    return {"x": x.astype(np.float32), "y": y}
+
+
 def results(output):
     return json.loads((output / "results.json").read_text())
 
@@ -31,41 +53,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def assert_resumable(output, report_type, figure, *command):
-    """Kills an experiment of the arms plain and reldrop at two seeds, interrupts it, and lets it end."""
-    command = [*command, "--output", output, "--arms", "plain,reldrop", "--seeds", "2"]
-    process = _start(*command)
-    _wait_for_runs(process, output, 1)
-    process.kill()
-    process.communicate()
-    kept = results(output)["runs"]
-    assert 1 <= len(kept) < 3
-    assert not results(output)["complete"]
-    assert (output / figure).exists()
-
-    process = _start(*command)
-    _wait_for_runs(process, output, len(kept) + 1)
-    process.send_signal(signal.SIGINT)  # this early it comes in a garbage collection, where Python ignores it
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, printed
-    assert f"{len(kept)} of 4 runs are in" in printed
-    assert f"run {len(kept)} of 4" not in printed
-    assert f"run {len(kept) + 1} of 4" in printed
-    more = results(output)["runs"]
-    assert more[: len(kept)] == kept
-    assert f"Stopped early: {len(more)} of 4 runs are finished and kept" in printed
-    assert "Traceback" not in printed
-    assert report_type.load(output).runs == more
-
-    printed, _ = _start(*command).communicate(timeout=120)
-    content = results(output)
-    assert content["complete"], printed
-    assert content["runs"][: len(more)] == more
-    order = [(run["seed"], run["arm"]) for run in content["runs"]]
-    assert order == [(0, "plain"), (0, "reldrop"), (1, "reldrop"), (1, "plain")]
-
-
-def _start(*command):
+def start(*command):
     command = [sys.executable, "-m", "attrdrop.lab.cli.main", *map(str, command), "--threads", "1"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE,
@@ -73,7 +61,7 @@ def _start(*command):
     )  # fmt: skip
 
 
-def _wait_for_runs(process, output, count):
+def wait_for_runs(process, output, count):
     deadline = time.monotonic() + 180  # of a busy machine
     while time.monotonic() < deadline and process.poll() is None:
         if (output / "results.json").exists() and len(results(output)["runs"]) >= count:

@@ -1,17 +1,81 @@
 """The command line itself: help, exit codes, commands that need a source checkout."""
 
+import ast
+import dataclasses
+import inspect
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, get_type_hints
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import attrdrop
+from attrdrop.lab.cli import options
 from attrdrop.lab.cli.main import app
+from attrdrop.lab.cli.sweep import Search
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.images import arms as image_arms
+from attrdrop.lab.images.settings import ImageData, ImageSettings
+from attrdrop.lab.names import USUAL
+from attrdrop.lab.points import arms as point_arms
+from attrdrop.lab.points.settings import PointData, PointSettings
+from attrdrop.lab.runs.settings import Option, Options, Panel, RunOptions, alternatives, arms_of, options_of, share
+from attrdrop.lab.studies.plan import Plan
+from attrdrop.lab.text.settings import Data, Settings
 
-COMMANDS = ["finetune", "train-images", "report", "doctor", "bench", "verify"]
+COMMANDS = ["finetune", "sweep", "train-images", "train-points", "report", "doctor", "bench", "verify"]
+MADE_OF = {
+    "finetune": (Data, Settings, RunOptions),
+    "sweep": (Plan, Search, Data, Settings, RunOptions),
+    "train-images": (ImageData, ImageSettings, RunOptions),
+    "train-points": (PointData, PointSettings, RunOptions),
+}
+VARIED_BY_STUDIES = {"task", "arms", "attribution", "target", "region", "cross_tuning"}  # no options of a sweep
+FIELDS = [
+    pytest.param(command, kind, field, id=f"{command}-{kind.__name__}-{field.name}")
+    for command, kinds in MADE_OF.items()
+    for kind in kinds
+    for field in dataclasses.fields(kind)
+    if not (command == "sweep" and kind in (Data, Settings) and field.name in VARIED_BY_STUDIES)
+]
+LIMITS = [
+    pytest.param(command, kind, name, option.min, id=f"{command}-{name}")
+    for command, kinds in MADE_OF.items()
+    for kind in kinds
+    for name, (_, option) in options_of(kind).items()
+    if option.min is not None
+]
+REFUSED = [
+    ("finetune", Settings, "lr", float("nan")),
+    ("finetune", Settings, "region", "middle"),
+    ("finetune", Settings, "rate", 1.5),
+    ("finetune", Settings, "consistency", -1.0),
+    ("train-images", ImageSettings, "model", "vgg"),
+    ("train-images", ImageSettings, "p", -0.1),
+    ("train-images", ImageSettings, "rule", "lrp"),
+    ("train-points", PointSettings, "mode", "random"),
+    ("train-points", PointSettings, "beta", 2.0),
+    ("train-points", PointSettings, "width", 0.0),
+    ("train-points", PointSettings, "jitter", float("inf")),
+]
+
+
+def sentence(outcome):
+    """The output of a command without the box and the line breaks of an error."""
+    return " ".join(outcome.output.replace("│", " ").split())
+
+
+def flag(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def made(kind, **values):
+    return kind(**({"output": Path("out")} if kind is RunOptions else {}) | values)
 
 
 def test_help_names_every_command():
@@ -64,3 +128,147 @@ def test_bench_outside_a_checkout_says_so(arguments, tmp_path):
     assert outcome.returncode == 2, outcome.stderr
     assert "source checkout" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(("command", "kind", "field"), FIELDS)
+def test_each_field_is_an_option_with_the_same_default(command, kind, field):
+    found = {param.name: param for param in get_command(app).commands[command].params}
+    assert flag(field.name) in found[field.name].opts
+    default = field.default
+    if isinstance(default, tuple):
+        default = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default) or None
+    if field.name == "output":
+        default = Path("runs") / command.removeprefix("train-")
+    if command == "sweep" and kind is Settings and field.name == "seeds":
+        default = Plan.seeds
+    assert found[field.name].default == default
+
+
+def test_what_is_usual_in_studies_are_the_defaults_of_settings():
+    assert {name: getattr(Settings, name) for name in USUAL} == USUAL
+
+
+@pytest.mark.parametrize(("settings", "rules"), [(ImageSettings, image_arms.RULES), (PointSettings, point_arms.RULES)])
+def test_rules_have_the_names_of_the_settings(settings, rules):
+    assert [settings(rule=name).rule for name in rules] == list(rules)
+    assert settings.rule in rules
+    assert options_of(settings)["rule"][1].help == f"{alternatives(list(rules))}."
+
+
+@pytest.mark.parametrize("command", MADE_OF)
+def test_a_command_has_no_option_but_those_of_its_fields(command):
+    found = {param.name for param in get_command(app).commands[command].params}
+    assert found - {"preset", "help"} <= {field.name for kind in MADE_OF[command] for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize("kind", [Settings, ImageSettings, PointSettings])
+def test_options_take_their_defaults_from_the_fields_alone(kind):
+    """Fields of the same annotations with other defaults change every option."""
+    hints = get_type_hints(kind, include_extras=True)
+    others = [(name, hints[name], dataclasses.field(default=("other",))) for name in options_of(kind)]
+    changed = dataclasses.make_dataclass("Changed", others, bases=(Options,))
+
+    @options.command({}, "")
+    def run(settings: changed):
+        """Nothing."""
+
+    parameters = inspect.signature(run).parameters
+    for name, (annotation, _) in options_of(kind).items():
+        assert parameters[name].default == ("other" if "tuple" in str(annotation) else ("other",))
+
+
+@pytest.mark.parametrize("module", ["finetune", "sweep", "images", "points"])
+def test_bodies_of_commands_have_no_defaults(module):
+    tree = ast.parse((Path(options.__file__).parent / f"{module}.py").read_text())
+    bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+    assert any(node.name.endswith(module) for node in bodies)
+    assert not any(node.args.defaults or node.args.kw_defaults for node in bodies)
+
+
+@pytest.mark.parametrize(("command", "kind", "name", "least"), LIMITS)
+def test_limits_refuse_in_python_as_on_the_command_line(command, kind, name, least):
+    value = (float if "float" in str(options_of(kind)[name][0]) else int)(least - 1)
+    outcome = CliRunner().invoke(app, [command, flag(name), str(value)])
+    assert outcome.exit_code == 2
+    assert flag(name) in sentence(outcome)
+    assert str(least) in sentence(outcome)
+    with pytest.raises(InputError) as caught:
+        made(kind, **{name: value})
+    assert str(caught.value) == f"{flag(name)}: {value} should be greater than or equal to {least}."
+
+
+@pytest.mark.parametrize(("command", "kind", "name", "value"), REFUSED)
+def test_checks_refuse_in_python_as_on_the_command_line(command, kind, name, value, tmp_path):
+    with pytest.raises(InputError) as caught:
+        made(kind, **{name: value})
+    assert str(caught.value).startswith(f"{flag(name)}: {value!r} is n")
+    outcome = CliRunner().invoke(app, [command, flag(name), str(value), "--output", str(tmp_path / "out")])
+    assert outcome.exit_code == 2
+    assert str(caught.value) in sentence(outcome)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("command", "kind"), [(command, kinds[-2]) for command, kinds in MADE_OF.items()])
+@pytest.mark.parametrize(("arms", "fragment"), [((), "got none"), (("plain", "plain"), "each once"), (("x",), "'x'")])
+def test_arms_are_refused_everywhere(command, kind, arms, fragment):
+    with pytest.raises(InputError, match=fragment) as caught:
+        kind(arms=arms)
+    if command != "sweep":
+        outcome = CliRunner().invoke(app, [command, "--arms", ",".join(arms)])
+        assert outcome.exit_code == 2
+        assert str(caught.value) in sentence(outcome)
+
+
+def test_settings_import_neither_the_terminal_nor_what_trains():
+    code = (
+        "import sys\n"
+        "from attrdrop.lab.images import settings\n"
+        "from attrdrop.lab.points import settings\n"
+        "from attrdrop.lab.studies import plan\n"
+        "print([name for name in ('typer', 'rich', 'attrdrop.lrp', 'attrdrop.addrop') if name in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "values", "given"),
+    [
+        ([], {"names": ("plain",), "ratio": 0.5, "sizes": (1, 2)}, set()),
+        (["--names", "a, b"], {"names": ("a", "b"), "ratio": 0.5, "sizes": (1, 2)}, {"names"}),
+        (["--preset", "tiny"], {"names": ("plain",), "ratio": 0.1, "sizes": (3,)}, set()),
+        (
+            ["--preset", "tiny", "--ratio", "0.7", "--sizes", "4,5"],
+            {"names": ("plain",), "ratio": 0.7, "sizes": (4, 5)},
+            {"ratio", "sizes"},
+        ),
+    ],
+)
+def test_what_a_command_gets(texts, values, given):
+    """The command line holds before a preset, a preset before the default."""
+    got = {}
+
+    @dataclass(frozen=True)
+    class Some(Options):
+        names: Annotated[tuple[str, ...], Option(Panel.DATA, "Names.", check=arms_of(("plain", "a", "b")))] = ("plain",)
+        ratio: Annotated[float, Option(Panel.MODEL, "A ratio.", check=share())] = 0.5
+        sizes: Annotated[tuple[int, ...], Option(Panel.MODEL, "Sizes.")] = (1, 2)
+
+    @options.command({"tiny": {"ratio": 0.1, "sizes": (3,)}}, "tiny: small.")
+    def command(some: Some, given: set[str]):
+        got.update(dataclasses.asdict(some), given=given)
+
+    outcome = CliRunner().invoke(_alone(command), texts)
+    assert outcome.exit_code == 0, outcome.output
+    assert got == values | {"given": given}
+    outcome = CliRunner().invoke(_alone(command), ["--sizes", "4;5"])
+    assert outcome.exit_code == 2
+    assert "--sizes: '4;5' is no list of numbers with commas between." in sentence(outcome)
+
+
+def _alone(command):
+    import typer
+
+    app = typer.Typer()
+    app.command()(command)
+    return app

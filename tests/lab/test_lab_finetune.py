@@ -28,7 +28,7 @@ from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.training import Trainer
 
 SMALL = ["--train-size", "32", "--dev-size", "16", "--test-size", "16", "--epochs", "2", "--max-length", "32"]
-FILES = ["curves.csv", "curves.png", "results.json", "runs.csv"]
+FILES = [".lock", "curves.csv", "curves.png", "results.json", "runs.csv", "trials"]
 
 
 def test_two_seeds_on_the_shipped_sentences(finetune):
@@ -223,14 +223,15 @@ def test_interrupt_keeps_finished_runs(tiny_bert, tmp_path):
     assert "Traceback" not in printed
     assert sorted(path.name for path in output.iterdir()) == FILES
     assert len(pd.read_csv(output / "runs.csv")) == kept
-    loaded = report.Report.load(output)
+    loaded = report.TextReport.load(output)
     assert loaded.runs == content["runs"]
     assert loaded.summary() == content["summary"]
 
 
 def test_a_failing_write_leaves_the_old_results(tmp_path):
     (tmp_path / "runs.csv").mkdir()  # a file cannot replace it
-    before = report.Report({"settings": {"arms": ["plain"]}, "task": {"sizes": {}}, "complete": False}, [])
+    task = {"sizes": {}, "metric": {"name": "accuracy", "better": 1, "percent": True}}
+    before = report.TextReport({"settings": {"arms": ["plain"]}, "task": task, "complete": False}, [])
     with pytest.raises(OSError, match=r"runs\.csv"):
         before.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs.csv"]
@@ -238,7 +239,7 @@ def test_a_failing_write_leaves_the_old_results(tmp_path):
 
 def test_report_of_no_results(tmp_path):
     with pytest.raises(InputError, match="holds no results"):
-        report.Report.load(tmp_path)
+        report.TextReport.load(tmp_path)
 
 
 def test_report_of_an_earlier_version(finetune):
@@ -247,4 +248,4 @@ def test_report_of_an_earlier_version(finetune):
     del content["runs"][0]["other_scores"]
     (output / "results.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="holds no results of 'attrdrop finetune': KeyError"):
-        report.Report.load(output)
+        report.TextReport.load(output)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lab_runs import assert_resumable, names, one_thread, results  # noqa: F401
+from lab_runs import names, one_thread, results, squares  # noqa: F401
 from PIL import Image
 from refusals import assert_refused
 from typer.testing import CliRunner
@@ -12,31 +12,18 @@ from typer.testing import CliRunner
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.images import data
-from attrdrop.lab.images.report import ImageReport
 from attrdrop.lab.images.settings import ARMS, ImageSettings
 from attrdrop.lab.images.training import ImageTrainer
 
 CPU = torch.device("cpu")
-TABLES = ["curves.csv", "flipping.csv", "results.json", "runs.csv"]
+TABLES = [".lock", "curves.csv", "flipping.csv", "results.json", "runs.csv", "trials"]
 SMALL = ["--dataset", "npz", "--epochs", "1", "--batch-size", "16"]
-
-
-def made_up(count=60, channels=3, classes=3, seed=0):
-    """Images x (N, 16, 16, C), labels y, and masks of a bright square whose place tells the class."""
-    draws = np.random.default_rng(seed)
-    x = draws.integers(0, 128, (count, 16, 16, channels), dtype=np.uint8)
-    y = np.arange(count) % classes
-    mask = np.zeros((count, 16, 16), dtype=bool)
-    for n, label in enumerate(y):
-        mask[n, 4:8, 5 * label : 5 * label + 4] = True
-    x[mask] = 255
-    return {"x": x, "y": y, "mask": mask}
 
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "squares.npz"
-    np.savez(path, **made_up())
+    np.savez(path, **squares())
     return path
 
 
@@ -111,7 +98,7 @@ def test_other_data_of_the_same_name_and_size_are_refused(train, tmp_path):
     paths = [tmp_path / name / "same.npz" for name in "ab"]
     for seed, path in enumerate(paths):
         path.parent.mkdir()
-        np.savez(path, **made_up(30, 1, seed=seed))
+        np.savez(path, **squares(30, 1, seed=seed))
     first, _ = train("--arms", "plain", "--seeds", 1, file=paths[0])
     assert first.exit_code == 0, first.output
     second, _ = train("--arms", "plain", "--seeds", 1, file=paths[1])
@@ -121,23 +108,22 @@ def test_other_data_of_the_same_name_and_size_are_refused(train, tmp_path):
 
 @pytest.mark.parametrize("arm", ARMS[1:])
 def test_no_probability_trains_like_the_plain_arm(arm):
-    arrays = made_up(33)
+    arrays = squares(33)
     x, y = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(arrays["y"])
     images = data.ArrayImages(x, y)
     task = data.ImageTask("squares", ["a", "b", "c"], images, images, [0.4] * 3, [0.3] * 3, "crop-flip")
-    settings = ImageSettings(p=0.0, epochs=2, batch_size=16)
-    trainer = ImageTrainer(settings, task, CPU)
+    settings = ImageSettings(device="cpu", p=0.0, epochs=2, batch_size=16)
+    trainer = ImageTrainer(settings, task)
     assert trainer.steps == 2  # the third batch would be one image, on which BatchNorm cannot train
     losses = []
     for name in ("plain", arm):
         model = trainer.build(5)
-        transform = None if name == "plain" else trainer._transform(name, model, 5)
+        changing = trainer.arms[name](model, settings, task, 5)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
         order = torch.Generator().manual_seed(5)
         parts = [
-            trainer._train_epoch(model, transform, optimizer, schedule, order, name, lambda work: None)
-            for _ in range(2)
+            trainer._train_epoch(1, model, changing, optimizer, schedule, order, lambda work: None) for _ in range(2)
         ]
         losses.append([loss for part in parts for loss in part[0]])
         assert [part[2] for part in parts] == [0, 0]
@@ -149,38 +135,15 @@ def test_no_probability_trains_like_the_plain_arm(arm):
 def test_images_smaller_than_the_patches_of_the_measures(size):
     images = data.ArrayImages(torch.randint(0, 256, (8, 1, *size), dtype=torch.uint8), torch.arange(8) % 2)
     task = data.ImageTask("small", ["a", "b"], images, images, [0.5], [0.3], "none")
-    trainer = ImageTrainer(ImageSettings(epochs=1, batch_size=8), task, CPU)
+    trainer = ImageTrainer(ImageSettings(device="cpu", epochs=1, batch_size=8), task)
     trainer.check()
     advanced = []
-    run, model = trainer.run("reldrop", 0, advanced.append)
+    run, model = trainer.trained("reldrop", 0, advanced.append)
     assert sum(advanced) == pytest.approx(trainer.work("reldrop"))
     assert 0 <= run.flipping_auc["random"] <= 1
     _, relevance, titles = trainer.maps(model)
     assert relevance.shape == (8, 1, *size)
     assert all(title in ("a", "b", "a, taken for b", "b, taken for a") for title in titles)
-
-
-@pytest.mark.slow
-def test_killed_and_interrupted_experiments_go_on(npz, tmp_path):
-    command = "train-images", *SMALL, "--data", npz
-    assert_resumable(tmp_path / "out", ImageReport, "maps_plain.png", *command)
-
-
-def test_report_before_the_first_run(tmp_path):
-    header = {"kind": "train-images", "settings": {"arms": ["plain"]}, "task": {"sizes": {}}, "complete": False}
-    ImageReport(header, []).save(tmp_path)
-    outcome = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert outcome.exit_code == 0
-    assert "No run is finished yet" in outcome.output
-
-
-def test_a_loss_that_explodes_is_told_and_kept(train):
-    outcome, output = train("--lr", "1e30", "--seeds", 1, "--arms", "plain", "--epochs", 2)
-    assert outcome.exit_code == 1
-    assert "plain, seed 0: the training loss became" in outcome.output
-    assert "try a smaller --lr" in outcome.output
-    assert "0 of 1 runs are finished" in outcome.output
-    assert results(output)["runs"] == []
 
 
 def bad_options():
@@ -214,7 +177,7 @@ def test_bad_options_are_one_sentence_and_nothing_written(train, arguments, frag
 
 
 def bad_arrays():
-    arrays = made_up(20)
+    arrays = squares(20)
     yield "no y", {"x": arrays["x"]}, "there is no y in it"
     yield "floats", arrays | {"x": arrays["x"] / 255}, "x of"
     yield "channels", arrays | {"x": arrays["x"][..., :2]}, "got uint8 (20, 16, 16, 2)"
@@ -257,7 +220,7 @@ def test_npz_with_masks_is_split_by_class(npz):
 
 
 def test_grey_images_and_labels_that_are_any_integers(tmp_path):
-    arrays = made_up(20, 1)
+    arrays = squares(20, 1)
     np.savez(tmp_path / "grey.npz", x=arrays["x"][..., 0], y=arrays["y"] * 10 - 7)
     task = data.from_npz(tmp_path / "grey.npz")
     assert task.label_names == ["-7", "3", "13"]
@@ -338,12 +301,3 @@ def test_output_folders_that_cannot_be_used(train, tmp_path):
     assert_refused(train("--output", full)[0], tmp_path / "out", "--output", "is not empty")
     (full / "results.json").write_text('{"runs": [], "summary": {}}')
     assert_refused(train("--output", full)[0], tmp_path / "out", "another command", "--overwrite")
-
-
-def test_help_fits_a_terminal_of_80_columns():
-    outcome = CliRunner().invoke(app, ["train-images", "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
-    assert outcome.exit_code == 0
-    lines = [line.rstrip() for line in outcome.output.splitlines()]
-    assert max(map(len, lines)) <= 80
-    prose = "\n".join(lines[: lines.index(next(line for line in lines if "Options" in line and "─" in line))])
-    assert " weights, at each of several seeds, and erase equally large blocks. The\n" in prose

@@ -4,37 +4,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lab_runs import assert_resumable, names, one_thread, results  # noqa: F401
+from lab_runs import names, one_thread, results, sticks  # noqa: F401
 from refusals import assert_refused
 from typer.testing import CliRunner
 
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.points.data import load_task
 from attrdrop.lab.points.readers import Reading
-from attrdrop.lab.points.report import PointReport
 from attrdrop.lab.points.settings import ARMS, MODELS, PointSettings
 from attrdrop.lab.points.training import PointTrainer, class_accuracy
 
-CPU = torch.device("cpu")
-TABLES = ["curves.csv", "flipping.csv", "point_loss.csv", "results.json", "runs.csv"]
+TABLES = [".lock", "curves.csv", "flipping.csv", "point_loss.csv", "results.json", "runs.csv", "trials"]
 SMALL = ["--dataset", "npz", "--model", "pointnet", "--width", "0.125", "--points", "16", "--epochs", "1",
          "--batch-size", "16", "--mode", "calibrated", "--beta", "0.25"]  # fmt: skip
-
-
-def made_up(count=60, points=24, channels=3, classes=3):
-    """Clouds whose classes differ by the axis along which they are long."""
-    draws = np.random.default_rng(0)
-    y = np.arange(count) % classes
-    x = draws.normal(0, 0.2, (count, points, channels))
-    for n, label in enumerate(y):
-        x[n, :, label] *= 8
-    return {"x": x.astype(np.float32), "y": y}
 
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "sticks.npz"
-    np.savez(path, **made_up())
+    np.savez(path, **sticks())
     return path
 
 
@@ -99,25 +87,22 @@ def test_three_arms_at_two_seeds(train):
     assert names(output) == sorted([*TABLES, "curves.png", "flipping.png", "point_loss.png", "relevance_dropout.png"])
 
 
-@pytest.mark.slow
-def test_killed_and_interrupted_experiments_go_on(npz, tmp_path):
-    command = "train-points", *SMALL, "--epochs", "4", "--data", npz
-    assert_resumable(tmp_path / "out", PointReport, "relevance_plain.png", *command)
-
-
 @pytest.mark.parametrize("arm", ARMS[1:])
 def test_no_drops_train_like_the_plain_arm(npz, arm):
-    settings = PointSettings(model="pointnet", width=0.125, points=16, beta=0.0, mode="calibrated", batch_size=16)
-    trainer = PointTrainer(settings, load_task("npz", npz, Reading(16)), CPU)
+    settings = PointSettings(
+        device="cpu", model="pointnet", width=0.125, points=16, beta=0.0, mode="calibrated", batch_size=16
+    )
+    task = load_task("npz", npz, Reading(16))
+    trainer = PointTrainer(settings, task)
     losses = []
     for name in ("plain", arm):
         model = trainer.build(5)
-        transform = None if name == "plain" else trainer._transform(name, model, 5)
+        changing = trainer.arms[name](model, settings, task, 5)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
         order = torch.Generator().manual_seed(5)
         torch.manual_seed(5)
-        part = trainer._train_epoch(model, transform, optimizer, schedule, order, name, lambda work: None)
+        part = trainer._train_epoch(1, model, changing, optimizer, schedule, order, lambda work: None)
         losses.append(part[0])
         assert part[2] == 0
     assert len(losses[0]) == 3
@@ -126,13 +111,15 @@ def test_no_drops_train_like_the_plain_arm(npz, arm):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_with_normals(tmp_path, model):
-    np.savez(tmp_path / "normals.npz", **made_up(30, points=40, channels=6))
+    np.savez(tmp_path / "normals.npz", **sticks(30, points=40, channels=6))
     task = load_task("npz", tmp_path / "normals.npz", Reading(32, normals=True))
-    settings = PointSettings(model=model, width=0.125, points=32, normals=True, epochs=1, batch_size=8, rotate=True)
-    trainer = PointTrainer(settings, task, CPU)
+    settings = PointSettings(
+        device="cpu", model=model, width=0.125, points=32, normals=True, epochs=1, batch_size=8, rotate=True
+    )
+    trainer = PointTrainer(settings, task)
     trainer.check()
     advanced = []
-    run, trained = trainer.run("reldrop", 0, advanced.append)
+    run, trained = trainer.trained("reldrop", 0, advanced.append)
     assert sum(advanced) == pytest.approx(trainer.work("reldrop"))
     assert 0 <= run.flipping_auc["random"] <= 1
     points, relevance, titles = trainer.maps(trained)
@@ -147,24 +134,6 @@ def test_class_accuracy_weighs_classes_alike():
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 2, 2, 3])  # class 1 does not occur
     taken = torch.tensor([0, 0, 0, 0, 0, 1, 2, 0, 1])
     assert class_accuracy(torch.eye(4)[taken], labels) == pytest.approx((5 / 6 + 1 / 2 + 0) / 3)
-
-
-def test_report_before_the_first_run(tmp_path):
-    header = {"kind": "train-points", "settings": {"arms": ["plain"]}, "task": {"sizes": {}}, "complete": False}
-    PointReport(header, []).save(tmp_path)
-    outcome = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert outcome.exit_code == 0
-    assert "No run is finished yet" in outcome.output
-    wrong = CliRunner().invoke(app, ["train-images", "--output", str(tmp_path)])
-    assert wrong.exit_code == 2
-    assert "another command" in " ".join(wrong.output.split())
-
-
-def test_a_loss_that_explodes_is_told_and_kept(train):
-    outcome, output = train("--lr", "1e30", "--seeds", 1, "--arms", "plain", "--epochs", 3)
-    assert outcome.exit_code == 1
-    assert "plain, seed 0: the training loss became" in outcome.output
-    assert results(output)["runs"] == []
 
 
 def bad_options():
@@ -199,13 +168,7 @@ def test_bad_options_are_one_sentence_and_nothing_written(train, arguments, frag
 
 
 def test_clouds_with_nan_are_refused(train, tmp_path):
-    arrays = made_up()
+    arrays = sticks()
     arrays["x"][7, 2] = np.nan
     np.savez(tmp_path / "bad.npz", **arrays)
     assert_refused(*train(file=tmp_path / "bad.npz"), "bad.npz", "NaN or infinity in cloud 7")
-
-
-def test_help_fits_a_terminal_of_80_columns():
-    outcome = CliRunner().invoke(app, ["train-points", "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
-    assert outcome.exit_code == 0
-    assert max(len(line.rstrip()) for line in outcome.output.splitlines()) <= 80

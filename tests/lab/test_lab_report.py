@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from attrdrop.lab.text.report import Report, paired, spread, verdict
+from attrdrop.lab.runs.results import paired, spread
+from attrdrop.lab.text.report import RATIO, TextReport
 
 HEADER = {
     "complete": True,
@@ -57,8 +58,9 @@ def two_seeds():
 
 
 def test_summary_pairs_by_seed_and_batch():
-    report = Report(HEADER, two_seeds())
-    assert report.step_ratios("ad-drop") == [2.0, 3.0]
+    report = TextReport(HEADER, two_seeds())
+    ratio = next(column for column in report.columns if column.name == RATIO)
+    assert report.values(ratio, "ad-drop") == [2.0, 3.0]
     summary = report.summary()
     assert summary["arms"]["plain"]["test_score"] == {"mean": 0.625, "std": pytest.approx(0.25 / 2**0.5), "n": 2}
     assert summary["arms"]["plain"]["active_step_ms"] == {"mean": None, "std": None, "n": 0}
@@ -70,10 +72,11 @@ def test_summary_pairs_by_seed_and_batch():
 
 
 def test_a_seed_with_one_finished_arm_has_no_difference():
-    summary = Report(HEADER, two_seeds()[:3]).summary()
+    report = TextReport(HEADER, two_seeds()[:3])
+    summary = report.summary()
     assert summary["difference_to_plain"]["ad-drop"]["n"] == 1
     assert summary["difference_to_plain"]["ad-drop"]["std"] is None
-    assert "Too few seeds" in verdict(summary, HEADER["task"]["metric"])
+    assert "Too few seeds" in report.verdict()
 
 
 def test_interval_is_students():
@@ -88,7 +91,7 @@ def test_interval_is_students():
 @pytest.mark.parametrize("count", range(5))
 def test_table_of_any_number_of_runs(count):
     console = Console(width=100, record=True)
-    console.print(Report(HEADER, two_seeds()[:count]).table())
+    console.print(TextReport(HEADER, two_seeds()[:count]).table())
     text = console.export_text()
     assert "test accuracy" in text
     assert ("2.50 ± 0.71" in text) == (count == 4)
@@ -97,7 +100,7 @@ def test_table_of_any_number_of_runs(count):
 
 def test_a_metric_that_is_no_share_is_shown_as_it_is():
     metric = {"name": "perplexity", "better": -1, "percent": False}
-    report = Report(HEADER | {"task": HEADER["task"] | {"metric": metric}}, two_seeds())
+    report = TextReport(HEADER | {"task": HEADER["task"] | {"metric": metric}}, two_seeds())
     console = Console(width=100, record=True)
     console.print(report.table())
     text = console.export_text()
@@ -107,7 +110,7 @@ def test_a_metric_that_is_no_share_is_shown_as_it_is():
 
 def test_without_a_plain_arm_nothing_is_compared():
     header = HEADER | {"settings": HEADER["settings"] | {"arms": ["ad-drop"]}}
-    report = Report(header, [one for one in two_seeds() if one["arm"] == "ad-drop"])
+    report = TextReport(header, [one for one in two_seeds() if one["arm"] == "ad-drop"])
     assert report.summary()["difference_to_plain"] == {}
     console = Console(width=100, record=True)
     console.print(report.table())
@@ -116,7 +119,7 @@ def test_without_a_plain_arm_nothing_is_compared():
 
 def test_the_score_is_of_the_development_split_without_a_test_split():
     header = HEADER | {"task": HEADER["task"] | {"sizes": {"train": 8, "dev": 4}}}
-    report = Report(header, [one | {"test_score": None} for one in two_seeds()])
+    report = TextReport(header, [one | {"test_score": None} for one in two_seeds()])
     assert report.summary()["score_is"] == "dev_score"
     console = Console(width=100, record=True)
     console.print(report.table())

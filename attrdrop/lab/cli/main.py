@@ -49,10 +49,10 @@ def report(
         from attrdrop.lab.points.report import PointReport
         from attrdrop.lab.runs.results import kind_of
         from attrdrop.lab.studies.report import SweepReport
-        from attrdrop.lab.text.report import Report
+        from attrdrop.lab.text.report import TextReport
 
-        kinds: dict[str | None, Any] = {report.kind: report for report in (ImageReport, PointReport, SweepReport)}
-        found = kinds.get(kind_of(folder), Report).load(folder)
+        reports: list[Any] = [TextReport, ImageReport, PointReport, SweepReport]
+        found = {report.kind: report for report in reports}.get(kind_of(folder), TextReport).load(folder)
         if isinstance(found, SweepReport):
             found.save()
         console.print(found.table())

@@ -1,78 +1,113 @@
-"""Command-line options that several commands share. Their defaults stand with each command."""
+"""Commands made of functions of dataclasses: each field that has an Option is an option of the command."""
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from attrdrop.lab.cli.terminal import ADDROP, DATA, MODEL, OUTPUT, RIVALS, TRAINING, option
+from attrdrop.lab.cli.terminal import one_sentence
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.settings import Option, Options, Panel, options_of
 
-Seeds = Annotated[int, option(TRAINING, "Runs per arm, each with its own seed.", min=1)]
-FirstSeed = Annotated[int, option(TRAINING, "The first seed; the others follow it.", min=0)]
-Device = Annotated[str, option(TRAINING, "auto, cpu or cuda.")]
-Threads = Annotated[int | None, option(TRAINING, "CPU threads; PyTorch chooses without it.", min=1)]
-Resumed = Annotated[
-    Path, option(OUTPUT, "Folder for tables and figures. What it holds of the same experiment is not repeated.")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace earlier results in the output folder.", rich_help_panel=OUTPUT)
-]
 
-# Of the commands that fine-tune on text
-TaskType = Annotated[
-    str | None,
-    option(
-        DATA,
-        "classification, regression, token-classification, seq2seq, masked-lm or causal-lm; a named task has its own.",
-    ),
-]
-Train = Annotated[
-    Path | None, option(DATA, "Your own data: .csv, .tsv or .jsonl, for some task types .txt or .conll; also .gz.")
-]
-Dev = Annotated[Path | None, option(DATA, "Development file, used for early stopping; without it a tenth of --train.")]
-Test = Annotated[Path | None, option(DATA, "Test file; without it the development score is reported.")]
-Other = Annotated[
-    str | None,
-    option(
-        DATA,
-        "Other data sets or files with the same labels to evaluate on, with commas between: amazon-reviews, tweets.",
-    ),
-]
-TextColumn = Annotated[
-    str | None, option(DATA, "Column with the text; text, sentence and sentence1 are found by themselves.")
-]
-TextPairColumn = Annotated[str | None, option(DATA, "Column with the second text, for tasks on pairs.")]
-LabelColumn = Annotated[
-    str | None, option(DATA, "Column with the class, number or target text; label is found by itself.")
-]
-TrainSize = Annotated[int | None, option(DATA, "Use only so many training examples.", min=2)]
-DevSize = Annotated[int | None, option(DATA, "Use only so many development examples.", min=1)]
-TestSize = Annotated[int | None, option(DATA, "Use only so many test examples.", min=1)]
-Model = Annotated[
-    str,
-    option(
-        MODEL,
-        "minilm (a package, no download), bert-tiny (shipped), scratch (small, untrained), a folder, or a hub id.",
-    ),
-]
-MaxLength = Annotated[int, option(MODEL, "Longer texts are cut to so many tokens.", min=4)]
-MetricName = Annotated[
-    str | None, option(TRAINING, "What chooses the best epoch and is reported; the task has its own.")
-]
-Epochs = Annotated[int, option(TRAINING, "Most epochs a run takes.", min=1)]
-BatchSize = Annotated[int, option(TRAINING, "Examples per step.", min=1)]
-LearningRate = Annotated[float, option(TRAINING, "Learning rate of AdamW.")]
-WeightDecay = Annotated[float, option(TRAINING, "Weight decay of AdamW.", min=0)]
-Patience = Annotated[int, option(TRAINING, "Stop after so many epochs without a better development score.", min=1)]
-P = Annotated[float, option(ADDROP, "Share of each row's positions that are candidates, highest attribution first.")]
-Q = Annotated[float, option(ADDROP, "Probability with which a candidate is dropped.")]
-IGASteps = Annotated[int, option(ADDROP, "Steps of the integral of IGA; each costs a pass per layer.", min=1)]
-Layers = Annotated[str, option(ADDROP, "Layers to drop in: all, first, or numbers from 0 such as 0,1,2.")]
-Attention = Annotated[
-    str, option(ADDROP, "In encoder-decoder models: encoder, decoder, cross, or several with commas between.")
-]
-Pass1 = Annotated[str, option(ADDROP, "Attribution pass with ordinary dropout (train) or without (eval).")]
-Rate = Annotated[float, option(RIVALS, "Share that attention-dropout, drop-head, hidden-cut and drop-key drop.")]
-Consistency = Annotated[
-    float, option(RIVALS, "Weight of the divergence between the two passes of r-drop and hidden-cut.")
-]
+@dataclass(frozen=True)
+class _Field:
+    """One option, named as the field."""
+
+    name: str
+    kind: Any
+    option: Option
+    default: Any
+
+    @property
+    def is_list(self) -> bool:
+        """Tuples are texts with commas on the command line."""
+        return get_origin(self.kind) is tuple
+
+    def parameter(self) -> inspect.Parameter:
+        """What typer makes an option of."""
+        kind, default, option = self.kind, self.default, self.option
+        if self.is_list:
+            kind, default = str | None, ",".join(map(_shown, default)) or None
+        made = typer.Option(
+            *option.names,
+            help=option.help,
+            rich_help_panel=option.panel.value,
+            min=option.min,
+            metavar=None if option.min is None else "N",  # its type and bounds would crowd out the name
+        )
+        return inspect.Parameter(
+            self.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, made], default=default
+        )
+
+    def parsed(self, value: Any) -> Any:
+        """What typer gives, as the dataclass takes it."""
+        if not self.is_list:
+            return value
+        try:
+            return tuple(get_args(self.kind)[0](part.strip()) for part in value.split(",")) if value else ()
+        except ValueError:
+            option = f"--{self.name.replace('_', '-')}"
+            raise InputError(f"{option}: {value!r} is no list of numbers with commas between.") from None
+
+
+def command(
+    presets: Mapping[str, dict[str, Any]], preset_help: str, without: Collection[str] = (), **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose parameters are dataclasses.
+
+    It has an option for each of their fields with an Option, but for those `without`. A field that several have is one
+    option and stands where it comes first, with the first default, unless `defaults` has another. A preset holds for
+    what is not given on the command line. A parameter `given` gets the names of what is.
+    """
+
+    def decorated(body: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(body)
+        kinds = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Options)}
+        named = {field.name: field for field in _fields_of(kinds.values(), without, defaults)}
+        preset = _Field("preset", _choice_of(presets) | None, Option(Panel.RESULTS, preset_help), None)
+
+        def run(context: typer.Context, preset: Enum | None, **options: Any) -> None:
+            given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+            with one_sentence():
+                values = {name: named[name].parsed(value) for name, value in options.items()}
+                chosen = presets[preset.value] if preset else {}
+                values |= {name: value for name, value in chosen.items() if name not in given}
+                made = {name: _made(kind, values) for name, kind in kinds.items()}
+                body(**made, **({"given": given} if "given" in hints else {}))
+
+        run.__name__, run.__doc__ = body.__name__, body.__doc__
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        order = list(Panel)
+        ordered = sorted([preset, *named.values()], key=lambda field: order.index(field.option.panel))
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # which typer reads
+            [context, *(field.parameter() for field in ordered)]
+        )
+        return run
+
+    return decorated
+
+
+def _shown(part: Any) -> str:
+    return f"{part:g}" if isinstance(part, float) else str(part)
+
+
+def _choice_of(names: Iterable[str]) -> Any:
+    members = [(name, name) for name in names]
+    return Enum("Choice", members, type=str)  # type: ignore[misc]  # no literals
+
+
+def _fields_of(kinds: Iterable[type], without: Collection[str], defaults: dict[str, Any]) -> list[_Field]:
+    found: dict[str, tuple[Any, Option]] = {}
+    usual: dict[str, Any] = {}
+    for kind in kinds:
+        found |= {name: part for name, part in options_of(kind).items() if name not in found}
+        usual = {field.name: field.default for field in fields(kind)} | usual
+    return [_Field(name, *found[name], (usual | defaults)[name]) for name in found if name not in without]
+
+
+def _made(kind: type, values: Mapping[str, Any]) -> Any:
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})

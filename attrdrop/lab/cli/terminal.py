@@ -1,12 +1,11 @@
-"""What the commands share in the terminal: options, messages, exit codes, the progress of an experiment."""
+"""What the commands share in the terminal: messages, exit codes, the progress of an experiment."""
 
 import contextlib
-import dataclasses
 import itertools
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,44 +15,42 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from attrdrop.lab.errors import InputError, RunError
+from attrdrop.lab.names import Record, Trial, name_of
+from attrdrop.lab.runs.settings import RunOptions
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-DATA, MODEL, TRAINING, OUTPUT = "Data", "Model", "Training", "Results"  # panels of the help
-ADDROP, RIVALS = "AD-DROP", "Rivals of AD-DROP"
 console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 class Experiment(Protocol):
-    """A number of runs of arms and seeds."""
+    """Trials in a folder."""
 
     report: Any
     output: Path
 
     @property
-    def planned(self) -> list[tuple[int, str]]:
-        """(seed, arm) of the runs to do."""
+    def total(self) -> int:
+        """Runs in all."""
 
-    def work(self, arm: str) -> float:
+    @property
+    def done(self) -> int:
+        """Those that are finished."""
+
+    @property
+    def work_left(self) -> float:
+        """Rough cost of the others."""
+
+    def work(self, trial: Trial) -> float:
         """Rough cost of a run."""
 
-    def run(self, starting: Callable[[str, int], None], advance: Callable[[float], None]) -> None:
-        """Do all runs."""
-
-
-def option(panel: str, help: str, **limits: Any) -> Any:
-    """A command-line option in a panel of the help; a number's type and bounds would crowd out its name."""
-    return typer.Option(help=help, rich_help_panel=panel, metavar="N" if limits else None, **limits)
-
-
-def given_options(context: typer.Context) -> set[str]:
-    """Names of the options that stand on the command line."""
-    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
-
-
-def values_under(context: typer.Context, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """All options, those of the preset where the command line has none."""
-    given = given_options(context)
-    return context.params | {name: value for name, value in preset.items() if name not in given}
+    def run(
+        self,
+        starting: Callable[[Trial], None],
+        finished: Callable[[Record], None],
+        failed: Callable[[Trial, str], None],
+        advance: Callable[[float], None],
+    ) -> int:
+        """Do all that are left, and return how many failed."""
 
 
 def progress_bar(**options: Any) -> Progress:
@@ -69,57 +66,67 @@ def progress_bar(**options: Any) -> Progress:
     return Progress(*columns, console=console, speed_estimate_period=300, **options)
 
 
-def run_experiment(experiment: Experiment, files: Sequence[str]) -> None:
-    """Runs with a progress bar, then the table; also where it ends early."""
-    planned, earlier = experiment.planned, len(experiment.report.runs)
-    total = earlier + len(planned)
-    with progress_bar(disable=not planned) as progress:
-        bar = progress.add_task("", total=sum(experiment.work(arm) for _, arm in planned))
-        numbers = itertools.count(earlier + 1)
+def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bool = False) -> None:
+    """Makes an experiment, runs it with a progress bar, and shows its tables, also where it ends early.
 
-        def starting(arm: str, seed: int) -> None:
-            description = f"run {next(numbers)} of {total}: {arm}, seed {seed}"
-            progress.update(bar, description=description)
-            if not console.is_terminal:
-                console.print(description)
-
-        try:
-            with _noticed_interrupts() as raise_lost_one:
-
-                def advance(work: float) -> None:
-                    raise_lost_one()
-                    progress.advance(bar, work)
-
-                experiment.run(starting, advance)
-        except (KeyboardInterrupt, RunError):
-            progress.stop()
-            finished = len(experiment.report.runs)
-            _show(experiment, files, f"Stopped early: {finished} of {total} runs are finished and kept in")
-            raise
-    _show(experiment, files, "Results are in")
-
-
-def arm_settings(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """The settings of an experiment with several arms, from all options."""
-    chosen = {field.name: values[field.name] for field in dataclasses.fields(kind)}
-    return kind(**chosen | {"arms": tuple(arm.strip() for arm in values["arms"].split(","))})
-
-
-def run_arms(kind: Callable[..., Any], settings: Any, values: Mapping[str, Any], load: Callable[[], Any]) -> None:
-    """Loads the task, checks that all arms can work on it, and does the runs that are left."""
+    `make` gets the fields of `run`. A run that fails ends the experiment, unless it `goes_on`.
+    """
     import torch
 
-    from attrdrop.lab.device import resolve_device
-
-    if values["threads"]:
-        torch.set_num_threads(values["threads"])
+    if run.threads:
+        torch.set_num_threads(run.threads)
     with console.status("Reading the data and checking the model"):
-        task = load().limited(values["train_size"], values["test_size"])
-        experiment = kind(settings, task, resolve_device(settings.device), values["output"], values["overwrite"])
-    if done := len(experiment.report.runs):
-        total = done + len(experiment.planned)
-        console.print(f"{done} of {total} runs are in {escape(str(experiment.output))} already and are not repeated.")
-    run_experiment(experiment, experiment.report.files)
+        experiment = make(run.output, run.overwrite, run.jobs, run.threads)
+    watch = _Watch(experiment, goes_on)
+    if watch.done:
+        where = escape(str(experiment.output))
+        console.print(f"{watch.done} of {experiment.total} runs are in {where} already and are not repeated.")
+    try:
+        with _noticed_interrupts() as watch.raise_lost_one, watch.progress:
+            failures = experiment.run(watch.starting, watch.finished, watch.failed, watch.advance)
+    except (KeyboardInterrupt, RunError):
+        _show(experiment, f"Stopped early: {watch.done} of {experiment.total} runs are finished and kept in")
+        raise
+    _show(experiment, "Results are in")
+    if failures:
+        raise RunError(f"{failures} runs failed; the same command tries them again.")
+
+
+class _Watch:
+    """A bar over the runs of an experiment, and what to call when one starts, ends or fails, and in its midst."""
+
+    def __init__(self, experiment: Experiment, goes_on: bool) -> None:
+        self.experiment, self.goes_on = experiment, goes_on
+        self.done, work = experiment.done, experiment.work_left
+        self.progress = progress_bar(disable=not work)
+        self.raise_lost_one: Callable[[], None] = lambda: None
+        self._bar, self._work = self.progress.add_task("", total=work), 0.0
+        self._numbers = itertools.count(self.done + 1)
+
+    def starting(self, trial: Trial) -> None:
+        description = f"run {next(self._numbers)} of {self.experiment.total}: {name_of(trial)}"
+        self.progress.update(self._bar, description=description)
+        if not console.is_terminal:
+            console.print(description)
+
+    def finished(self, record: Record) -> None:
+        self.done += 1
+        self._ended(record["trial"])
+
+    def failed(self, trial: Trial, message: str) -> None:
+        if not self.goes_on:
+            raise RunError(f"{name_of(trial)}: {message}")
+        console.print(f"[yellow]{escape(f'{trial}: {message}')}[/]")
+        self._ended(trial)
+
+    def advance(self, work: float) -> None:
+        self.raise_lost_one()
+        self.progress.advance(self._bar, work)
+
+    def _ended(self, trial: Trial) -> None:
+        self._work += self.experiment.work(trial)
+        self.progress.update(self._bar, completed=self._work)
+        self.raise_lost_one()
 
 
 @contextlib.contextmanager
@@ -167,8 +174,8 @@ def one_sentence() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _show(experiment: Experiment, files: Sequence[str], closing: str) -> None:
+def _show(experiment: Experiment, closing: str) -> None:
     if experiment.report.runs:
         console.print(experiment.report.table())
-    found = ", ".join(name for name in files if (experiment.output / name).exists())
+    found = ", ".join(name for name in experiment.report.files if (experiment.output / name).exists())
     console.print(f"{closing} [bold]{escape(str(experiment.output))}[/]: {found}")

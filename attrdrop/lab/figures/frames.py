@@ -5,14 +5,16 @@ from typing import Any
 
 import pandas as pd
 
-PLAIN, ADDROP = "plain", "ad-drop"
+from attrdrop.lab.names import ADDROP, PLAIN, USUAL
+from attrdrop.ops.keep_mask import REGIONS
+
 OTHER = "other:"  # begins the columns of out-of-distribution scores
 SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
 VARIANT = ["attribution", "target", "region", "cross_tuning"]
 DATA = ["shots", "share", "train_size"]
 TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
 
-USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
+DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
 WORDS: dict[str, Callable[[Any], str]] = {
     "shots": lambda value: f"{value:.0f} shots",
     "share": lambda value: f"{100 * value:g} % of the examples",
@@ -23,15 +25,6 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "region": lambda value: f"{value} attribution",
     "cross_tuning": lambda value: f"{'with' if value else 'without'} cross-tuning",
 }
-
-
-def check_columns(frame: pd.DataFrame, *names: str, argument: str = "frame") -> None:
-    """Raise ValueError where a column is missing; argument: the frame's name in the error."""
-    if missing := [name for name in names if name not in frame.columns]:
-        raise ValueError(
-            f"{argument} must have the columns {', '.join(names)}, got {list(frame.columns)}, "
-            f"without {', '.join(missing)}"
-        )
 
 
 def score_column(frame: pd.DataFrame) -> str:
@@ -92,11 +85,13 @@ def variants(frame: pd.DataFrame, columns: Sequence[str] = VARIANT) -> Iterator[
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """With the column `label`: the method, and what is unusual in a variant of AD-DROP."""
-    labels = [
-        ", ".join([row["method"], *(_unusual(row, VARIANT) if row["method"] == ADDROP else ())])
-        for row in frame.to_dict("records")
-    ]
+    labels = [variant_label(row) if row["method"] == ADDROP else row["method"] for row in frame.to_dict("records")]
     return frame.assign(label=pd.Series(labels, index=frame.index, dtype=object))
+
+
+def variant_label(row: Mapping[str, Any]) -> str:
+    """AD-DROP, and what is unusual in a variant of it."""
+    return ", ".join([ADDROP, *_unusual(row, [name for name in VARIANT if name in row])])
 
 
 def ordered(labels: Iterable[str]) -> list[str]:

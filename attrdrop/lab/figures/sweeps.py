@@ -16,12 +16,11 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter
 
 from attrdrop.lab.figures.frames import (
-    PLAIN,
+    DROPS,
     SETTING,
     TRIALS,
     VARIANT,
     at_best_setting,
-    check_columns,
     data_parts,
     difference_label,
     digits,
@@ -31,12 +30,12 @@ from attrdrop.lab.figures.frames import (
     scored,
     variants,
 )
-from attrdrop.plots.panels import BAND, legend_beside, loss_panels, panels, save
+from attrdrop.lab.names import PLAIN
+from attrdrop.plots.panels import BAND, check_columns, legend_beside, loss_panels, panels, save
 from attrdrop.plots.sheets import COLOURS
 
 MOST_TOKENS = 30  # named along an axis
 TOKEN_LENGTH = 10  # characters
-REGIONS = ["high", "low", "random", "none"]
 
 
 class AttentionMap(NamedTuple):
@@ -92,9 +91,9 @@ def region_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "
     """
     check_columns(curves, "drop", "seed", "epoch", "train_loss", "dev_loss", argument="curves")
     drops = set(curves["drop"])
-    if drops - set(REGIONS):
-        raise ValueError(f"drop must be one of {', '.join(REGIONS)}, got {sorted(map(str, drops))}")
-    figure, _ = loss_panels(curves, "drop", [name for name in REGIONS if name in drops])
+    if drops - set(DROPS):
+        raise ValueError(f"drop must be one of {', '.join(DROPS)}, got {sorted(map(str, drops))}")
+    figure, _ = loss_panels(curves, "drop", [name for name in DROPS if name in drops])
     figure.suptitle(title)
     save(figure, target)
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.data import checksum, class_indices, read_npz, said, sample, split
+from attrdrop.lab.arrays import checksum, class_indices, read_npz
+from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.images.settings import ImageData
+from attrdrop.lab.runs.splits import sample, split
 
 MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -123,7 +125,7 @@ class ImageTask:
         return replace(self, train=sample(self.train, train_size), test=sample(self.test, test_size))
 
 
-def load_task(name: str, data: Path | None, image_size: int = 224) -> ImageTask:
+def load_task(name: str, data: Path | None, image_size: int = ImageData.image_size) -> ImageTask:
     """A set by name: mnist, or one in a folder or file of the user's."""
     if name not in DATASETS:
         raise InputError(f"--dataset: {name!r} is none of {', '.join(DATASETS)}.")

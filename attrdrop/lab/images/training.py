@@ -1,19 +1,24 @@
 """Training on images: models, arms, and what is measured of a trained model."""
 
+import dataclasses
+import io
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-import attrdrop
 from attrdrop import lrp, metrics
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.images.arms import ARM_TYPES
 from attrdrop.lab.images.data import Images
-from attrdrop.lab.images.settings import CUTMIX, ERASING, PLAIN, RELCUTMIX, RELDROP, RULES
-from attrdrop.lab.runs.training import ArmTrainer, Counts, Run, spaced
+from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure
+from attrdrop.lab.images.settings import RELDROP
+from attrdrop.lab.runs.arms import Arm
+from attrdrop.lab.runs.training import ArmTrainer, Run, spaced
 from attrdrop.models import resnet10, resnet18, resnet50
+from attrdrop.plots import images as image_plots
 
 RESNETS: dict[str, Any] = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
 MEASURED = 256
@@ -33,7 +38,7 @@ class ImageTrainer(ArmTrainer):
     """Runs (arm, seed) after (arm, seed) on images."""
 
     examples = "images"
-    step_work: ClassVar = {PLAIN: 3.0, ERASING: 3.0, CUTMIX: 3.0, RELDROP: 3.7, RELCUTMIX: 3.7}
+    arms = ARM_TYPES
     run_type = ImageRun
     measured_rule = lrp.EpsilonPlusFlat()
 
@@ -56,14 +61,25 @@ class ImageTrainer(ArmTrainer):
 
     def check(self) -> None:
         x, y = self._batch(self.task.train, spaced(self.task.train, 2))
-        transform = self._transform(RELDROP, self.build(self.settings.first_seed), 0)
-        transform.p, transform.alpha = 1.0, 0.0
+        guided = self._guided(self.build(self.settings.first_seed))
         try:
-            transform(x, y)
+            guided(x, y)
         except (ValueError, TypeError) as error:
             stop = f", --stop-at {self.settings.stop_at}" if self.settings.stop_at is not None else ""
             given = f"--model {self.settings.model}, --rule {self.settings.rule}{stop}"
             raise InputError(f"{given}: RelDrop cannot work with them: {error}.") from error
+
+    def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
+        """Relevance on test images, and for RelDrop what it shows to the model."""
+        figure = io.BytesIO()
+        images, relevance, titles = self.maps(model)
+        image_plots.heat_maps(images, relevance, figure, titles)
+        figures = {maps_figure(arm): figure.getvalue()}
+        if arm == RELDROP:
+            figure = io.BytesIO()
+            image_plots.contact_sheet(self.occluded(model), figure)
+            figures[OCCLUDED_FIGURE] = figure.getvalue()
+        return figures
 
     def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
         """Some test images, uint8 (n, C, H, W), their relevance (n, C, H, W), and what they are and are taken for."""
@@ -75,30 +91,16 @@ class ImageTrainer(ArmTrainer):
     def occluded(self, model: nn.Module, count: int = 16) -> Tensor:
         """Some training images as RelDrop would show them to the model, in [0, 1]."""
         x, y = self._batch(self.task.train, spaced(self.task.train, count))
-        transform = self._transform(RELDROP, model.train(), 0)
-        transform.p, transform.alpha = 1.0, 0.0
-        shown = transform(x, y).cpu()
+        shown = self._guided(model.train())(x, y)[0].cpu()
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.task.mean, self.task.std))
         return (shown * std + mean).clamp(0, 1)
 
-    def _transform(self, arm: str, model: nn.Module, seed: int) -> Any:
-        settings = self.settings
-        options: dict[str, Any] = {
-            "p": settings.p,
-            "alpha": settings.alpha if arm in (RELDROP, RELCUTMIX) else 1.0,
-            "scale": (settings.min_area, settings.max_area),
-            "border": "shift",
-            "rule": RULES[settings.rule](),
-            "stop_at": settings.stop_at,
-            "seed": seed,
-        }
-        if arm in (CUTMIX, RELCUTMIX):
-            return attrdrop.RelCutMix(model, len(self.task.label_names), **options)
-        return attrdrop.RelDrop(model, **options)
+    def _guided(self, model: nn.Module) -> Arm:
+        """RelDrop that gives every image a guided block."""
+        return ARM_TYPES[RELDROP](model, dataclasses.replace(self.settings, p=1.0, alpha=0.0), self.task, 0)
 
-    def _transformed(self, transform: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        changed = transform(x, y)
-        return changed if isinstance(transform, attrdrop.RelCutMix) else (changed, y)
+    def _shape(self) -> dict[str, Any]:
+        return {"pixels": [self.task.channels, *self.task.size]}
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -111,10 +113,6 @@ class ImageTrainer(ArmTrainer):
     ) -> tuple[Tensor, Tensor]:
         pixels = examples.pixels(indices, "none" if generator is None else self.task.augment, generator)
         return self.task.normalised(pixels, self.device), examples.labels[indices].to(self.device)
-
-    def _counts(self, transform: Any) -> Counts:
-        found = transform.statistics()
-        return Counts(found.images, found.attributed, found.images, found.area * found.occluded)
 
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """On some images of the test split."""

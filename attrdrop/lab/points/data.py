@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrdrop.lab.arrays import checksum, class_indices, read_npz
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.points.readers import LAYOUTS, Reading, centred, read_folder
-from attrdrop.lab.runs.data import checksum, class_indices, read_npz, sample, split
+from attrdrop.lab.points.settings import PointSettings
+from attrdrop.lab.runs.splits import sample, split
 
 FURNITURE = "furniture"
 FURNITURE_PATH = Path(__file__).parents[1] / "data" / "furniture_points.npz"
@@ -25,8 +27,8 @@ class Augmentation:
     jitter is the deviation of the noise, cut at five of them; the rotation is about the y axis, which points upwards.
     """
 
-    jitter: float = 0.01
-    rotate: bool = False
+    jitter: float = PointSettings.jitter
+    rotate: bool = PointSettings.rotate
     scale: tuple[float, float] = (0.8, 1.25)
     shift: float = 0.1
 

@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.data import said
-from attrdrop.ops.farthest_point_sample import farthest_point_sample
+from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.points.settings import PointSettings
+from attrdrop.ops import farthest_point_sample
 
 POOL = 2048  # points kept of a longer cloud, of which training draws some
 Split = tuple[Tensor, Tensor]  # points float32 (N, P, C), labels int64 (N,)
@@ -28,8 +28,8 @@ class Reading:
     """
 
     points: int
-    sampling: str = "first"
-    normals: bool = False
+    sampling: str = PointSettings.sampling
+    normals: bool = PointSettings.normals
 
     @property
     def channels(self) -> int:

@@ -1,13 +1,13 @@
 """Results of an experiment on point clouds: its own columns, tables, figures and words."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable
 
 import pandas as pd
 
 from attrdrop import plots
 from attrdrop.lab.points.settings import ARMS
-from attrdrop.lab.runs.report import ArmReport, mebibytes, number, percent
+from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, ENDING, ArmReport, flipping, taken
+from attrdrop.lab.runs.report import Draw, entry, percent
 
 POINT_LOSS = "point_loss.csv"
 DROPPED_FIGURE = "dropped.png"
@@ -19,29 +19,26 @@ class PointReport(ArmReport):
     kind = "train-points"
     all_arms = ARMS
     changed = "dropped"
-    measures: ClassVar = {
-        "test_accuracy": ("accuracy, %", percent()),
-        "class_accuracy": ("class acc., %", percent()),
-        "calibration_error": ("calib. err., %", percent()),
-        "dropped": ("dropped, %", percent()),
-        "attributed": ("attributed, %", percent(0)),
-        "step_ms": ("step, ms", number(0)),
-        "step_ratio": ("step / plain", number(2)),
-        "peak_memory_bytes": ("memory, MiB", mebibytes),
-        "flipping_descending": ("flip top, %", percent()),
-        "flipping_random": ("flip random, %", percent()),
-        "flipping_ascending": ("flip bottom, %", percent()),
-        "point_loss_auc": ("point loss, %", percent()),
-    }
+    measures = (
+        ACCURACY,
+        entry("class_accuracy", "class acc., %", percent()),
+        CALIBRATION,
+        taken("dropped"),
+        *COSTS,
+        flipping("descending", "flip top, %"),
+        flipping("random", "flip random, %"),
+        flipping("ascending", "flip bottom, %"),
+        entry("point_loss_auc", "point loss, %", percent()),
+        *ENDING,
+    )
 
-    @staticmethod
-    def run_figures(arms: Iterable[str]) -> list[str]:
+    def run_figures(self, arms: Iterable[str]) -> list[str]:
         return [*map(relevance_figure, arms), DROPPED_FIGURE]
 
     def frames(self) -> dict[str, pd.DataFrame]:
         return super().frames() | {POINT_LOSS: self.point_loss_frame()}
 
-    def drawings(self) -> dict[str, tuple[Callable[..., None], str]]:
+    def drawings(self) -> dict[str, tuple[Draw, str]]:
         return super().drawings() | {"point_loss.png": (plots.point_loss_curves, POINT_LOSS)}
 
     def point_loss_frame(self) -> pd.DataFrame:
@@ -53,12 +50,9 @@ class PointReport(ArmReport):
         ]
         return pd.DataFrame(rows, columns=["arm", "seed", "fraction", "score"])
 
-    def _row(self, run: dict[str, Any]) -> dict[str, Any]:
-        return {name: run[name] for name in ("class_accuracy", "point_loss_auc")}
-
-    def _caption(self) -> str:
+    def caption(self) -> str:
         return (
-            f"Mean ± standard deviation over seeds; {self._sizes} clouds; accuracy (of all clouds, and mean over the "
+            f"Mean ± standard deviation over seeds; {self.sizes} clouds; accuracy (of all clouds, and mean over the "
             "classes) and calibration error of the test split after the last epoch. Dropped: share of all training "
             "points. Attributed: share of clouds. Step: transform, forward, backward and update, median. Memory: peak "
             "above the start of the run. Flip: mean probability of the class while the most relevant, random or least "

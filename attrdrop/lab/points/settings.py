@@ -1,13 +1,28 @@
-"""What an experiment on point clouds is run with."""
+"""What an experiment on point clouds is run with, and on which clouds."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from attrdrop import lrp
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import PLAIN, ArmSettings, check_choice, check_share
+from attrdrop.lab.names import PLAIN
+from attrdrop.lab.runs.settings import (
+    Device,
+    Epochs,
+    FirstSeed,
+    Option,
+    Options,
+    Panel,
+    SeededOptions,
+    Seeds,
+    WeightDecay,
+    alternatives,
+    arms_of,
+    non_negative,
+    one_of,
+    positive,
+    share,
+)
 
 DROPOUT, RELDROP = "dropout", "reldrop"
 ARMS = (PLAIN, DROPOUT, RELDROP)
@@ -15,13 +30,7 @@ MODELS = ("pointnet2-ssg", "pointnet2-msg", "pointnet")
 MODES = ("threshold", "calibrated")
 VALUES = ("origin", "first", "resample")
 SAMPLINGS = ("first", "farthest")
-RULES: dict[str, Callable[[], lrp.Rule]] = {
-    "epsilon-flat": partial(lrp.EpsilonFlat, 1e-6),
-    "epsilon": partial(lrp.Epsilon, 1e-6),
-    "epsilon-plus-flat": lrp.EpsilonPlusFlat,
-    "gradient-times-input": lrp.GradientTimesInput,
-    "abs-gradient": lrp.AbsGradient,
-}
+RULES = ("epsilon-flat", "epsilon", "epsilon-plus-flat", "gradient-times-input", "abs-gradient")
 
 # Small enough for two CPU cores and some minutes.
 DEMO: dict[str, Any] = {
@@ -38,37 +47,88 @@ PRESETS = {"demo": DEMO}
 
 
 @dataclass(frozen=True)
-class PointSettings(ArmSettings):
+class PointData(Options):
+    """A set of point clouds, and how much of it."""
+
+    dataset: Annotated[
+        str, Option(Panel.DATA, "furniture (438 shapes, shipped), modelnet40, shapenet, or npz (arrays x and y).")
+    ] = "furniture"
+    data: Annotated[Path | None, Option(Panel.DATA, "Where the set lies: the archive unpacked, or an .npz file.")] = (
+        None
+    )
+    train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training clouds.", min=2)] = None
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test clouds.", min=1)] = None
+
+
+@dataclass(frozen=True)
+class PointSettings(SeededOptions):
     """Hyper-parameters of all arms; those of RelDrop are named as in `attrdrop.RelDropPoints`."""
 
-    MODELS, ARMS, RULES = MODELS, ARMS, RULES
-
-    model: str = "pointnet2-ssg"
-    arms: tuple[str, ...] = ARMS
-    batch_size: int = 32
-    epochs: int = 60
-    lr: float = 2e-3
-    weight_decay: float = 1e-4
-    rule: str = "epsilon-flat"
-    width: float = 1.0
-    points: int = 1024
-    sampling: str = "first"
-    normals: bool = False
-    jitter: float = 0.01
-    rotate: bool = False
-    beta: float = 0.15
-    mode: str = "threshold"
-    value: str = "origin"
+    model: Annotated[str, Option(Panel.MODEL, f"{alternatives(MODELS)}.", check=one_of(MODELS))] = MODELS[0]
+    arms: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.TRAINING, "What to compare, of plain, dropout (of random points) and reldrop.", check=arms_of(ARMS)
+        ),
+    ] = ARMS
+    seeds: Seeds = 3
+    first_seed: FirstSeed = 0
+    epochs: Epochs = 60
+    batch_size: Annotated[int, Option(Panel.TRAINING, "Clouds per step; a last batch of one is left out.", min=2)] = 32
+    lr: Annotated[
+        float,
+        Option(
+            Panel.TRAINING,
+            "Largest learning rate of the one-cycle schedule (AdamW).",
+            check=positive("learning rate", "0.05"),
+        ),
+    ] = 2e-3
+    weight_decay: WeightDecay = 1e-4
+    device: Device = "auto"
+    width: Annotated[
+        float, Option(Panel.MODEL, "Factor on the number of channels of each layer.", check=positive("factor"))
+    ] = 1.0
+    points: Annotated[int, Option(Panel.DATA, "Points of a cloud that the model sees.", min=1)] = 1024
+    sampling: Annotated[
+        str,
+        Option(
+            Panel.DATA,
+            "Which points of a longer cloud: first (in training some of 2,048) or farthest.",
+            check=one_of(SAMPLINGS),
+        ),
+    ] = "first"
+    normals: Annotated[bool, Option(Panel.DATA, "Read normals, channels 3 to 5.")] = False
+    jitter: Annotated[
+        float,
+        Option(Panel.DATA, "Deviation of the noise on training points.", check=non_negative("deviation", "0.01")),
+    ] = 0.01
+    rotate: Annotated[bool, Option(Panel.DATA, "Turn training clouds about the upward axis.")] = False
+    alpha: Annotated[
+        float, Option(Panel.RELDROP, "Weight of chance against relevance: 1 is all chance.", check=share())
+    ] = 0.5
+    beta: Annotated[
+        float,
+        Option(Panel.RELDROP, "How much is dropped: the share of points, if all is chance.", check=share("share")),
+    ] = 0.15
+    mode: Annotated[
+        str,
+        Option(
+            Panel.RELDROP,
+            "threshold (as published) or calibrated (the share beta of each cloud, exactly).",
+            check=one_of(MODES),
+        ),
+    ] = "threshold"
+    value: Annotated[
+        str,
+        Option(
+            Panel.RELDROP,
+            "What a dropped point becomes: origin, first (the first point) or resample.",
+            check=one_of(VALUES),
+        ),
+    ] = "origin"
+    rule: Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one_of(RULES))] = RULES[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("mode", self.mode, MODES)
-        check_choice("value", self.value, VALUES)
-        check_choice("sampling", self.sampling, SAMPLINGS)
-        check_share("beta", self.beta, "share")
         if self.points < 2:
             raise InputError(f"--points: a cloud needs 2 points or more, got {self.points}.")
-        if not 0 <= self.jitter < float("inf"):
-            raise InputError(f"--jitter: {self.jitter} is no deviation; take a number from 0 on, 0.01 for instance.")
-        if not 0 < self.width < float("inf"):
-            raise InputError(f"--width: {self.width} is no factor; take a number above 0.")

@@ -1,16 +1,21 @@
 """Training on point clouds: models, arms, and what is measured of a trained model."""
 
+import io
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp, metrics
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.points.arms import ARM_TYPES
 from attrdrop.lab.points.data import Augmentation, Clouds
-from attrdrop.lab.points.settings import DROPOUT, PLAIN, RELDROP, RULES
-from attrdrop.lab.runs.training import EVAL_BATCH, ArmTrainer, Counts, Run, logits_of, spaced
+from attrdrop.lab.points.report import DROPPED_FIGURE, relevance_figure
+from attrdrop.lab.points.settings import RELDROP
+from attrdrop.lab.runs.arms import Arm
+from attrdrop.lab.runs.training import EVAL_BATCH, ArmTrainer, Run, logits_of, spaced
+from attrdrop.plots import points as point_plots
 
 MEASURED = 128
 FLIPPING_STEPS = 16
@@ -31,7 +36,7 @@ class PointTrainer(ArmTrainer):
     """Runs (arm, seed) after (arm, seed) on clouds."""
 
     examples = "clouds"
-    step_work: ClassVar = {PLAIN: 3.0, DROPOUT: 3.0, RELDROP: 5.0}
+    arms = ARM_TYPES
     run_type = PointRun
     measured_rule = lrp.EpsilonFlat(1e-6)
 
@@ -47,11 +52,24 @@ class PointTrainer(ArmTrainer):
 
     def check(self) -> None:
         try:
-            transform = self._transform(RELDROP, self.build(self.settings.first_seed).train(), 0)
-            transform(*self._batch(self.task.train, spaced(self.task.train, 2)))
+            guided = self._guided(self.build(self.settings.first_seed).train())
+            guided(*self._batch(self.task.train, spaced(self.task.train, 2)))
         except (ValueError, TypeError) as error:
             given = f"--model {self.settings.model}, --rule {self.settings.rule}, --points {self.task.points}"
             raise InputError(f"{given}: RelDrop cannot work with them: {error}.") from error
+
+    def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
+        """Relevance on test clouds, and for RelDrop what it takes away."""
+        figure = io.BytesIO()
+        points, relevance, titles = self.maps(model)
+        point_plots.relevance_clouds(points, relevance, figure, titles)
+        figures = {relevance_figure(arm): figure.getvalue()}
+        if arm == RELDROP:
+            figure = io.BytesIO()
+            points, dropped, titles = self.dropped(model)
+            point_plots.dropped_clouds(points, dropped, figure, titles)
+            figures[DROPPED_FIGURE] = figure.getvalue()
+        return figures
 
     def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
         """Some test clouds (n, P, C), their relevance (n, P, C), and what they are and are taken for."""
@@ -61,18 +79,14 @@ class PointTrainer(ArmTrainer):
     def dropped(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
         """Some training clouds (n, P, C), what RelDrop takes away of them, bool (n, P), and what they are."""
         x, y = self._batch(self.task.train, spaced(self.task.train, count))
-        shown = self._transform(RELDROP, model.train(), 0)(x, y)
+        shown, _ = self._guided(model.train())(x, y)
         return x.cpu(), (shown != x).any(2).cpu(), [self.task.label_names[label] for label in y.tolist()]
 
-    def _transform(self, arm: str, model: nn.Module, seed: int) -> Any:
-        from attrdrop import RelDropPoints
+    def _guided(self, model: nn.Module) -> Arm:
+        return ARM_TYPES[RELDROP](model, self.settings, self.task, 0)
 
-        settings = self.settings
-        rule: Any = RULES[settings.rule]() if arm == RELDROP else "random"
-        return RelDropPoints(
-            model, alpha=settings.alpha, beta=settings.beta, mode=settings.mode, value=settings.value, rule=rule,
-            output=logits_of, seed=seed,
-        )  # fmt: skip
+    def _shape(self) -> dict[str, Any]:
+        return {"points": [self.task.points, self.task.channels]}
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay)
@@ -83,10 +97,6 @@ class PointTrainer(ArmTrainer):
         augmentation = None if generator is None else Augmentation(self.settings.jitter, self.settings.rotate)
         points = self.task.batch(examples, indices, augmentation, generator)
         return points.to(self.device), examples.labels[indices].to(self.device)
-
-    def _counts(self, transform: Any) -> Counts:
-        found = transform.statistics()
-        return Counts(found.clouds, found.attributed, found.points, found.dropped)
 
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """Accuracy by class on the whole test split, the rest on some clouds of it."""

@@ -1,108 +1,180 @@
 """Every arm at every seed, with results on disk after each run; what is done already is not done again."""
 
-import abc
 import dataclasses
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
-from attrdrop.lab.runs.report import RESULTS, ArmReport
-from attrdrop.lab.runs.training import ArmTrainer
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.runs.results import check_output, described, in_turn, replace_file, unwritable
+from attrdrop.lab.names import Record, Trial
+from attrdrop.lab.runs.pool import open_pool
+from attrdrop.lab.runs.report import Report
+from attrdrop.lab.runs.results import RESULTS, described, in_turn, replace_file, unwritable
+from attrdrop.lab.runs.store import TrialStore
+
+Advance = Callable[[float], None]  # is told of work that was done, in the units of `Experiment.work`
 
 
-class ArmExperiment(abc.ABC):
-    """Validates everything at construction and writes nothing until `run`."""
+class Trainer(Protocol):
+    """Runs (arm, seed) after (arm, seed) on one task."""
 
-    trainer_type: ClassVar[type[ArmTrainer]]
-    report_type: ClassVar[type[ArmReport]]
+    device: torch.device
 
-    def __init__(self, settings: Any, task: Any, device: torch.device, output: Path, overwrite: bool = False) -> None:
-        self.settings, self.output = settings, output
-        self.trainer: Any = self.trainer_type(settings, task, device)
-        header = described(device) | {
-            "kind": self.report_type.kind,
-            "task": {
-                "name": task.name,
-                "labels": task.label_names,
-                "sizes": {"train": len(task.train.labels), "test": len(task.test.labels)},
-                "checksums": [task.train.checksum(), task.test.checksum()],
-                **self._facts(task),
-            },
-            "settings": dataclasses.asdict(settings),
-        }
-        self.report = self.report_type(header, self._finished_runs(header, overwrite))
-        self.report.header["complete"] = not self.planned
-        if self.planned:
-            self.trainer.check()
+    def __init__(self, settings: Any, task: Any) -> None: ...
 
-    @property
-    def planned(self) -> list[tuple[int, str]]:
-        """What is left to do. The order of arms turns from seed to seed, so that a slow minute hits all of them."""
-        done = {(run["seed"], run["arm"]) for run in self.report.runs}
-        return [run for run in in_turn(self.settings.arms, self.settings.seed_list) if run not in done]
+    def facts(self) -> dict[str, Any]:
+        """What tells one task from another: parts of the header, "task" at least."""
+
+    def check(self) -> None:
+        """Raise InputError where an arm cannot work."""
 
     def work(self, arm: str) -> float:
-        """Rough cost of one run, in the units that `run` reports."""
-        return self.trainer.work(arm)
+        """Rough cost of a run."""
 
-    def run(self, starting: Callable[[str, int], None], advance: Callable[[float], None]) -> None:
-        """Do every run that is left, announcing each; whatever ends this early, the finished runs are on disk."""
-        self._save(figures=not self.planned)
-        try:
-            for seed, arm in self.planned:
-                starting(arm, seed)
-                self._run_one(arm, seed, advance)
-                self.report.header["complete"] = not self.planned
-                self._save(figures=not self.planned)
-        except BaseException:  # it may have come in the middle of a file
-            self._save()
-            raise
+    def trained(self, arm: str, seed: int, advance: Advance) -> tuple[Any, nn.Module]:
+        """A run, a dataclass, and the model."""
 
-    @abc.abstractmethod
-    def _facts(self, task: Any) -> dict[str, Any]:
-        """What else tells one task from another."""
-
-    @abc.abstractmethod
-    def _drawn(self, arm: str, model: nn.Module) -> dict[str, bytes]:
+    def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
         """Figures of a trained model, by file name."""
 
-    def _run_one(self, arm: str, seed: int, advance: Callable[[float], None]) -> None:
-        try:
-            run, model = self.trainer.run(arm, seed, advance)
-        except (RunError, InputError, torch.OutOfMemoryError) as error:  # InputError: an image that cannot be read
-            advice = "; try a smaller --batch-size." if isinstance(error, torch.OutOfMemoryError) else ""
-            raise RunError(f"{arm}, seed {seed}: {error}{advice}") from error
-        if seed == self.settings.first_seed:
-            figures = self._drawn(arm, model)
+
+class Experiment:
+    """Validates everything at construction and writes nothing until `run`.
+
+    Args:
+        load: gives the task. At more than one job it is pickled and called in every process, and so must be a function
+            of a module, or a partial of one.
+        jobs: runs at the same time, each in a process of its own.
+        threads: of PyTorch, in every process.
+
+    Raises:
+        InputError: the settings cannot work, or the folder holds something else.
+    """
+
+    trainer_type: ClassVar[type[Trainer]]
+    report_type: ClassVar[type[Report]]
+
+    def __init__(
+        self,
+        settings: Any,
+        load: Callable[[], Any],
+        output: Path,
+        overwrite: bool = False,
+        jobs: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        self.settings, self.load, self.output, self.jobs, self.threads = settings, load, output, jobs, threads
+        self.trials: list[Trial] = [
+            {"arm": arm, "seed": seed} for seed, arm in in_turn(settings.arms, settings.seed_list)
+        ]
+        self._trainer = self.trainer_type(settings, load())
+        header = described(self._trainer.device) | {
+            "kind": self.report_type.kind,
+            "jobs": jobs,
+            **self._trainer.facts(),
+            "settings": dataclasses.asdict(settings),
+        }
+        self.store = TrialStore(output, header, overwrite, RESULTS)
+        self.report = self.report_type(self.store.header, self._finished())
+        if self.pending:
+            self._trainer.check()
+
+    @property
+    def pending(self) -> list[Trial]:
+        """What is left to do. The order of arms turns from seed to seed, so that a slow minute hits all of them."""
+        return self.store.pending(self.trials)
+
+    @property
+    def total(self) -> int:
+        """Runs in all."""
+        return len(self.trials)
+
+    @property
+    def done(self) -> int:
+        """Runs that are finished."""
+        return self.total - len(self.pending)
+
+    @property
+    def work_left(self) -> float:
+        """Rough cost of the others."""
+        return sum(map(self.work, self.pending))
+
+    def work(self, trial: Trial) -> float:
+        """Rough cost of a run."""
+        return self._trainer.work(trial["arm"])
+
+    def run(
+        self,
+        starting: Callable[[Trial], None],
+        finished: Callable[[Record], None],
+        failed: Callable[[Trial, str], None],
+        advance: Advance,
+    ) -> int:
+        """Do every run that is left, and return how many failed; whatever ends this early, finished runs are on disk.
+
+        `starting`, `finished` and `failed` are told of runs; what `failed` raises ends the experiment. `advance` is
+        told of work within a run, where there is one job.
+        """
+        places = {(trial["arm"], trial["seed"]): place for place, trial in enumerate(self.trials)}
+
+        def kept(record: Record) -> None:
+            self.report.runs.append(_result(record))
+            self.report.runs.sort(key=lambda run: places[run["arm"], run["seed"]])
+            finished(record)
+            self._save(figures=False)
+
+        self.store.header = self.report.content()
+        prepare = partial(_prepared, type(self).trainer_type, self.settings, self.load, self.output)
+        own = partial(Runner, self._trainer, self.output, self.settings.first_seed, advance)
+        with open_pool(prepare if self.jobs > 1 else own, self.store, self.jobs, self.threads) as pool:
             try:
-                for name, content in figures.items():
-                    replace_file(self.output / name, content)
-            except OSError as error:
-                raise unwritable(self.output, error) from error
-        self.report.runs.append(dataclasses.asdict(run))  # last: a run that counts as finished has its figures
+                self.report.runs = self._finished()
+                self._save(figures=False)
+                return pool.run(self.trials, starting, kept, failed)
+            finally:
+                self.report.runs = self._finished()  # also one that was interrupted just after it was kept
+                self._save()
+
+    def _finished(self) -> list[dict[str, Any]]:
+        return [_result(record) for record in self.store.results(self.trials)]
 
     def _save(self, figures: bool = True) -> None:
+        self.report.header["complete"] = len(self.report.runs) == len(self.trials)
         try:
             self.report.save(self.output, figures)
         except OSError as error:
             raise unwritable(self.output, error) from error
 
-    def _finished_runs(self, header: dict[str, Any], overwrite: bool) -> list[dict[str, Any]]:
-        """Runs of the very same experiment that the folder holds."""
-        output = self.output
-        if overwrite or not (output / RESULTS).is_file():
-            check_output(output, overwrite)
-            return []
-        found = self.report_type.load(output, "; give another folder, or --overwrite")
-        if any(found.header.get(key) != json.loads(json.dumps(header[key])) for key in ("settings", "task")):
-            raise InputError(
-                f"--output: {output} holds results of other settings or data; give another folder, or --overwrite."
-            )
-        header["started"] = found.header["started"]
-        return found.runs
+
+class Runner:
+    """Called with a trial, gives its run; figures of the first seed go into the folder."""
+
+    def __init__(self, trainer: Trainer, folder: Path, first_seed: int, advance: Advance = lambda work: None) -> None:
+        self.trainer, self.folder, self.first_seed, self.advance = trainer, folder, first_seed, advance
+
+    def __call__(self, trial: Trial) -> dict[str, Any]:
+        arm, seed = trial["arm"], trial["seed"]
+        try:
+            run, model = self.trainer.trained(arm, seed, self.advance)
+            figures = self.trainer.figures(arm, model) if seed == self.first_seed else {}
+        except InputError as error:  # an image that cannot be read
+            raise RunError(str(error)) from error
+        try:
+            for name, content in figures.items():
+                replace_file(self.folder / name, content)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        return dataclasses.asdict(run)
+
+
+def _prepared(trainer_type: type[Trainer], settings: Any, load: Callable[[], Any], folder: Path) -> Runner:
+    """The one of another process."""
+    return Runner(trainer_type(settings, load()), folder, settings.first_seed)
+
+
+def _result(record: Record) -> dict[str, Any]:
+    return record["result"] | {"jobs": record["jobs"]}

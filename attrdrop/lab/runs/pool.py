@@ -1,6 +1,8 @@
 """Trials one after another in this process, or several at once in worker processes, any of which may die.
 
 A worker saves what it has done itself: a result that had to travel first would be lost with the process it travels to.
+The pools of concurrent.futures, loky and joblib will not do: a worker that dies breaks them whole and leaves unsaid
+whose trial it was, while here it costs and names that one trial.
 """
 
 import abc
@@ -19,16 +21,17 @@ from typing import Any
 import torch
 
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.runs.store import Record, Trial, TrialStore
+from attrdrop.lab.names import Record, Trial
+from attrdrop.lab.runs.store import TrialStore
 
 Work = Callable[[Trial], Any]
-Prepare = Callable[[], Work]
+Maker = Callable[[], Work]
 Outcomes = Generator[tuple[Trial, Exception | None], None, None]
 
 
 def run_trials(
     trials: Iterable[Trial],
-    prepare: Prepare,
+    prepare: Maker,
     store: TrialStore,
     jobs: int = 1,
     threads: int | None = None,
@@ -42,7 +45,7 @@ def run_trials(
 
 
 @contextlib.contextmanager
-def open_pool(prepare: Prepare, store: TrialStore, jobs: int = 1, threads: int | None = None) -> Iterator["Pool"]:
+def open_pool(prepare: Maker, store: TrialStore, jobs: int = 1, threads: int | None = None) -> Iterator["Pool"]:
     """A pool that holds the folder of the store and, at more than one job, keeps its workers from run to run.
 
     Args:
@@ -53,7 +56,7 @@ def open_pool(prepare: Prepare, store: TrialStore, jobs: int = 1, threads: int |
         threads: of PyTorch, in every process; by default this process keeps its own, and workers share as many.
 
     Raises:
-        InputError: another sweep holds the folder.
+        InputError: another experiment holds the folder.
     """
     with store.locked():
         if jobs == 1:
@@ -105,7 +108,7 @@ class Pool(abc.ABC):
 
 
 class _OwnProcess(Pool):
-    def __init__(self, prepare: Prepare, store: TrialStore, threads: int | None) -> None:
+    def __init__(self, prepare: Maker, store: TrialStore, threads: int | None) -> None:
         self.prepare, self.store, self.threads = prepare, store, threads
         self._work: Work | None = None
 
@@ -123,8 +126,8 @@ class _OwnProcess(Pool):
 
 
 class _Workers(Pool):
-    def __init__(self, prepare: Prepare, store: TrialStore, jobs: int, threads: int) -> None:
-        self.store, self.jobs, self._arguments = store, jobs, (prepare, store, threads)
+    def __init__(self, prepare: Maker, store: TrialStore, jobs: int, threads: int) -> None:
+        self.store, self.jobs, self._arguments = store, jobs, (prepare, store, jobs, threads)
         self._workers: list[_Worker] = []
 
     def stop(self) -> None:
@@ -170,10 +173,10 @@ class _Workers(Pool):
 class _Worker:
     """A process that prepares and then takes one trial at a time, as its parent sees it."""
 
-    def __init__(self, prepare: Prepare, store: TrialStore, threads: int) -> None:
+    def __init__(self, prepare: Maker, store: TrialStore, jobs: int, threads: int) -> None:
         spawn = multiprocessing.get_context("spawn")  # a fork would copy PyTorch's threads halfway
         self.connection, its_own = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(its_own, prepare, store, threads), daemon=True)
+        self.process = spawn.Process(target=_serve, args=(its_own, prepare, store, jobs, threads), daemon=True)
         self.process.start()
         its_own.close()  # so that the pipe ends with the process
         self.trial: Trial | None = None
@@ -206,7 +209,7 @@ class _Worker:
         return f"a worker process was killed by {signal.Signals(-code).name}{advice}."
 
 
-def _serve(pipe: connection.Connection, prepare: Prepare, store: TrialStore, threads: int) -> None:
+def _serve(pipe: connection.Connection, prepare: Maker, store: TrialStore, jobs: int, threads: int) -> None:
     """The whole life of a worker: each answer is None or an exception of plain text."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
@@ -219,23 +222,26 @@ def _serve(pipe: connection.Connection, prepare: Prepare, store: TrialStore, thr
         while True:
             trial = pipe.recv()
             try:
-                _do(trial, work, store)
+                _do(trial, work, store, jobs)
                 answer = None
             except Exception as error:
                 answer = _plain(error)
             pipe.send(answer)
 
 
-def _prepared(prepare: Prepare, threads: int | None) -> Work:
+def _prepared(prepare: Maker, threads: int | None) -> Work:
     if threads:
         torch.set_num_threads(threads)
     return prepare()
 
 
-def _do(trial: Trial, work: Work, store: TrialStore) -> None:
+def _do(trial: Trial, work: Work, store: TrialStore, jobs: int = 1) -> None:
     started = time.perf_counter()
-    result = work(trial)
-    store.save(trial, result, time.perf_counter() - started)
+    try:
+        result = work(trial)
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"{error}; try a smaller --batch-size or fewer --jobs.") from error
+    store.save(trial, result, time.perf_counter() - started, jobs)
 
 
 def _plain(error: Exception) -> Exception:

@@ -1,9 +1,9 @@
-"""Results of an experiment with several arms: files on disk, statistics over seeds, the table."""
+"""Results of an experiment, driven by its columns: files on disk, statistics over seeds, the table."""
 
 import abc
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from attrdrop import plots
-from attrdrop.lab.runs.settings import PLAIN
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.results import cell, paired, replace_file, spread
+from attrdrop.lab.names import PLAIN
+from attrdrop.lab.runs.results import RESULTS, TIME_MARK, cell, paired, replace_file, spoilt_times, spread
 
 if TYPE_CHECKING:
     from rich.console import Group
     from typing_extensions import Self
 
-RESULTS, RUNS, CURVES, FLIPPING = "results.json", "runs.csv", "curves.csv", "flipping.csv"
+RUNS, CURVES = "runs.csv", "curves.csv"
+Result = dict[str, Any]  # a run as results.json keeps it
 Show = Callable[[float], str]
+Draw = Callable[..., None]  # of a table, an open file and a title
 
 
 def percent(digits: int = 1) -> Show:
@@ -34,46 +35,95 @@ def number(digits: int) -> Show:
     return lambda value: f"{value:.{digits}f}"
 
 
+TENTHS = number(1)
+
+
 def mebibytes(value: float) -> str:
     """Shows bytes in MiB."""
     return f"{value / 2**20:.0f}"
 
 
-def signed(value: float) -> str:
+def points(value: float) -> str:
     """Shows a difference of shares in points."""
     return f"{100 * value:+.1f}"
 
 
+@dataclass(frozen=True)
+class Column:
+    """A measure of a run: a column of runs.csv, and a row of the table where it has a label.
+
+    Attributes:
+        read: gives the value of a run, None where it has none, from the run and the plain one of its seed, if that is
+            there.
+        is_time: whether runs side by side spoil it.
+        compares: whether it is a comparison with plain; it then stands in the summary under its own name, with
+            `statistics` over the seeds, and not in runs.csv.
+        always: whether its row stays where there is nothing to show.
+    """
+
+    name: str
+    read: Callable[[Result, Result | None], float | None]
+    label: str = ""
+    show: Show = TENTHS
+    is_time: bool = False
+    compares: bool = False
+    statistics: Callable[[Iterable[float]], dict[str, Any]] = spread
+    always: bool = False
+
+
+def entry(name: str, label: str = "", show: Show = TENTHS, **options: Any) -> Column:
+    """The column of what a run says itself."""
+    return Column(name, lambda run, plain: run[name], label, show, **options)
+
+
+def difference(name: str, score: str, label: str, show: Show, **options: Any) -> Column:
+    """How far a score is above that of the plain run."""
+
+    def read(run: Result, plain: Result | None) -> float | None:
+        found = run[score], plain and plain[score]
+        return None if None in found else found[0] - found[1]
+
+    return Column(name, read, label, show, compares=True, statistics=paired, **options)
+
+
+SECONDS = entry("seconds", is_time=True)
+MEMORY = entry("peak_memory_bytes", "peak memory, MiB", mebibytes)
+
+
 @dataclass
-class ArmReport(abc.ABC):
+class Report(abc.ABC):
     """What was run (`header`) and how it went (`runs`, one dictionary per finished arm and seed)."""
 
     kind: ClassVar[str]  # the command
-    all_arms: ClassVar[Iterable[str]]
-    changed: ClassVar[str]  # the name of `Epoch.changed`
-    measures: ClassVar[dict[str, tuple[str, Show]]]  # column of runs.csv: (label, how it is shown)
+    all_arms: ClassVar[tuple[str, ...]] = ()
+    curves: ClassVar[dict[str, str]]  # columns of curves.csv, and what epochs call them
 
     header: dict[str, Any]
-    runs: list[dict[str, Any]]
+    runs: list[Result]
 
     @classmethod
-    def load(cls, folder: Path, advice: str = "") -> "Self":
+    def load(cls, folder: Path) -> "Self":
         """The results in a folder, finished or not."""
         try:
             content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-            if content.get("kind") != cls.kind:
+            if content.get("kind", "finetune") != cls.kind:
                 raise ValueError("those in it are of another command")
-            runs = content.pop("runs")
+            report = cls(content, content.pop("runs"))
             del content["summary"]  # computed anew
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(f"{folder} holds no results of 'attrdrop {cls.kind}': {error}{advice}.") from None
-        return cls(content, runs)
+            report.summary()  # needs all that this version writes
+        except (OSError, ValueError, LookupError, AttributeError) as error:
+            reason = repr(error) if isinstance(error, LookupError) else error
+            raise InputError(f"{folder} holds no results of 'attrdrop {cls.kind}': {reason}.") from None
+        return report
+
+    def content(self) -> dict[str, Any]:
+        """What results.json holds."""
+        return self.header | {"summary": self.summary(), "runs": self.runs}
 
     def save(self, folder: Path, figures: bool = True) -> None:
         """Write all tables, and the figures where they are asked for; each file is replaced whole."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = self.header | {"summary": self.summary(), "runs": self.runs}
-        replace_file(folder / RESULTS, json.dumps(content, indent=1).encode())
+        replace_file(folder / RESULTS, json.dumps(self.content(), indent=1).encode())
         frames = self.frames()
         for name, frame in frames.items():
             replace_file(folder / name, frame.to_csv(index=False).encode())
@@ -88,151 +138,155 @@ class ArmReport(abc.ABC):
             draw(frames[table], figure, title=self.title)
             replace_file(folder / name, figure.getvalue())
 
-    @staticmethod
+    @property
     @abc.abstractmethod
-    def run_figures(arms: Iterable[str]) -> list[str]:
-        """Names of the figures that are drawn of the trained models."""
+    def columns(self) -> Sequence[Column]:
+        """All measures, in the order of runs.csv."""
+
+    @property
+    def rows(self) -> Sequence[Column]:
+        """Those of the table, in its order."""
+        return [column for column in self.columns if column.label]
 
     @abc.abstractmethod
-    def _row(self, run: dict[str, Any]) -> dict[str, Any]:
-        """The columns of runs.csv that are this kind's own."""
+    def drawings(self) -> dict[str, tuple[Draw, str]]:
+        """The figures of the tables, by file name: how they are drawn, and of which table."""
+
+    def run_figures(self, arms: Iterable[str]) -> list[str]:
+        """Names of the figures that are drawn of the trained models of these arms."""
+        return []
 
     @abc.abstractmethod
-    def _caption(self) -> str:
+    def caption(self) -> str:
         """What the rows of the table mean."""
+
+    @abc.abstractmethod
+    def verdict(self) -> str:
+        """What the scores allow to say."""
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables, by file name."""
-        return {RUNS: self.runs_frame(), CURVES: self.curves_frame(), FLIPPING: self.flipping_frame()}
-
-    def drawings(self) -> dict[str, tuple[Callable[..., None], str]]:
-        """The figures of the tables, by file name: how they are drawn, and of which table."""
-        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (plots.flipping_curves, FLIPPING)}
+        return {RUNS: self.runs_frame(), CURVES: self.curves_frame()}
 
     @property
     def files(self) -> list[str]:
         """Names of all that is written, once there is something to draw."""
-        return [RESULTS, *self.frames(), *self.drawings(), *self.run_figures(self.header["settings"]["arms"])]
+        return [RESULTS, *self.frames(), *self.drawings(), *self.run_figures(self.arms)]
 
     @property
     def title(self) -> str:
         seeds = len({run["seed"] for run in self.runs})
-        model, task = self.header["settings"]["model"], self.header["task"]["name"]
+        model, task = Path(self.header["settings"]["model"]).name, self.header["task"]["name"]
         return f"{model} on {task}, {seeds} seed{'s' if seeds != 1 else ''}"
 
     @property
     def arms(self) -> list[str]:
-        return [arm for arm in self.header["settings"]["arms"] if any(run["arm"] == arm for run in self.runs)]
+        return list(self.header["settings"]["arms"])
+
+    @property
+    def jobs(self) -> int:
+        """The most runs that were done side by side."""
+        return max((jobs_of(run) for run in self.runs), default=1)
+
+    def values(self, column: Column, arm: str) -> list[float]:
+        """Those of an arm that are there, in the order of the runs."""
+        found = self._read(column, [run for run in self.runs if run["arm"] == arm])
+        return [value for value in found if value is not None and not np.isnan(value)]
 
     def runs_frame(self) -> pd.DataFrame:
         """One row per arm and seed."""
-        plain_ms = {run["seed"]: _step_ms(run) for run in self.runs if run["arm"] == PLAIN}
-        rows = [
-            {
-                "arm": run["arm"],
-                "seed": run["seed"],
-                "test_accuracy": run["test_accuracy"],
-                "calibration_error": run["calibration_error"],
-                self.changed: float(np.mean([epoch["changed"] for epoch in run["epochs"]])),
-                "attributed": run["attributed"],
-                "step_ms": _step_ms(run),
-                "step_ratio": _step_ms(run) / plain_ms[run["seed"]] if run["seed"] in plain_ms else None,
-                "peak_memory_bytes": run["peak_memory_bytes"],
-                **{f"flipping_{order}": area for order, area in run["flipping_auc"].items()},
-                **self._row(run),
-                "seconds": run["seconds"],
-            }
-            for run in self.runs
-        ]
-        return pd.DataFrame(rows, columns=["arm", "seed", *self.measures, "seconds"])
+        columns = [column for column in self.columns if not column.compares]
+        runs = {
+            "arm": [run["arm"] for run in self.runs],
+            "seed": [run["seed"] for run in self.runs],
+            **{column.name: self._read(column, self.runs) for column in columns},
+            "jobs": [jobs_of(run) for run in self.runs],
+        }
+        return pd.DataFrame(runs)
 
     def curves_frame(self) -> pd.DataFrame:
         """One row per arm, seed and epoch."""
-        names = ["arm", "seed", "epoch", "train_loss", "test_loss", "test_accuracy", self.changed, "step_ms"]
         rows = [
-            {
-                "arm": run["arm"],
-                "seed": run["seed"],
-                "epoch": epoch["number"],
-                "train_loss": epoch["train_loss"],
-                "test_loss": epoch["test_loss"],
-                "test_accuracy": epoch["test_accuracy"],
-                self.changed: epoch["changed"],
-                "step_ms": 1e3 * float(np.median(epoch["step_seconds"])),
-            }
+            {"arm": run["arm"], "seed": run["seed"], "epoch": epoch["number"]}
+            | {name: epoch[key] for name, key in self.curves.items()}
+            | {"step_ms": median_ms([epoch])}
             for run in self.runs
             for epoch in run["epochs"]
         ]
-        return pd.DataFrame(rows, columns=names)
-
-    def flipping_frame(self) -> pd.DataFrame:
-        """One row per arm, seed, order and share of the input that is flipped."""
-        rows = [
-            {"arm": run["arm"], "seed": run["seed"], "order": order, "fraction": fraction, "score": score}
-            for run in self.runs
-            for order in run["flipping_auc"]
-            for fraction, score in zip(run["flipping"]["fraction"], run["flipping"][order], strict=True)
-        ]
-        return pd.DataFrame(rows, columns=["arm", "seed", "order", "fraction", "score"])
+        return pd.DataFrame(rows, columns=["arm", "seed", "epoch", *self.curves, "step_ms"])
 
     def summary(self) -> dict[str, Any]:
         """Mean, sample standard deviation and number of seeds of every measure per arm, and paired by seed to plain."""
-        frame = self.runs_frame()
-        arms = {
-            arm: {name: spread(rows[name].dropna().astype(float)) for name in self.measures}
-            for arm, rows in frame.groupby("arm", sort=False)
+        own = [column for column in self.columns if not column.compares]
+        rivals = [arm for arm in self.arms if PLAIN in self.arms and arm != PLAIN]
+        return {
+            "times_comparable": self.jobs == 1,
+            "arms": {
+                arm: {column.name: spread(self.values(column, arm)) for column in own}
+                for arm in dict.fromkeys(run["arm"] for run in self.runs)
+            },
+            **{
+                column.name: {arm: column.statistics(self.values(column, arm)) for arm in rivals}
+                for column in self.columns
+                if column.compares
+            },
         }
-        by_seed = frame.pivot(index="seed", columns="arm", values="test_accuracy")
-        differences = {
-            arm: paired((by_seed[arm] - by_seed[PLAIN]).dropna())
-            for arm in self.arms
-            if PLAIN in by_seed and arm != PLAIN
-        }
-        return {"arms": arms, "accuracy_difference_to_plain": differences}
 
-    def table(self) -> "Group | str":
+    def table(self) -> "Group":
         """The summary for a terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        if not self.runs:
-            return "No run is finished yet."
-        summary = self.summary()
         # Without frame and padding five arms fit into 80 columns.
-        table = Table(title=self.title, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
+        table = Table(
+            title=self.title if self.runs else None, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False
+        )
         table.add_column("", no_wrap=True)
         for arm in self.arms:
             table.add_column(arm, justify="right")
-        for name, (label, show) in self.measures.items():
-            cells = [cell(summary["arms"][arm][name], show) for arm in self.arms]
-            if set(cells) != {"-"}:
-                table.add_row(label, *cells)
-        differences = summary["accuracy_difference_to_plain"]
-        cells = [cell(differences[arm], signed) if arm in differences else "-" for arm in self.arms]
-        table.add_row("acc. - plain", *cells)
-        return Group(table, "", Text(f"{self._caption()} {_verdict(differences)}", "dim"))
+        for column in self.rows:
+            mark = TIME_MARK if column.is_time and self.jobs > 1 else ""
+            measures = [column.statistics(self.values(column, arm)) for arm in self.arms]
+            is_plain = [column.compares and arm == PLAIN for arm in self.arms]
+            cells = [
+                "-" if measure["mean"] is None or plain else cell(measure, column.show) + mark
+                for measure, plain in zip(measures, is_plain, strict=True)
+            ]
+            if set(cells) != {"-"} or column.always or not self.runs:
+                table.add_row(column.label, *cells)
+        begun = [] if self.runs else ["No run is finished yet.", ""]
+        return Group(*begun, table, "", Text(f"{self.caption()}{spoilt_times(self.jobs)} {self.verdict()}", "dim"))
 
     @property
-    def _sizes(self) -> str:
+    def sizes(self) -> str:
+        """How many examples there are."""
         return ", ".join(f"{size} {name}" for name, size in self.header["task"]["sizes"].items())
 
+    def _read(self, column: Column, runs: Iterable[Result]) -> list[float | None]:
+        plain = {run["seed"]: run for run in self.runs if run["arm"] == PLAIN}
+        return [column.read(run, plain.get(run["seed"])) for run in runs]
 
-def _verdict(differences: dict[str, Any]) -> str:
-    """What the accuracies allow to say."""
-    intervals = [
-        f"{arm} {signed(found['interval_95'][0])} to {signed(found['interval_95'][1])}"
-        for arm, found in differences.items()
-        if found["interval_95"] is not None
+
+def jobs_of(run: Result) -> int:
+    """How many runs were done side by side when this one was."""
+    return int(run.get("jobs", 1))
+
+
+def median_ms(epochs: Iterable[dict[str, Any]]) -> float | None:
+    """Median time of a step in milliseconds, None where there is none."""
+    seconds = [epoch["step_seconds"] for epoch in epochs]
+    return 1e3 * float(np.median(np.concatenate(seconds))) if seconds else None
+
+
+def intervals(differences: dict[str, Any], show: Show, what: str, compared: str) -> str:
+    """What paired differences to plain allow to say: their intervals, or that there are too few of `compared`."""
+    found = [
+        f"{arm} {show(measure['interval_95'][0])} to {show(measure['interval_95'][1])}"
+        for arm, measure in differences.items()
+        if measure["interval_95"] is not None
     ]
-    if not intervals:
-        return "Too few seeds to compare the accuracies."
-    return (
-        f"95 % intervals of the accuracy difference to plain, in points: {', '.join(intervals)}; an interval that "
-        "spans 0 shows no difference."
-    )
-
-
-def _step_ms(run: dict[str, Any]) -> float:
-    return 1e3 * float(np.median(np.concatenate([epoch["step_seconds"] for epoch in run["epochs"]])))
+    if not found:
+        return f"Too few seeds to compare {compared}."
+    return f"95 % intervals of the {what}: {', '.join(found)}; one that spans 0 shows no difference."

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from attrdrop._version import __version__
+import attrdrop
 from attrdrop.lab.errors import InputError
+
+RESULTS, SWEEP = "results.json", "sweep.json"  # of an experiment, of a sweep
+TIME_MARK = "*"  # of times that are not comparable
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -38,13 +42,14 @@ def unwritable(folder: Path, error: OSError) -> InputError:
 
 def described(device: torch.device) -> dict[str, Any]:
     """When, with what and on what an experiment began."""
+    versions = {"attrdrop": attrdrop.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        versions["transformers"] = metadata.version("transformers")
     return {
         "complete": False,
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "environment": {
-            "attrdrop": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+        "environment": versions
+        | {
             "machine": platform.machine(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
@@ -81,6 +86,11 @@ def cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:
     return show(measure["mean"]) + (f" ± {show(measure['std']).lstrip('+')}" if measure["std"] is not None else "")
 
 
+def spoilt_times(jobs: int) -> str:
+    """What the mark of times stands for, for a caption; nothing where runs were done one by one."""
+    return f" {TIME_MARK} {jobs} jobs at once: times are not comparable." if jobs > 1 else ""
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file whole, so that a reader never finds half of it, not even after a power cut."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -94,9 +104,9 @@ def replace_file(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def kind_of(folder: Path) -> str | None:
-    """Which command wrote the results in a folder; None for fine-tuning, or where there are none."""
-    for name in ("results.json", "sweep.json"):
+def kind_of(folder: Path) -> str:
+    """Which command wrote the results in a folder; 'finetune' where none says so."""
+    for name in (RESULTS, SWEEP):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            return json.loads((folder / name).read_text(encoding="utf-8")).get("kind")
-    return None
+            return json.loads((folder / name).read_text(encoding="utf-8")).get("kind", "finetune")
+    return "finetune"

@@ -1,45 +1,83 @@
-"""What an experiment with several arms is run with, whatever it trains on."""
+"""Settings are dataclasses whose fields say, once, how they stand on a command line and what they may be."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 from attrdrop.lab.errors import InputError
 
-PLAIN = "plain"
+Check = Callable[[str, Any], None]  # of the name and value of an option; raises InputError
+
+
+class Panel(str, Enum):
+    """Panels of the help, in their order."""
+
+    RESULTS = "Results"
+    SWEEP = "Sweep"
+    DATA = "Data"
+    MODEL = "Model"
+    TRAINING = "Training"
+    ADDROP = "AD-DROP"
+    RELDROP = "RelDrop"
+    RIVALS = "Rivals of AD-DROP"
 
 
 @dataclass(frozen=True)
-class ArmSettings:
-    """Hyper-parameters that all arms share; a subclass says which models, arms and rules there are."""
+class Option:
+    """A field on the command line; stands in its annotation.
 
-    MODELS: ClassVar[Iterable[str]] = ()
-    ARMS: ClassVar[Iterable[str]] = ()
-    RULES: ClassVar[dict[str, Any]] = {}
+    min is shown in the help and refused by the command line itself; check refuses with a sentence of its own. names
+    are given where those made of the field's do not fit.
+    """
 
-    model: str = ""
-    arms: tuple[str, ...] = (PLAIN,)
-    seeds: int = 3
-    first_seed: int = 0
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 0.05
-    weight_decay: float = 5e-4
-    device: str = "auto"
-    alpha: float = 0.5
-    rule: str = ""
+    panel: Panel
+    help: str
+    min: float | None = None
+    check: Check | None = None
+    names: tuple[str, ...] = ()
+
+    def validate(self, name: str, value: Any) -> None:
+        """Refuse a value outside the limits; None is no value."""
+        name = name.replace("_", "-")
+        if value is None:
+            return
+        if self.min is not None and value < self.min:
+            raise InputError(f"--{name}: {value} should be greater than or equal to {self.min}.")
+        if self.check is not None:
+            self.check(name, value)
+
+
+class Options:
+    """Base of dataclasses whose fields are options: what the command line refuses, they refuse in Python too."""
 
     def __post_init__(self) -> None:
-        check_choice("model", self.model, self.MODELS)
-        check_choice("rule", self.rule, self.RULES)
-        check_arms(self.arms, self.ARMS)
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr: {self.lr} is no learning rate; take a number above 0, 0.05 for instance.")
-        check_share("alpha", self.alpha)
+        for name, (_, option) in options_of(type(self)).items():
+            option.validate(name, getattr(self, name))
+
+
+class SeededOptions(Options):
+    """Those of runs that are repeated under several seeds."""
+
+    seeds: int
+    first_seed: int
 
     @property
     def seed_list(self) -> list[int]:
         return list(range(self.first_seed, self.first_seed + self.seeds))
+
+
+def options_of(kind: type) -> dict[str, tuple[Any, Option]]:
+    """Type and Option of the fields of a dataclass that have one, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: (hints[field.name].__origin__, part)
+        for field in dataclasses.fields(kind)
+        for part in getattr(hints[field.name], "__metadata__", ())
+        if isinstance(part, Option)
+    }
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -48,15 +86,75 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
         raise InputError(f"--{option}: {value!r} is none of {', '.join(choices)}.")
 
 
-def check_arms(arms: Sequence[str], choices: Iterable[str]) -> None:
-    """Refuse arms that are none of the choices, none at all, or one twice."""
-    for arm in arms:
-        check_choice("arms", arm, choices)
-    if not arms or len(set(arms)) < len(arms):
-        raise InputError(f"--arms: name at least one arm, each once, got {', '.join(arms) or 'none'}.")
+def one_of(choices: Iterable[str]) -> Check:
+    """Refuses what is none of the choices."""
+    return lambda option, value: check_choice(option, value, choices)
 
 
-def check_share(option: str, value: float, what: str = "probability") -> None:
-    """Refuse an option that is not within 0 and 1."""
-    if not 0 <= value <= 1:
-        raise InputError(f"--{option}: {value} is no {what}; take a number from 0 to 1.")
+def arms_of(choices: Iterable[str]) -> Check:
+    """Refuses arms that are none of the choices, none at all, or one twice."""
+
+    def check(option: str, arms: Sequence[str]) -> None:
+        for arm in arms:
+            check_choice(option, arm, choices)
+        if not arms or len(set(arms)) < len(arms):
+            raise InputError(f"--{option}: name at least one arm, each once, got {', '.join(arms) or 'none'}.")
+
+    return check
+
+
+def share(what: str = "probability") -> Check:
+    """Refuses what is not within 0 and 1."""
+    return _number(what, "from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def positive(what: str, example: str = "") -> Check:
+    """Refuses what is not a finite number above 0."""
+    return _number(what, f"above 0{_for_instance(example)}", lambda value: 0 < value < float("inf"))
+
+
+def non_negative(what: str, example: str = "") -> Check:
+    """Refuses what is not 0 or a finite number above it."""
+    return _number(what, f"from 0 on{_for_instance(example)}", lambda value: 0 <= value < float("inf"))
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """'a, b or c'."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _number(what: str, wanted: str, fits: Callable[[float], bool]) -> Check:
+    def check(option: str, value: float) -> None:
+        if not fits(value):
+            raise InputError(f"--{option}: {value} is no {what}; take a number {wanted}.")
+
+    return check
+
+
+def _for_instance(example: str) -> str:
+    return f", {example} for instance" if example else ""
+
+
+Seeds = Annotated[int, Option(Panel.TRAINING, "Runs per arm, each with its own seed.", min=1)]
+FirstSeed = Annotated[int, Option(Panel.TRAINING, "The first seed; the others follow it.", min=0)]
+Device = Annotated[str, Option(Panel.TRAINING, "auto, cpu or cuda.")]
+Epochs = Annotated[int, Option(Panel.TRAINING, "Epochs of a run.", min=1)]
+WeightDecay = Annotated[float, Option(Panel.TRAINING, "Weight decay.", min=0)]
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    """How the runs of an experiment are done, and where their results go; each command names a folder of its own."""
+
+    output: Annotated[
+        Path,
+        Option(Panel.RESULTS, "Folder for tables and figures. What it holds of the same experiment is not repeated."),
+    ]
+    jobs: Annotated[
+        int,
+        Option(Panel.TRAINING, "Runs at once, each in a process of its own; times are then not comparable.", min=1),
+    ] = 1
+    threads: Annotated[int | None, Option(Panel.TRAINING, "CPU threads; PyTorch chooses without it.", min=1)] = None
+    overwrite: Annotated[
+        bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
+    ] = False

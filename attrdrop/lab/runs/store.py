@@ -1,4 +1,4 @@
-"""Trials on disk, one file each: what is done already is not done again, whatever ends a sweep."""
+"""Trials on disk, one file each: what is done already is not done again, whatever ends an experiment."""
 
 import contextlib
 import datetime
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.results import check_output, replace_file, unwritable
+from attrdrop.lab.names import Record, Trial
+from attrdrop.lab.runs.results import RESULTS, SWEEP, check_output, replace_file, unwritable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-SWEEP, TRIALS, FAILED, STUDY, LOCK = "sweep.json", "trials", "failed", "optuna.db", ".lock"
-Trial = dict[str, Any]  # plain values by name; the same names and values are the same trial
-Record = dict[str, Any]  # "trial", "finished" (ISO time), and "result" and "seconds", or "message" where it failed
+TRIALS, FAILED, STUDY, LOCK = "trials", "failed", "optuna.db", ".lock"
+SHARED = ("settings", "task", "checksums")  # parts of a header that all trials of a folder have in common
+ADVICE = "; give another folder, or --overwrite"
+DRAFTS = ("json", "csv", "png", "md")  # endings of files whose drafts a kill may leave
 
 
 def key_of(trial: Trial) -> str:
@@ -32,27 +34,27 @@ def key_of(trial: Trial) -> str:
 class TrialStore:
     """A folder with a header, a file per finished trial, and one per failed trial.
 
-    The header has whatever is true of the whole sweep; its "settings" and "task" are what every trial shares, so a
-    longer or shorter plan finds what another left. Validates everything at construction and writes nothing before
-    `locked`. Reading needs no lock.
+    The header has whatever is true of the whole experiment; its parts SHARED are what every trial has in common, so a
+    longer or shorter plan finds what another left. It is kept in `file`, SWEEP or RESULTS. Validates everything at
+    construction and writes nothing before `locked`. Reading needs no lock.
 
-    Raises InputError for a folder with a sweep of other settings or tasks in it, or with anything else.
+    Raises InputError for a folder with an experiment of other settings, data or kind in it, or with anything else.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False) -> None:
-        self.folder, self.header, self._overwrite = folder, dict(header), overwrite
+    def __init__(self, folder: Path, header: dict[str, Any], overwrite: bool = False, file: str = SWEEP) -> None:
+        self.folder, self.header, self._overwrite, self._file = folder, dict(header), overwrite, file
         self._adopt()
 
     @classmethod
     def load(cls, folder: Path) -> "Self":
         """The sweep in a folder, finished or not, to be read."""
-        return cls(folder, _header(folder))
+        return cls(folder, _header(folder / SWEEP, "sweep"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder, which one sweep does at a time, and writes the header; a dead process holds nothing.
+        """Holds the folder, which one experiment does at a time, and writes the header; a dead process holds nothing.
 
-        Raises InputError where another sweep holds it, or where it cannot be written.
+        Raises InputError where another one holds it, or where it cannot be written.
         """
         lock = filelock.FileLock(self.folder / LOCK)
         with contextlib.ExitStack() as held:
@@ -62,10 +64,11 @@ class TrialStore:
                 held.callback(lock.release)
                 self._adopt()  # it may have changed before it was held
                 self._tidy()
-                replace_file(self.folder / SWEEP, json.dumps(self.header, indent=1).encode())
+                replace_file(self.folder / self._file, json.dumps(self.header, indent=1).encode())
             except filelock.Timeout:
+                what = "sweep" if self._file == SWEEP else "experiment"
                 raise InputError(
-                    f"--output: another sweep is at work in {self.folder}; wait for its end, or give another folder."
+                    f"--output: another {what} is at work in {self.folder}; wait for its end, or give another folder."
                 ) from None
             except OSError as error:
                 raise unwritable(self.folder, error) from error
@@ -93,9 +96,9 @@ class TrialStore:
         """The records of trials that failed and have had no result since."""
         return self._all(FAILED)
 
-    def save(self, trial: Trial, result: Any, seconds: float) -> None:
+    def save(self, trial: Trial, result: Any, seconds: float, jobs: int = 1) -> None:
         """Keep the result of a trial: from here on no kill takes it away, and a power cut leaves no half of it."""
-        self._write(TRIALS, trial, {"result": result, "seconds": seconds})
+        self._write(TRIALS, trial, {"result": result, "seconds": seconds, "jobs": jobs})
         self._path(FAILED, trial).unlink(missing_ok=True)
 
     def fail(self, trial: Trial, message: str) -> None:
@@ -103,15 +106,20 @@ class TrialStore:
         self._write(FAILED, trial, {"message": message})
 
     def _adopt(self) -> None:
-        """Refuses what the folder must not hold; of a sweep that goes on, takes over when it started."""
-        if self._overwrite or not os.path.exists(self.folder / SWEEP):
+        """Refuses what the folder must not hold; of an experiment that goes on, takes over when it started."""
+        path, kind = self.folder / self._file, self.header.get("kind", "sweep")
+        if self._overwrite or not os.path.exists(path):
             check_output(self.folder, self._overwrite)
             return
-        found = _header(self.folder, "; give another folder, or --overwrite")
-        if any(found.get(key) != json.loads(json.dumps(self.header.get(key))) for key in ("settings", "task")):
+        found = _header(path, kind, ADVICE)
+        is_older = bool(found.get("runs")) and not (self.folder / TRIALS).exists()
+        if found.get("kind") != self.header.get("kind") or is_older:
             raise InputError(
-                f"--output: {self.folder} holds a sweep of other settings or data; give another folder, or --overwrite."
+                f"--output: {self.folder} holds no results of 'attrdrop {kind}': those in it are of another command or "
+                f"version{ADVICE}."
             )
+        if other := _first_difference(found, self.header):
+            raise InputError(f"--output: {self.folder} holds results of other settings or data: {other}{ADVICE}.")
         if "started" in found:
             self.header["started"] = found["started"]
 
@@ -121,10 +129,12 @@ class TrialStore:
             for name in (TRIALS, FAILED):
                 if (self.folder / name).exists():
                     shutil.rmtree(self.folder / name)
-            (self.folder / STUDY).unlink(missing_ok=True)
+            for name in (STUDY, SWEEP, RESULTS):
+                (self.folder / name).unlink(missing_ok=True)
             self._overwrite = False
-        for draft in self.folder.rglob(".*.json.*"):
-            draft.unlink(missing_ok=True)
+        for draft in self.folder.rglob(".*.*.*"):
+            if draft.name.split(".")[-2] in DRAFTS:
+                draft.unlink(missing_ok=True)
 
     def _all(self, kind: str) -> list[Record]:
         paths = [] if self._overwrite else (self.folder / kind).glob("*.json")
@@ -143,11 +153,39 @@ class TrialStore:
         return self.folder / kind / f"{key_of(trial)}.json"
 
 
-def _header(folder: Path, advice: str = "") -> dict[str, Any]:
+def _header(path: Path, command: str, advice: str = "") -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / SWEEP).read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{folder} holds no results of 'attrdrop sweep': {error}{advice}.") from None
+        raise InputError(f"{path.parent} holds no results of 'attrdrop {command}': {error}{advice}.") from None
+
+
+def _first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """Words for the first value of the shared parts that is not what it was, None where all are."""
+    for part in SHARED:
+        before, now = ({"": header.get(part)} for header in (found, json.loads(json.dumps(wanted))))
+        for name, (old, new) in _differences(before, now):
+            what = f"--{name.replace('_', '-')}" if part == "settings" else " ".join(filter(None, (part, name)))
+            return f"{what} was {_shown(old)}, is now {_shown(new)}"
+    return None
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            for inner, values in _differences(old, new):
+                yield " ".join(filter(None, (name, inner))), values
+        elif old != new:
+            yield name, (old, new)
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, dict):
+        return "not given" if value is None else "given"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _read(path: Path) -> Record | None:

@@ -1,20 +1,20 @@
 """One training run of one arm, and what is measured of the trained model."""
 
 import abc
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from attrdrop import lrp, metrics
-from attrdrop.lab.runs.settings import PLAIN
-from attrdrop.lab.device import PeakMemory
-from attrdrop.lab.errors import InputError, RunError
+from attrdrop.lab.device import PeakMemory, resolve_device
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.arms import Arm
+from attrdrop.lab.runs.timing import timed_step
 
 EVAL_BATCH = 128
 
@@ -47,25 +47,16 @@ class Run:
     epochs: list[Epoch]
 
 
-class Counts(NamedTuple):
-    """What a transform did so far: examples seen and attributed; units (images, points) seen and taken away."""
-
-    examples: int
-    attributed: int
-    units: float
-    changed: float
-
-
 class ArmTrainer(abc.ABC):
     """Runs (arm, seed) after (arm, seed) on one task."""
 
     examples: ClassVar[str]
-    step_work: ClassVar[Mapping[str, float]]  # rough cost of a step in forward passes, for the time left
+    arms: ClassVar[Mapping[str, type[Arm]]]
     run_type: ClassVar[type[Run]]
     measured_rule: ClassVar[lrp.Rule]  # the same in all arms, whatever the training used
 
-    def __init__(self, settings: Any, task: Any, device: torch.device) -> None:
-        self.settings, self.task, self.device = settings, task, device
+    def __init__(self, settings: Any, task: Any) -> None:
+        self.settings, self.task, self.device = settings, task, resolve_device(settings.device)
         count, classes = len(task.train.labels), len(task.label_names)
         if count < classes:
             raise InputError(f"--train-size: {count} training {self.examples} are fewer than the {classes} classes.")
@@ -81,30 +72,49 @@ class ArmTrainer(abc.ABC):
     def check(self) -> None:
         """Attribute two examples, so that what cannot work fails before anything is written."""
 
+    @abc.abstractmethod
+    def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
+        """Figures of a trained model, by file name."""
+
+    def facts(self) -> dict[str, Any]:
+        """What tells one task from another."""
+        task = self.task
+        return {
+            "task": {
+                "name": task.name,
+                "labels": task.label_names,
+                "sizes": {"train": len(task.train.labels), "test": len(task.test.labels)},
+                "checksums": [task.train.checksum(), task.test.checksum()],
+                **self._shape(),
+            }
+        }
+
     def work(self, arm: str) -> float:
         """Rough cost of a run in forward passes."""
-        per_epoch = self.steps * self.step_work[arm] + len(self.task.test.labels) / self.settings.batch_size
+        per_epoch = self.steps * self.arms[arm].work + len(self.task.test.labels) / self.settings.batch_size
         return self.settings.epochs * per_epoch
 
-    def run(self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None) -> tuple[Any, nn.Module]:
+    def trained(
+        self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None
+    ) -> tuple[Any, nn.Module]:
         """Train for all epochs, then measure."""
         settings, labels = self.settings, self.task.test.labels
         started, memory = time.perf_counter(), PeakMemory(self.device)
         model = self.build(seed)
-        transform = None if arm == PLAIN else self._transform(arm, model, seed)
+        changing = self.arms[arm](model, settings, self.task, seed)
         optimizer = self._optimizer(model)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, settings.epochs * self.steps)
         order = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         epochs = []
         for number in range(1, settings.epochs + 1):
-            losses, seconds, changed = self._train_epoch(model, transform, optimizer, schedule, order, arm, advance)
+            losses, seconds, changed = self._train_epoch(number, model, changing, optimizer, schedule, order, advance)
             logits = self._logits(model)
             advance(len(logits) / settings.batch_size)
             loss = functional.cross_entropy(logits, labels).item()
             accuracy = float(metrics.top1(logits, labels))
             epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, changed, seconds))
-        done = self._counted(transform)
+        done = changing.counts()
         run = self.run_type(
             arm=arm,
             seed=seed,
@@ -119,8 +129,8 @@ class ArmTrainer(abc.ABC):
         return run, model
 
     @abc.abstractmethod
-    def _transform(self, arm: str, model: nn.Module, seed: int) -> Any:
-        """What an arm does to a batch."""
+    def _shape(self) -> dict[str, Any]:
+        """What else is a fact of the task: how large an example is."""
 
     @abc.abstractmethod
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer: ...
@@ -130,46 +140,36 @@ class ArmTrainer(abc.ABC):
         """Inputs and labels on the device, augmented where a generator is given."""
 
     @abc.abstractmethod
-    def _counts(self, transform: Any) -> Counts:
-        """What the transform did since it was made."""
-
-    @abc.abstractmethod
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """Fields of the run that need the trained model; logits are those of the test split."""
 
-    def _transformed(self, transform: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return transform(x, y), y
-
     def _train_epoch(
         self,
+        number: int,
         model: nn.Module,
-        transform: Any,
+        arm: Arm,
         optimizer: torch.optim.Optimizer,
         schedule: Any,
         order: torch.Generator,
-        arm: str,
         advance: Callable[[float], None],
     ) -> tuple[list[float], list[float], float]:
         """Losses and seconds of the steps, and the share that was taken away."""
         model.train()
-        before = self._counted(transform)
+        before = arm.counts()
         losses, seconds = [], []
         for indices in self._batches(torch.randperm(len(self.task.train.labels), generator=order)):
             x, target = self._batch(self.task.train, indices, order)
-            started = self._clock()
-            if transform is not None:
-                x, target = self._transformed(transform, x, target)
-            loss = functional.cross_entropy(logits_of(model(x)), target)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            seconds.append(self._clock() - started)
+
+            def loss_of(x: Tensor = x, target: Tensor = target) -> Tensor:
+                x, target = arm(x, target)
+                return functional.cross_entropy(logits_of(model(x)), target)
+
+            loss, passed = timed_step(loss_of, optimizer, self.device, number)
+            losses.append(loss)
+            seconds.append(passed)
             schedule.step()
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise RunError(f"the training loss became {losses[-1]}; try a smaller --lr.")
-            advance(self.step_work[arm])
-        after = self._counted(transform)
+            advance(arm.work)
+        after = arm.counts()
         return losses, seconds, (after.changed - before.changed) / max(after.units - before.units, 1)
 
     def _batches(self, order: Tensor) -> list[Tensor]:
@@ -217,14 +217,6 @@ class ArmTrainer(abc.ABC):
             for label, other in zip(y.tolist(), taken.tolist(), strict=True)
         ]
         return x.cpu(), self._relevance(model, x, y).cpu(), titles
-
-    def _counted(self, transform: Any) -> Counts:
-        return Counts(0, 0, 0, 0) if transform is None else self._counts(transform)
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def spaced(examples: Any, count: int) -> Tensor:

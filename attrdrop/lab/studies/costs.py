@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 
 from attrdrop.addrop import ATTRIBUTIONS
-from attrdrop.lab.runs.settings import PLAIN
+from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.lab.runs.timing import timed_step
 from attrdrop.lab.text.models import load_model
-from attrdrop.lab.text.settings import ADDROP
 from attrdrop.lab.text.training import Trainer
 
 ROUNDS, SECONDS = (5, 20), 60.0  # at least, at most, and until when rounds go on
@@ -46,22 +47,18 @@ def measure(trainer: Trainer) -> dict[str, Any]:
     return {"rows": rows, "rounds": len(plain), "batch_size": trainer.settings.batch_size}
 
 
-def _step(trainer: Trainer, arm: str, **changes: Any) -> Callable[[Any], None]:
+def _step(trainer: Trainer, arm: str, **changes: Any) -> Callable[[Any], float]:
+    """Gives the seconds of a step on a batch."""
     settings = dataclasses.replace(trainer.settings, cross_tuning=False, **changes)
     seed = settings.first_seed
     model, method = load_model(arm, seed, settings, trainer.kind)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
-    def step(batch: Any) -> None:
-        method(**batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return lambda batch: timed_step(partial(method, **batch), optimizer, trainer.device, epoch=1)[1]
 
 
-def _timed(trainer: Trainer, steps: dict[tuple[str, str], Callable[[Any], None]]) -> dict[tuple[str, str], np.ndarray]:
+def _timed(trainer: Trainer, steps: dict[tuple[str, str], Callable[[Any], float]]) -> dict[tuple[str, str], np.ndarray]:
     """Seconds of each step, one entry a round."""
     batches = cycle(trainer.batches(trainer.settings.first_seed))
     names = list(steps)
@@ -74,7 +71,5 @@ def _timed(trainer: Trainer, steps: dict[tuple[str, str], Callable[[Any], None]]
             break
         batch = next(batches)
         for name in names[count % len(names) :] + names[: count % len(names)]:
-            before = trainer.clock()
-            steps[name](batch)
-            times[name].append(trainer.clock() - before)
+            times[name].append(steps[name](batch))
     return {name: np.asarray(found) for name, found in times.items()}

@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.figures.frames import OTHER
-from attrdrop.lab.runs.settings import PLAIN
+from attrdrop.lab.names import PLAIN
+from attrdrop.lab.runs.report import jobs_of
+from attrdrop.lab.studies.plan import METHOD
 from attrdrop.lab.text.report import fraction_dropped, step_times
 
-VARIANT = ["p", "q", "attribution", "layers", "target", "region", "cross_tuning", "share", "shots"]
 Result = dict[str, Any]  # with the keys trial and result
 
 
@@ -45,6 +46,7 @@ def runs_frame(results: Iterable[Result]) -> pd.DataFrame:
                 "plain_step_ms": plain.get(_place(trial)),
                 "fraction_dropped": fraction_dropped(run["epochs"]),
                 "seconds": run["seconds"],
+                "jobs": jobs_of(entry),
             }
         )
     return pd.DataFrame(rows)
@@ -72,7 +74,7 @@ def _varied(trial: dict[str, Any]) -> dict[str, Any]:
         "task": trial["task"],
         "method": trial["arm"],
         "seed": trial["seed"],
-        **{name: trial.get(name) for name in VARIANT},
+        **{name: trial.get(name) for name in (*METHOD, "share", "shots")},
     }
 
 

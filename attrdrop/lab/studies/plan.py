@@ -3,19 +3,22 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import PLAIN, check_choice
-from attrdrop.lab.text.settings import ADDROP, ARMS
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, USUAL, Trial
+from attrdrop.lab.runs.settings import Option, Panel, SeededOptions, check_choice
+from attrdrop.lab.text.settings import ARMS, Data, Layers, P, Q, Settings
+from attrdrop.ops.keep_mask import REGIONS
 
-Trial = dict[str, Any]
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
+METHOD = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning")  # what studies vary of AD-DROP
+VARIED = (*METHOD, "rate", "consistency")  # settings that a trial brings along
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(SeededOptions):
     """What to sweep. Every study takes the tasks, seeds, p, q and layers; the other fields belong to one study each.
 
     Attributes:
@@ -25,22 +28,44 @@ class Plan:
         shares: of the training examples (Fig. 5). shots: training examples of each class (Table 5).
     """
 
-    studies: tuple[str, ...]
-    tasks: tuple[str, ...]
+    studies: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.SWEEP,
+            "seeds, ablation, grid, size, shots, regions, rivals, costs, maps; several with commas between.",
+        ),
+    ] = ("seeds",)
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.DATA,
+            "Data sets as of finetune, several with commas between; name:type, as in rotten-tomatoes:regression, "
+            "where the type is not the set's own.",
+        ),
+    ] = (Data.task,)
     seeds: int = 5
-    first_seed: int = 0
-    p: float = 0.3
-    q: float = 0.3
-    layers: str = "all"
-    rate: float = 0.1
-    consistency: float = 1.0
-    p_values: tuple[float, ...] = TENTHS
-    q_values: tuple[float, ...] = TENTHS
-    grid_seeds: int = 1
-    shares: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-    shots: tuple[int, ...] = (16, 64, 256)
+    first_seed: int = Settings.first_seed
+    p: P = Settings.p
+    q: Q = Settings.q
+    layers: Layers = Settings.layers
+    rate: float = Settings.rate
+    consistency: float = Settings.consistency
+    p_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of p in the grid, with commas between.")] = (
+        TENTHS
+    )
+    q_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of q in the grid, with commas between.")] = (
+        TENTHS
+    )
+    grid_seeds: Annotated[int, Option(Panel.SWEEP, "Seeds of each point of the grid.", min=1)] = 1
+    shares: Annotated[
+        tuple[float, ...], Option(Panel.SWEEP, "Parts of the training examples for the study of size.")
+    ] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    shots: Annotated[
+        tuple[int, ...], Option(Panel.SWEEP, "Training examples of each class for the study of shots.")
+    ] = (16, 64, 256)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for study in self.studies:
             check_choice("studies", study, STUDIES)
         if not self.tasks:
@@ -63,10 +88,6 @@ class Plan:
         }
         return cls(**tuples)
 
-    @property
-    def seed_list(self) -> list[int]:
-        return list(range(self.first_seed, self.first_seed + self.seeds))
-
     def trials(self, study: str | None = None) -> list[Trial]:
         """The runs of a study, or of all; each once."""
         names = self.studies if study is None else (study,)
@@ -76,32 +97,19 @@ class Plan:
 
 def addrop(plan: Plan, **changes: Any) -> Trial:
     """The AD-DROP arm with its defaults, as far as studies change them."""
-    usual = {"attribution": "GA", "layers": plan.layers, "target": "pseudo", "region": "high", "cross_tuning": True}
-    return {"arm": ADDROP, "p": plan.p, "q": plan.q, **usual, **changes}
+    return {"arm": ADDROP, "p": plan.p, "q": plan.q, **USUAL, "layers": plan.layers, **changes}
 
 
-def ablation_variants(plan: Plan) -> dict[str, Trial]:
-    """The rows of Table 2, by name."""
-    return {
-        "plain": {"arm": PLAIN},
-        "AD-DROP (GA)": addrop(plan),
-        "r/w IGA": addrop(plan, attribution="IGA"),
-        "r/w AA": addrop(plan, attribution="AA"),
-        "r/w RD": addrop(plan, attribution="RD"),
-        "r/w gold labels": addrop(plan, target="gold"),
-        "w/o cross-tuning": addrop(plan, cross_tuning=False),
-    }
+def ablation_variants(plan: Plan) -> list[Trial]:
+    """The rows of Table 2."""
+    return [{"arm": PLAIN} if changes is None else addrop(plan, **changes) for changes in ABLATIONS.values()]
 
 
-def region_variants(plan: Plan) -> dict[str, Trial]:
-    """The curves of Fig. 2: what is dropped in the first layer, at every epoch, by the gold label's attribution."""
+def region_variants(plan: Plan) -> list[Trial]:
+    """The curves of Fig. 2, as DROPS: what is dropped in the first layer, always, by the gold label's attribution."""
     prior = {"layers": "first", "target": "gold", "cross_tuning": False}
-    return {
-        "high": addrop(plan, **prior),
-        "low": addrop(plan, region="low", **prior),
-        "random": addrop(plan, attribution="RD", **prior),
-        "none": {"arm": PLAIN},
-    }
+    regions = [addrop(plan, region=region, **prior) for region in REGIONS]
+    return [*regions, addrop(plan, attribution="RD", **prior), {"arm": PLAIN}]
 
 
 def _repeated(plan: Plan, variants: Sequence[Trial], **common: Any) -> Iterator[Trial]:
@@ -125,7 +133,7 @@ def _grid(plan: Plan) -> Iterator[Trial]:
 
 
 def _ablation(plan: Plan) -> Iterator[Trial]:
-    yield from _repeated(plan, list(ablation_variants(plan).values()))
+    yield from _repeated(plan, ablation_variants(plan))
 
 
 def _size(plan: Plan) -> Iterator[Trial]:
@@ -140,7 +148,7 @@ def _shots(plan: Plan) -> Iterator[Trial]:
 
 
 def _regions(plan: Plan) -> Iterator[Trial]:
-    yield from _repeated(plan, list(region_variants(plan).values()))
+    yield from _repeated(plan, region_variants(plan))
 
 
 def _rivals(plan: Plan) -> Iterator[Trial]:

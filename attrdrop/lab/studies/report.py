@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from attrdrop.lab.figures import sweeps as sweep_plots
-from attrdrop.lab.runs.results import replace_file
-from attrdrop.lab.runs.settings import PLAIN
-from attrdrop.lab.runs.store import Record, TrialStore, key_of
+from attrdrop.lab.names import ADDROP, PLAIN, Record
+from attrdrop.lab.runs.report import jobs_of
+from attrdrop.lab.runs.results import replace_file, spoilt_times
+from attrdrop.lab.runs.store import TrialStore, key_of
 from attrdrop.lab.studies import tables
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
 from attrdrop.lab.studies.plan import COSTS, MAPS, Plan
-from attrdrop.lab.text.settings import ADDROP
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -30,8 +30,9 @@ class SweepReport:
 
     def __init__(self, store: TrialStore) -> None:
         self.store, self.header = store, store.header
+        self.files: list[str] = []  # written by `save`
         self.plans = [Plan.from_json(plan) for plan in self.header["plans"]]
-        self.records = store.results()
+        self.runs = store.results()
 
     @classmethod
     def load(cls, folder: Path) -> "SweepReport":
@@ -42,7 +43,7 @@ class SweepReport:
         """The finished trials of a study, over all plans that asked for it."""
         trials = [trial for plan in self.plans if study in plan.studies for trial in plan.trials(study)]
         wanted = {key_of(trial) for trial in trials}
-        return [record for record in self.records if key_of(record["trial"]) in wanted]
+        return [record for record in self.runs if key_of(record["trial"]) in wanted]
 
     @functools.cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -81,15 +82,15 @@ class SweepReport:
             drawn[f"attention_{_file_name(record['trial']['task'])}.png"] = maps
         return {name: _drawn(draw, data, title) for name, (draw, data) in drawn.items()}
 
-    def save(self) -> list[str]:
-        """Write everything into the folder of the sweep; the names of the files."""
-        runs, curves = runs_frame(self.records), curves_frame(self.records)
+    def save(self) -> None:
+        """Write everything into the folder of the sweep."""
+        runs, curves = runs_frame(self.runs), curves_frame(self.runs)
         files = {RUNS: runs.to_csv(index=False).encode(), CURVES: curves.to_csv(index=False).encode()}
         figures = self.figures()
         files |= figures | {REPORT: self._markdown(list(figures)).encode()}
         for name, content in files.items():
             replace_file(self.store.folder / name, content)
-        return list(files)
+        self.files = list(files)
 
     def table(self) -> "Group":
         """The tables for a terminal."""
@@ -114,7 +115,7 @@ class SweepReport:
 
     def _searched(self) -> list[Record]:
         """The finished trials that no plan asked for: a search proposed them."""
-        return [record for record in self.records if key_of(record["trial"]) not in self._planned]
+        return [record for record in self.runs if key_of(record["trial"]) not in self._planned]
 
     def _made(self, study: str, make: Callable[[pd.DataFrame], pd.DataFrame | None]) -> pd.DataFrame | None:
         frame = runs_frame(self.of(study))
@@ -122,11 +123,12 @@ class SweepReport:
 
     def _caption(self) -> str:
         failed = len(self.store.failures())
-        done = len(self.records) - len(self._searched())
+        done = len(self.runs) - len(self._searched())
         return (
             f"{done} of {len(self._planned)} planned runs are done"
             + (f", {failed} failed" if failed else "")
             + ". Mean ± standard deviation over seeds; the development split chose the best epoch of each run."
+            + spoilt_times(max((jobs_of(record) for record in self.of(COSTS)), default=1))
         )
 
     def _markdown(self, figures: list[str]) -> str:
@@ -149,7 +151,7 @@ def cost_frame(records: list[Record]) -> pd.DataFrame:
     """One row per task, attribution and scope: the time of a step over a plain one, median and quartiles."""
     return pd.DataFrame(
         [
-            {"task": record["trial"]["task"], **row}
+            {"task": record["trial"]["task"], "jobs": jobs_of(record), **row}
             for record in records
             for row in record["result"]["rows"]
             if row["attribution"]  # the plain step itself has none

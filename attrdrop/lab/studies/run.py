@@ -3,40 +3,50 @@
 import dataclasses
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import transformers
-
-from attrdrop.lab.device import resolve_device
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import ADDROP, Record, Trial
 from attrdrop.lab.runs.pool import Pool, open_pool
-from attrdrop.lab.runs.results import described
-from attrdrop.lab.runs.store import SWEEP, TrialStore
-from attrdrop.lab.studies.plan import COSTS, MAPS, Plan, Trial, addrop
+from attrdrop.lab.runs.results import SWEEP, described
+from attrdrop.lab.runs.store import TrialStore
+from attrdrop.lab.studies.plan import COSTS, MAPS, VARIED, Plan, addrop
 from attrdrop.lab.studies.report import SweepReport
-from attrdrop.lab.studies.workbench import VARIED, Prepare
-from attrdrop.lab.text.models import quiet
-from attrdrop.lab.text.settings import ADDROP
+from attrdrop.lab.studies.workbench import Prepare
 from attrdrop.lab.text.training import Trainer
 
 SPACE = {"p": (0.1, 0.9, 0.1), "q": (0.1, 0.9, 0.1)}  # of a search, as in the paper
-Notice = Callable[..., None]
 
 
 class Sweep:
-    """Validates everything at construction and writes nothing until `pool` is entered."""
+    """Validates everything at construction and writes nothing until `run`.
 
-    def __init__(self, plan: Plan, prepare: Prepare, output: Path, overwrite: bool = False) -> None:
-        self.plan, self.prepare, self.output = plan, prepare, output
-        quiet()
+    points, where it is not None, is how many pairs of p and q optuna proposes for each task after the plan, storage
+    where it keeps them.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        prepare: Prepare,
+        points: int | None,
+        storage: str | None,
+        output: Path,
+        overwrite: bool = False,
+        jobs: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        self.plan, self.prepare, self.points, self.storage = plan, prepare, points or 0, storage
+        self.output, self.jobs, self.threads = output, jobs, threads
         trainers = {name: Trainer(prepare.settings, prepare.load(name)) for name in plan.tasks}
         known = [one for name in plan.tasks for one in trainers[name].task.other]
         if missing := [one for one in prepare.other if one not in known]:
             raise InputError(f"--other: none of the tasks knows {missing[0]!r}, and it is no file.")
         self.better = {name: trainer.metric.better for name, trainer in trainers.items()}
         self.store = TrialStore(output, self._header(trainers, overwrite), overwrite)
+        self.report = SweepReport(self.store)
+        self.trials = plan.trials()
         pending = self.pending
         for name, trainer in trainers.items():
             left = {trial["arm"] for trial in pending if trial["task"] == name}
@@ -45,14 +55,47 @@ class Sweep:
 
     @property
     def pending(self) -> list[Trial]:
-        """What is left to do."""
-        return self.store.pending(self.plan.trials())
+        """What is left to do of the plan."""
+        return self.store.pending(self.trials)
 
-    def pool(self, jobs: int, threads: int | None) -> AbstractContextManager[Pool]:
-        """What does the trials."""
-        return open_pool(self.prepare, self.store, jobs, threads)
+    @property
+    def total(self) -> int:
+        """Runs in all, with those that a search will propose."""
+        return len(self.trials) + self.points * len(self.plan.tasks) * self.plan.seeds
 
-    def search(self, pool: Pool, points: int, storage: str | None, **notices: Notice) -> int:
+    @property
+    def done(self) -> int:
+        """Runs of the plan that are finished."""
+        return len(self.trials) - len(self.pending)
+
+    @property
+    def work_left(self) -> float:
+        """Rough cost of the others."""
+        return self.total - self.done
+
+    def work(self, trial: Trial) -> float:
+        """Rough cost of a run: all count alike."""
+        return 1.0
+
+    def run(
+        self,
+        starting: Callable[[Trial], None],
+        finished: Callable[[Record], None],
+        failed: Callable[[Trial, str], None],
+        advance: Callable[[float], None],
+    ) -> int:
+        """Do the plan, then the search, then draw what is there, and return how many runs failed."""
+        notices = (starting, finished, failed)
+        with open_pool(self.prepare, self.store, self.jobs, self.threads) as pool:
+            try:
+                failures = pool.run(self.trials, *notices)
+                return failures + (self._search(pool, *notices) if self.points else 0)
+            finally:
+                self.report = SweepReport(self.store)
+                if self.report.runs:
+                    self.report.save()
+
+    def _search(self, pool: Pool, *notices: Callable[..., None]) -> int:
         """Let optuna choose p and q for each task by the mean development score; returns how many trials failed."""
         from attrdrop.lab.studies.search import Params, search
 
@@ -62,24 +105,20 @@ class Sweep:
             def evaluate(asked: list[Params], task: str = task) -> list[float | None]:
                 nonlocal failures
                 groups = [self._at(task, point) for point in asked]
-                failures += pool.run([trial for group in groups for trial in group], **notices)
+                failures += pool.run([trial for group in groups for trial in group], *notices)
                 return [self._mean_score(group) for group in groups]
 
             search(
                 SPACE,
                 evaluate,
                 self.output,
-                points,
+                self.points,
                 self.plan.first_seed,
                 direction="maximize" if self.better[task] > 0 else "minimize",
                 subject={"task": task, "seeds": self.plan.seed_list, "layers": self.plan.layers},
-                storage=storage,
+                storage=self.storage,
             )
         return failures
-
-    def report(self) -> SweepReport:
-        """What there is so far."""
-        return SweepReport.load(self.output)
 
     def _at(self, task: str, point: dict[str, float]) -> list[Trial]:
         return [{"task": task, "seed": seed, **addrop(self.plan, **point)} for seed in self.plan.seed_list]
@@ -96,21 +135,20 @@ class Sweep:
             earlier = TrialStore.load(self.output).header
             plans = [plan for plan in earlier["plans"] if plan != _plain(plans[0])] + plans
             facts = earlier["tasks"]
-        device = resolve_device(prepare.settings.device)
         shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED}
-        header = described(device) | {
+        device = next(iter(trainers.values())).device
+        return described(device) | {
             "kind": "sweep",
+            "jobs": self.jobs,
             "settings": {name: value for name, value in shared.items() if name not in own},
             "task": {
                 "files": prepare.files and {name: _fingerprint(value) for name, value in prepare.files.items()},
                 "other": list(prepare.other),
                 "sizes": [prepare.train_size, prepare.dev_size, prepare.test_size],
             },
-            "tasks": facts | {name: trainer.facts() for name, trainer in trainers.items()},
+            "tasks": facts | {name: trainer.measured() for name, trainer in trainers.items()},
             "plans": plans,
         }
-        header["environment"]["transformers"] = transformers.__version__
-        return header
 
 
 def _fingerprint(value: Any) -> Any:

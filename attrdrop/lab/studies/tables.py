@@ -11,14 +11,11 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.figures.frames import (
-    ADDROP,
     OTHER,
-    PLAIN,
     SETTING,
     TRIALS,
     WORDS,
     at_best_setting,
-    check_columns,
     data_parts,
     difference_label,
     digits,
@@ -28,24 +25,18 @@ from attrdrop.lab.figures.frames import (
     score_column,
     score_label,
     shown,
+    variant_label,
 )
-from attrdrop.lab.runs.results import cell, paired, spread
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN
+from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread
 from attrdrop.lab.text.kinds.sequence import Regression
+from attrdrop.plots.panels import check_columns
 
 __all__ = [
     "ablation", "baselines", "best_setting", "costs", "few_shot", "markdown", "other_sets", "repeated_seeds",
     "score_column",
 ]  # fmt: skip
 
-ABLATIONS = {
-    "plain": PLAIN,
-    "ad-drop (GA)": ADDROP,
-    "r/w IGA": f"{ADDROP}, IGA",
-    "r/w AA": f"{ADDROP}, AA",
-    "r/w RD": f"{ADDROP}, RD",
-    "r/w gold labels": f"{ADDROP}, gold labels",
-    "w/o cross-tuning": f"{ADDROP}, without cross-tuning",
-}
 COSTS = {name: ADDROP if name == "GA" else f"{ADDROP}, {name}" for name in ("RD", "AA", "GA", "IGA")}
 Show = Callable[[float], str]
 # Its pseudo labels are the gold ones.
@@ -74,12 +65,13 @@ def baselines(frame: pd.DataFrame) -> pd.DataFrame:
 
 def ablation(frame: pd.DataFrame) -> pd.DataFrame:
     """What AD-DROP scores with other attributions (r/w: replaced with), with gold labels and without cross-tuning."""
+    labels = {name: PLAIN if changes is None else variant_label(changes) for name, changes in ABLATIONS.items()}
     columns = {}
     for name, rows in data_parts(_chosen(frame)):
         if rows["metric"].iloc[0] in REGRESSION:
-            rows = rows[rows["label"] != ABLATIONS["r/w gold labels"]]
+            rows = rows[rows["label"] != labels["r/w gold labels"]]
         columns[f"{name}: {score_label(rows)}"] = _scores(rows)
-    return _table(columns, ABLATIONS)
+    return _table(columns, labels)
 
 
 def few_shot(frame: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +98,8 @@ def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Attributions by tasks and layers: the time of a training step over a plain one, and what the trials gained.
 
     timed has the columns task, attribution, layers, low, ratio and high, the quartiles of a ratio. frame has the
-    trials, for the difference of their score to plain, where they dropped in these layers.
+    trials, for the difference of their score to plain, where they dropped in these layers. Times are marked where the
+    column jobs says that several runs were at work.
     """
     check_columns(timed, "task", "attribution", "layers", "low", "ratio", "high", argument="timed")
     columns = {}
@@ -115,9 +108,15 @@ def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         for name, gains in _gains(frame, str(task), str(layers)).items():
             columns[f"{head}: {name}"] = gains
         columns[f"{head}: step time / plain"] = {
-            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})" for row in times.itertuples()
+            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}){TIME_MARK if spoilt else ''}"
+            for row, spoilt in zip(times.itertuples(), _is_spoilt(times), strict=True)
         }
     return _table(columns, COSTS)
+
+
+def _is_spoilt(timed: pd.DataFrame) -> list[bool]:
+    """Whether other runs were at work beside each."""
+    return list(timed["jobs"] > 1) if "jobs" in timed else [False] * len(timed)
 
 
 def _gains(frame: pd.DataFrame, task: str, layers: str) -> dict[str, dict[str, str]]:

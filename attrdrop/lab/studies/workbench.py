@@ -4,18 +4,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from attrdrop.lab.errors import RunError
+from attrdrop.lab.names import Trial
 from attrdrop.lab.studies import costs, maps
-from attrdrop.lab.studies.plan import COSTS, MAPS, Trial
+from attrdrop.lab.studies.plan import COSTS, MAPS, VARIED
 from attrdrop.lab.text import tasks
-from attrdrop.lab.text.models import quiet
 from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.training import Trainer
-
-# Settings that a trial brings along.
-VARIED = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning", "rate", "consistency")
 
 
 @dataclass(frozen=True)
@@ -46,18 +40,11 @@ class Workbench:
     """Called with a trial, gives its result."""
 
     def __init__(self, prepare: Prepare) -> None:
-        quiet()
         self.prepare = prepare
         self._trainers: dict[str, Trainer] = {}
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
-        try:
-            return self._do(self.trainer(trial), trial)
-        except torch.OutOfMemoryError as error:
-            raise RunError(f"{error}; try a smaller --batch-size or fewer --jobs.") from error
-
-    def _do(self, trainer: Trainer, trial: Trial) -> dict[str, Any]:
-        arm = trial["arm"]
+        trainer, arm = self.trainer(trial), trial["arm"]
         if arm == COSTS:
             return costs.measure(trainer)
         if arm == MAPS:

@@ -1,12 +1,14 @@
 """What text tasks are made of: examples, their splits, and smaller draws of them."""
 
+import json
 import random
-from collections import Counter
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.splits import SPLIT_SEED, stratified
 
 CLASSIFICATION = "classification"
 REGRESSION = "regression"
@@ -15,7 +17,6 @@ SEQ2SEQ = "seq2seq"
 MASKED_LM = "masked-lm"
 CAUSAL_LM = "causal-lm"
 KINDS = (CLASSIFICATION, REGRESSION, TOKEN_CLASSIFICATION, SEQ2SEQ, MASKED_LM, CAUSAL_LM)
-SPLIT_SEED = 0  # one split for all seeds of an experiment: the spread then shows training alone
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def checksum(self) -> int:
+        """CRC-32 of all texts and labels."""
+        return zlib.crc32(json.dumps([self.texts, self.pairs, self.labels]).encode())
 
     def select(self, indices: Sequence[int]) -> "Examples":
         """The examples at these indices, in this order."""
@@ -56,6 +61,12 @@ class Task:
     test: Examples | None
     metric: str | None = None
     other: dict[str, Examples] = field(default_factory=dict)
+
+    @property
+    def sets(self) -> dict[str, Examples]:
+        """All examples by name, those of the splits first."""
+        splits = {"train": self.train, "dev": self.dev} | ({} if self.test is None else {"test": self.test})
+        return splits | self.other
 
     def limited(self, train_size: int | None, dev_size: int | None, test_size: int | None) -> "Task":
         """The task with splits cut down to so many examples, classes in proportion, the same ones every time.
@@ -119,17 +130,11 @@ def split(examples: Examples, held_out: int | float, kind: str, seed: int = SPLI
 
     `held_out` is the number or the share of the second side's examples. Raises InputError for a single example.
     """
-    from sklearn.model_selection import train_test_split
-
     if len(examples) < 2:
         raise InputError("--train: one row cannot be split into training and development examples; give --dev too.")
     held_out = held_out if isinstance(held_out, int) else max(1, round(held_out * len(examples)))
     classes = examples.labels if kind == CLASSIFICATION else None
-    if classes is not None:
-        counts = Counter(classes)
-        if min(counts.values()) < 2 or min(held_out, len(examples) - held_out) < len(counts):
-            classes = None
-    left, right = train_test_split(range(len(examples)), test_size=held_out, random_state=seed, stratify=classes)
+    left, right = stratified(len(examples), held_out, classes, seed)
     return examples.select(left), examples.select(right)
 
 

@@ -1,16 +1,31 @@
-"""What an experiment is run with."""
+"""What an experiment on text is run with, and on which examples."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import PLAIN, check_arms, check_choice, check_share
+from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.lab.runs.settings import (
+    Device,
+    FirstSeed,
+    Option,
+    Options,
+    Panel,
+    SeededOptions,
+    Seeds,
+    arms_of,
+    non_negative,
+    one_of,
+    positive,
+    share,
+)
+from attrdrop.ops.keep_mask import REGIONS
 
-ADDROP = "ad-drop"
 ATTENTION_DROPOUT, R_DROP, DROP_HEAD = "attention-dropout", "r-drop", "drop-head"
 HIDDEN_CUT, DROP_KEY = "hidden-cut", "drop-key"
 ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY)
-REGIONS = ("high", "low")
+FILES = ("train", "dev", "test", "text_column", "text_pair_column", "label_column")  # fields of Data
 
 # Small enough for two CPU cores and about four minutes, with two AD-DROP epochs in four.
 DEMO: dict[str, Any] = {
@@ -24,57 +39,155 @@ DEMO: dict[str, Any] = {
 }
 PRESETS = {"demo": DEMO}
 
+P = Annotated[
+    float, Option(Panel.ADDROP, "Share of each row's positions that are candidates, highest attribution first.")
+]
+Q = Annotated[float, Option(Panel.ADDROP, "Probability with which a candidate is dropped.")]
+Layers = Annotated[str, Option(Panel.ADDROP, "Layers to drop in: all, first, or numbers from 0 such as 0,1,2.")]
+
 
 @dataclass(frozen=True)
-class Settings:
+class Data(Options):
+    """A task by name, or files, and how much of it."""
+
+    task: Annotated[
+        str,
+        Option(Panel.DATA, "rotten-tomatoes or another shipped set, or one of the hub such as rte (package datasets)."),
+    ] = "rotten-tomatoes"
+    task_type: Annotated[
+        str | None,
+        Option(
+            Panel.DATA,
+            "classification, regression, token-classification, seq2seq, masked-lm or causal-lm; a named task has its "
+            "own.",
+        ),
+    ] = None
+    train: Annotated[
+        Path | None,
+        Option(Panel.DATA, "Your own data: .csv, .tsv or .jsonl, for some task types .txt or .conll; also .gz."),
+    ] = None
+    dev: Annotated[
+        Path | None,
+        Option(Panel.DATA, "Development file, used for early stopping; without it a tenth of --train."),
+    ] = None
+    test: Annotated[Path | None, Option(Panel.DATA, "Test file; without it the development score is reported.")] = None
+    other: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.DATA,
+            "Other data sets or files with the same labels to evaluate on, with commas between: amazon-reviews, "
+            "tweets.",
+        ),
+    ] = ()
+    text_column: Annotated[
+        str | None,
+        Option(Panel.DATA, "Column with the text; text, sentence and sentence1 are found by themselves."),
+    ] = None
+    text_pair_column: Annotated[str | None, Option(Panel.DATA, "Column with the second text, for tasks on pairs.")] = (
+        None
+    )
+    label_column: Annotated[
+        str | None,
+        Option(Panel.DATA, "Column with the class, number or target text; label is found by itself."),
+    ] = None
+    train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training examples.", min=2)] = None
+    dev_size: Annotated[int | None, Option(Panel.DATA, "Use only so many development examples.", min=1)] = None
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test examples.", min=1)] = None
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """The user's files and their columns."""
+        return {name: getattr(self, name) for name in FILES}
+
+
+@dataclass(frozen=True)
+class Settings(SeededOptions):
     """Hyper-parameters of all arms; those of AD-DROP are named as in `attrdrop.ADDrop`.
 
     metric chooses the best epoch, None for the task's own. rate is what the rivals of AD-DROP drop, consistency the
     weight of the divergence in the loss of R-Drop and HiddenCut.
     """
 
-    model: str = "minilm"
-    arms: tuple[str, ...] = (PLAIN, ADDROP)
-    metric: str | None = None
-    seeds: int = 3
-    first_seed: int = 0
-    epochs: int = 6
-    batch_size: int = 16
-    lr: float = 2e-5
-    weight_decay: float = 0.01
-    max_length: int = 128
-    early_stopping_patience: int = 3
-    device: str = "auto"
-    p: float = 0.3
-    q: float = 0.3
-    attribution: str = "GA"
-    iga_steps: int = 20
-    layers: str = "all"
-    attention: str = "encoder"
-    target: str = "pseudo"
-    pass1: str = "train"
-    region: str = "high"
-    cross_tuning: bool = True
-    rate: float = 0.1
-    consistency: float = 1.0
+    model: Annotated[
+        str,
+        Option(
+            Panel.MODEL,
+            "minilm (a package, no download), bert-tiny (shipped), scratch (small, untrained), a folder, or a hub id.",
+        ),
+    ] = "minilm"
+    arms: Annotated[
+        tuple[str, ...],
+        Option(Panel.TRAINING, f"What to compare, with commas between: {', '.join(ARMS)}.", check=arms_of(ARMS)),
+    ] = (PLAIN, ADDROP)
+    metric: Annotated[
+        str | None,
+        Option(Panel.TRAINING, "What chooses the best epoch and is reported; the task has its own."),
+    ] = None
+    seeds: Seeds = 3
+    first_seed: FirstSeed = 0
+    epochs: Annotated[int, Option(Panel.TRAINING, "Most epochs a run takes.", min=1)] = 6
+    batch_size: Annotated[int, Option(Panel.TRAINING, "Examples per step.", min=1)] = 16
+    lr: Annotated[float, Option(Panel.TRAINING, "Learning rate of AdamW.", check=positive("learning rate", "2e-5"))] = (
+        2e-5
+    )
+    weight_decay: Annotated[float, Option(Panel.TRAINING, "Weight decay of AdamW.", min=0)] = 0.01
+    max_length: Annotated[int, Option(Panel.MODEL, "Longer texts are cut to so many tokens.", min=4)] = 128
+    early_stopping_patience: Annotated[
+        int, Option(Panel.TRAINING, "Stop after so many epochs without a better development score.", min=1)
+    ] = 3
+    device: Device = "auto"
+    p: P = 0.3
+    q: Q = 0.3
+    attribution: Annotated[
+        str,
+        Option(Panel.ADDROP, "What ranks: gradient (GA), its integral (IGA), attention (AA), or nothing (RD)."),
+    ] = "GA"
+    iga_steps: Annotated[
+        int, Option(Panel.ADDROP, "Steps of the integral of IGA; each costs a pass per layer.", min=1)
+    ] = 20
+    layers: Layers = "all"
+    attention: Annotated[
+        str,
+        Option(Panel.ADDROP, "In encoder-decoder models: encoder, decoder, cross, or several with commas between."),
+    ] = "encoder"
+    target: Annotated[
+        str, Option(Panel.ADDROP, "What is attributed: the logit of the pseudo (predicted) or gold label.")
+    ] = "pseudo"
+    pass1: Annotated[str, Option(Panel.ADDROP, "Attribution pass with ordinary dropout (train) or without (eval).")] = (
+        "train"
+    )
+    region: Annotated[
+        str,
+        Option(
+            Panel.ADDROP,
+            "Which attributions are candidates: high, or low as in the paper's prior experiment.",
+            check=one_of(REGIONS),
+        ),
+    ] = "high"
+    cross_tuning: Annotated[
+        bool,
+        Option(Panel.ADDROP, "Train plainly in odd epochs and with AD-DROP in even ones, or with AD-DROP in all."),
+    ] = True
+    rate: Annotated[
+        float,
+        Option(Panel.RIVALS, "Share that attention-dropout, drop-head, hidden-cut and drop-key drop.", check=share()),
+    ] = 0.1
+    consistency: Annotated[
+        float,
+        Option(
+            Panel.RIVALS,
+            "Weight of the divergence between the two passes of r-drop and hidden-cut.",
+            check=non_negative("weight"),
+        ),
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        check_arms(self.arms, ARMS)
+        super().__post_init__()
         if self.cross_tuning and self.epochs < 2 and ADDROP in self.arms:
             raise InputError(
                 f"--epochs: {self.epochs} never reaches an AD-DROP epoch, which under cross-tuning are the even ones; "
                 "take 2 or more, or --no-cross-tuning."
             )
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr: {self.lr} is no learning rate; take a number above 0, 2e-5 for instance.")
-        check_choice("region", self.region, REGIONS)
-        check_share("rate", self.rate)
-        if not 0 <= self.consistency < float("inf"):
-            raise InputError(f"--consistency: {self.consistency} is no weight; take a number from 0 on.")
-
-    @property
-    def seed_list(self) -> list[int]:
-        return list(range(self.first_seed, self.first_seed + self.seeds))
 
     @property
     def addrop_arguments(self) -> dict[str, Any]:

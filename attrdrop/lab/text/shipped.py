@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from attrdrop.lab.runs.splits import SPLIT_SEED
 from attrdrop.lab.text.examples import (
     CAUSAL_LM,
     CLASSIFICATION,
     MASKED_LM,
     REGRESSION,
     SEQ2SEQ,
-    SPLIT_SEED,
     TOKEN_CLASSIFICATION,
     Examples,
     Task,

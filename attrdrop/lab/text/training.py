@@ -6,17 +6,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from attrdrop.lab.device import PeakMemory, resolve_device
-from attrdrop.lab.errors import InputError, RunError
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.timing import timed_step
 from attrdrop.lab.text.kinds import KINDS, Prediction, Row
-from attrdrop.lab.text.methods import Method, step_work
-from attrdrop.lab.text.models import load_model, load_tokenizer
+from attrdrop.lab.text.methods import METHODS, Method
+from attrdrop.lab.text.models import load_model, load_tokenizer, quiet
 from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.tasks import Examples, Task
 
@@ -56,6 +59,7 @@ class Trainer:
     """Runs (arm, seed) after (arm, seed) on one tokenised task."""
 
     def __init__(self, settings: Settings, task: Task) -> None:
+        quiet()
         self.settings, self.task = settings, task
         self.device = resolve_device(settings.device)
         self.kind = KINDS[task.kind](task, load_tokenizer(settings, task), settings.max_length)
@@ -86,14 +90,23 @@ class Trainer:
         return self._work_from(1, arm) + tested / self.settings.batch_size
 
     def facts(self) -> dict[str, Any]:
-        """The type of the task, the sizes of its splits and other sets, and the metric."""
-        task = self.task
-        sizes = {name: len(split) for name in ("train", "dev", "test") if (split := getattr(task, name)) is not None}
+        """What tells one task from another."""
         return {
-            "kind": task.kind,
-            "sizes": sizes | {name: len(examples) for name, examples in task.other.items()},
+            "task": {"name": self.task.name, "labels": self.task.label_names, **self.measured()},
+            "checksums": {name: examples.checksum() for name, examples in self.task.sets.items()},
+        }
+
+    def measured(self) -> dict[str, Any]:
+        """The type of the task, the sizes of its splits and other sets, and the metric."""
+        return {
+            "kind": self.task.kind,
+            "sizes": {name: len(examples) for name, examples in self.task.sets.items()},
             "metric": dataclasses.asdict(self.metric),
         }
+
+    def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
+        """None are drawn of a trained model."""
+        return {}
 
     def changed(self, settings: Settings | None = None, train: Examples | None = None) -> "Trainer":
         """One for other settings of the same model and lengths, or for other training examples of the task."""
@@ -122,7 +135,7 @@ class Trainer:
         best_weights: dict[str, torch.Tensor] = {}
         for number in range(1, self.settings.epochs + 1):
             epochs.append(
-                self._epoch(number, model, method, optimizer, loader, step_work(arm, self.settings, number), advance)
+                self._epoch(number, model, method, optimizer, loader, METHODS[arm].work(self.settings, number), advance)
             )
             best = max(epochs, key=self._rank)  # the first of equals
             if best is epochs[-1]:
@@ -159,15 +172,9 @@ class Trainer:
         losses, seconds = [], []
         for batch in loader:
             batch = batch.to(self.device)
-            started = self.clock()
-            loss = method(**batch)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            seconds.append(self.clock() - started)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise RunError(f"the training loss became {losses[-1]} in epoch {number}; try a smaller --lr.")
+            loss, passed = timed_step(partial(method, **batch), optimizer, self.device, number)
+            losses.append(loss)
+            seconds.append(passed)
             advance(work)
         dev_loss, dev_score = self._evaluate(model, self.dev_rows, advance)
         return Epoch(
@@ -195,17 +202,11 @@ class Trainer:
             rows, batch_size, shuffle=order is not None, generator=order, collate_fn=self.kind.collate(seed or 0)
         )
 
-    def clock(self) -> float:
-        """Seconds, once the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
     def _work_from(self, epoch: int, arm: str) -> float:
         steps = math.ceil(len(self.train_rows) / self.settings.batch_size)
         epochs = range(epoch, self.settings.epochs + 1)
         evaluation = len(self.dev_rows) / self.settings.batch_size
-        return sum(steps * step_work(arm, self.settings, number) + evaluation for number in epochs)
+        return sum(steps * METHODS[arm].work(self.settings, number) + evaluation for number in epochs)
 
     def _rank(self, epoch: Epoch) -> tuple[float, float]:
         """The better epoch has the better score, then the lower loss."""

@@ -1,26 +1,45 @@
 """Plain training, which every method of training changes, and AD-DROP."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 import attrdrop
+from attrdrop.lab.text.settings import Settings
 
-PLAIN_STEP = 3.0  # forward and backward, in forward passes
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ATTRIBUTION_WORK = {"GA": 2.0, "AA": 1.0, "RD": 0.0}  # a forward and a walk back
 
 
 class Method:
     """The training loss of a batch: here the model's own.
 
-    A model is loaded with ATTENTION as ``attn_implementation`` (None: any).
+    A model is loaded with ATTENTION as ``attn_implementation`` (None: torch's fused attention is taken).
     """
 
     ATTENTION: ClassVar[str | None] = None
-    step_work: ClassVar[float] = PLAIN_STEP
+    step_work: ClassVar[float] = 3.0  # forward and backward, in forward passes
     is_active = False  # whether the steps of this epoch differ from plain ones
 
     def __init__(self, model: Any) -> None:
         self.model = model
+
+    @classmethod
+    def make(cls, model: nn.Module, settings: Settings, seed: int) -> "Self":
+        """The method for a model."""
+        return cls(model)
+
+    @classmethod
+    def model_options(cls, settings: Settings, config: Any) -> dict[str, Any]:
+        """What `from_pretrained` is told."""
+        return {"attn_implementation": cls.ATTENTION}
+
+    @classmethod
+    def work(cls, settings: Settings, epoch: int) -> float:
+        """Rough cost of a step in forward passes, for the time left."""
+        return cls.step_work
 
     def start_epoch(self, number: int) -> None:
         """Tells which epoch runs, counted from 1."""
@@ -42,6 +61,16 @@ class ADDropMethod(Method):
     def __init__(self, model: nn.Module, config: attrdrop.ADDropConfig) -> None:
         super().__init__(model)
         self.addrop = attrdrop.ADDrop(model, config)
+
+    @classmethod
+    def make(cls, model: nn.Module, settings: Settings, seed: int) -> "Self":
+        return cls(model, attrdrop.ADDropConfig(seed=seed, **settings.addrop_arguments))
+
+    @classmethod
+    def work(cls, settings: Settings, epoch: int) -> float:
+        if settings.cross_tuning and epoch % 2:
+            return cls.step_work
+        return cls.step_work + ATTRIBUTION_WORK.get(settings.attribution, 2.0 * settings.iga_steps)
 
     @property
     def is_active(self) -> bool:  # type: ignore[override]

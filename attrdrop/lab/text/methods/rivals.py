@@ -9,18 +9,21 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attrdrop._core.checks import check_probability, check_seed
 from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.passes import AttentionCall
 from attrdrop.addrop.scope import attention_scope, unreachable
 from attrdrop.addrop.targets import is_regression
 from attrdrop.lab.text.methods.base import ADDropMethod, Method
+from attrdrop.lab.text.settings import Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ATTENTION_DROPOUTS = (
     "attention_probs_dropout_prob",
@@ -53,6 +56,14 @@ class AttentionDropout(Rival):
         TypeError, ValueError: rate is no number in [0, 1], or the model has no such rate or another one.
     """
 
+    @classmethod
+    def make(cls, model: Any, settings: Settings, seed: int) -> Self:
+        return cls(model, rate=settings.rate)
+
+    @classmethod
+    def model_options(cls, settings: Settings, config: Any) -> dict[str, Any]:
+        return super().model_options(settings, config) | attention_dropout_options(config, settings.rate)
+
     def __init__(self, model: Any, *, rate: float) -> None:
         super().__init__(model)
         ((name, rate),) = attention_dropout_options(model.config, rate).items()
@@ -74,6 +85,10 @@ class RDrop(Rival):
 
     step_work = 6
 
+    @classmethod
+    def make(cls, model: Any, settings: Settings, seed: int) -> Self:
+        return cls(model, consistency=settings.consistency)
+
     def __init__(self, model: Any, *, consistency: float) -> None:
         super().__init__(model)
         self.consistency = _check_consistency(consistency)
@@ -89,10 +104,14 @@ class RDrop(Rival):
 class _RandomRival(Rival):
     """Draws from a generator of its own, and counts what it drops."""
 
+    @classmethod
+    def make(cls, model: Any, settings: Settings, seed: int) -> Self:
+        return cls(model, rate=settings.rate, seed=seed)
+
     def __init__(self, model: Any, rate: float, seed: int) -> None:
         super().__init__(model)
-        self.rate = check_probability("rate", rate)
-        self._generator = torch.Generator(next(model.parameters()).device).manual_seed(check_seed(seed))
+        self.rate = _check_rate(rate)
+        self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         self._counts: Tensor | None = None
 
     def start_epoch(self, number: int) -> None:
@@ -180,6 +199,10 @@ class HiddenCut(_RandomRival):
 
     step_work = 6
 
+    @classmethod
+    def make(cls, model: Any, settings: Settings, seed: int) -> Self:
+        return cls(model, rate=settings.rate, consistency=settings.consistency, seed=seed)
+
     def __init__(self, model: Any, *, rate: float, consistency: float, seed: int = 0) -> None:
         super().__init__(model, rate, seed)
         self.consistency = _check_consistency(consistency)
@@ -223,8 +246,16 @@ class DropKey(ADDropMethod):
         TypeError, ValueError: as :class:`attrdrop.ADDrop`.
     """
 
+    @classmethod
+    def make(cls, model: Any, settings: Settings, seed: int) -> Self:
+        return cls(model, rate=settings.rate, seed=seed)
+
+    @classmethod
+    def work(cls, settings: Settings, epoch: int) -> float:
+        return cls.step_work  # RD attributes nothing
+
     def __init__(self, model: Any, *, rate: float, seed: int = 0) -> None:
-        rate = check_probability("rate", rate)
+        rate = _check_rate(rate)
         super().__init__(model, ADDropConfig(attribution="RD", p=1.0, q=rate, cross_tuning=False, seed=seed))
 
 
@@ -236,7 +267,7 @@ def attention_dropout_options(config: Any, rate: float) -> dict[str, float]:
     Raises:
         TypeError, ValueError: rate is no number in [0, 1], or the family has no such rate.
     """
-    rate = check_probability("rate", rate)
+    rate = _check_rate(rate)
     name = next((name for name in ATTENTION_DROPOUTS if hasattr(config, name)), None)
     if name is None:
         raise ValueError(
@@ -308,8 +339,20 @@ def _holds_attention(module: nn.Module) -> bool:
 
 
 def _check_consistency(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"consistency must be a number from 0 on, got {type(value).__name__}")
+    value = _check_number("consistency", value, "from 0 on")
     if not 0 <= value < math.inf:
         raise ValueError(f"consistency must be a finite number from 0 on, got {value}")
+    return value
+
+
+def _check_rate(value: float) -> float:
+    value = _check_number("rate", value, "in [0, 1]")
+    if not 0 <= value <= 1:
+        raise ValueError(f"rate must lie in [0, 1], got {value}")
+    return value
+
+
+def _check_number(name: str, value: float, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number {wanted}, got {type(value).__name__}")
     return float(value)

@@ -1,0 +1,43 @@
+"""The one split and the one sample of a data set, the same in every start, so that seeds differ in training alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SPLIT_SEED = 0
+
+
+def stratified(
+    count: int, held_out: int, classes: Sequence[int] | None, seed: int = SPLIT_SEED
+) -> tuple[list[int], list[int]]:
+    """Indices of a random split, classes in proportion where every class has an example for each side."""
+    from sklearn.model_selection import train_test_split
+
+    if classes is not None:
+        sizes = Counter(classes)
+        if min(sizes.values()) < 2 or min(held_out, count - held_out) < len(sizes):
+            classes = None
+    left, right = train_test_split(range(count), test_size=held_out, random_state=seed, stratify=classes)
+    return left, right
+
+
+def split(examples: Any, held_out: int) -> tuple[Any, Any]:
+    """Examples with `labels` and `select`, divided for training and testing."""
+    left, right = _divided(examples.labels, held_out)
+    return examples.select(left), examples.select(right)
+
+
+def sample(examples: Any, size: int | None) -> Any:
+    """So many of the examples; all of them where size is None or as large."""
+    if size is None or size >= len(examples.labels):
+        return examples
+    return examples.select(_divided(examples.labels, size)[1])
+
+
+def _divided(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
+    left, right = stratified(len(labels), held_out, labels.tolist())
+    return torch.from_numpy(np.sort(left)), torch.from_numpy(np.sort(right))

@@ -1,0 +1,33 @@
+"""Every example runs, at its smallest sizes."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SMALLEST = {
+    "plain_loop": {"epochs": 2, "steps": 2, "batch_size": 4},
+    "reldrop_images": {"epochs": 2, "size": 100, "test_size": 50},
+    "reldrop_points": {"epochs": 1, "points": 32, "test_size": 26},
+    "trainer": {"epochs": 2, "train_size": 16, "test_size": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_all_examples_are_run():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == SMALLEST.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_example_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the figures
+    assert 0 <= runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**SMALLEST[name]) <= 1
