@@ -111,6 +111,8 @@ class _RandomRival(Rival):
     def __init__(self, model: Any, rate: float, seed: int) -> None:
         super().__init__(model)
         self.rate = _check_rate(rate)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be an int, got {type(seed).__name__}")
         self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         self._counts: Tensor | None = None
 
