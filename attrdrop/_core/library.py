@@ -107,7 +107,7 @@ def register_fake(name: str) -> Callable[[Callable], Callable]:
 
 
 try:
-    from attrdrop import _C  # noqa: F401  (registers the C++ implementations)
+    importlib.import_module("attrdrop._C")  # registers the C++ implementations
 
     COMPILED_ERROR: str | None = None
 except ImportError as error:

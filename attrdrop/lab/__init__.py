@@ -1,1 +1,1 @@
-"""Fine-tuning experiments: data sets, training runs, results. Behind the command ``attrdrop finetune``."""
+"""Experiments on text, images and point clouds, and the command `attrdrop` that runs them."""
