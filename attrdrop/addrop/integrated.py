@@ -20,7 +20,7 @@ from attrdrop._core.modules import RandomState
 from attrdrop.addrop.gradient import GradientAttribution, GradientPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Site, SiteOrder
 from attrdrop.addrop.replay import Repeat, Replay
-from attrdrop.addrop.targets import attribution_target, is_mean, predictions
+from attrdrop.addrop.targets import attribution_target, predictions
 from attrdrop.ops import AttentionWeight, masked_attention
 
 
@@ -41,8 +41,7 @@ class IntegratedGradientAttribution(GradientAttribution):
         """The sum of F over the steps that run at once."""
         inputs, labels, target = scaled.repeat(batch), scaled.repeat(predicted), self.config.target
         outputs = model(**inputs, attrdrop=scaled)
-        found = attribution_target(outputs, inputs, target, model, labels)
-        return found * scaled.steps if is_mean(outputs, target, model) else found
+        return attribution_target(outputs, inputs, target, model, labels, scaled.steps)
 
 
 @dataclass(eq=False)
