@@ -104,12 +104,12 @@ class ADDrop:
 
         It is plain outside AD-DROP epochs, in evaluation mode, and where p or q is 0.
         """
-        size, device = _batch_size(batch)
-        first = self._samples + process_rank() * size
-        self._samples += process_count() * size
         if not self.model.training:
             self._warn_about_evaluation_mode()
             return None
+        size, device = _batch_size(batch)
+        first = self._samples + process_rank() * size
+        self._samples += process_count() * size
         if not self.is_active:
             return None
         p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))

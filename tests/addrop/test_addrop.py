@@ -163,6 +163,31 @@ def test_cross_tuning_and_evaluation():
     assert addrop.statistics().steps == 1
 
 
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.filterwarnings("ignore:the model is in evaluation mode")
+def test_evaluation_through_the_object_changes_no_later_mask(accumulation_steps, with_gradients):
+    """Before training, between two epochs, and in the middle of an accumulated step."""
+    model, inputs = build("bert"), batch("bert")
+
+    def losses(evaluates):
+        addrop = ADDrop(model, accumulation_steps=accumulation_steps)
+        found = []
+        for epoch in (2, 4):
+            addrop.start_epoch(epoch)
+            for _ in range(3):
+                if evaluates:
+                    model.eval()
+                    with torch.set_grad_enabled(with_gradients):
+                        addrop(**inputs)
+                        addrop.attribute(**inputs)
+                    model.train()
+                found.append(addrop(**inputs).loss.item())
+        return found, addrop.state_dict()
+
+    assert losses(evaluates=True) == losses(evaluates=False)
+
+
 def test_evaluation_mode_is_said_once_where_gradients_flow():
     model, inputs = build("bert").eval(), batch("bert")
     addrop = ADDrop(model, cross_tuning=False)
