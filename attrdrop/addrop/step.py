@@ -31,6 +31,15 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "RD": RandomDropping,
 }
 
+EVALUATION_MODE = (
+    "the model is in evaluation mode (as from_pretrained leaves it), so AD-DROP does nothing; call model.train() "
+    "before training"
+)
+NO_EPOCH = (
+    "with cross_tuning, AD-DROP works in even epochs only, and without start_epoch this stays epoch 1: nothing will be "
+    "dropped until start_epoch(2); call start_epoch(epoch) at the beginning of each epoch, or set cross_tuning=False"
+)
+
 
 class ADDrop:
     """Runs training steps of a transformers model with AD-DROP.
@@ -71,13 +80,14 @@ class ADDrop:
         self._counter = DropCounter()
         self._strategy = STRATEGIES[self.config.attribution](self.config, self._scope, self._counter)
         self._step = self._calls = self._samples = 0
-        self._has_warned = False
+        self._was_told_epoch = False
+        self._warnings: set[str] = set()  # that were given
 
     def start_epoch(self, epoch: int) -> None:
         """Tells which epoch runs, counted from 1; cross-tuning depends on it."""
         if not is_int(epoch) or epoch < 1:
             raise ValueError(f"epoch must be an int from 1 on, got {epoch!r}")
-        self.epoch = epoch
+        self.epoch, self._was_told_epoch = epoch, True
         if self._calls:
             self.start_step(self._step + 1)
 
@@ -105,12 +115,15 @@ class ADDrop:
         It is plain outside AD-DROP epochs, in evaluation mode, and where p or q is 0.
         """
         if not self.model.training:
-            self._warn_about_evaluation_mode()
+            if torch.is_grad_enabled():
+                self._warn(EVALUATION_MODE)
             return None
         size, device = _batch_size(batch)
         first = self._samples + process_rank() * size
         self._samples += process_count() * size
         if not self.is_active:
+            if not self._was_told_epoch:
+                self._warn(NO_EPOCH)
             return None
         p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
         if p == 0 or q == 0:
@@ -136,6 +149,7 @@ class ADDrop:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.epoch, self._step = state["epoch"], state["step"]
         self._calls, self._samples = state["calls"], state["samples"]
+        self._was_told_epoch = True
 
     def _end_call(self) -> None:
         if self.model.training:
@@ -143,14 +157,11 @@ class ADDrop:
             if self._calls >= self.accumulation_steps:
                 self.start_step(self._step + 1)
 
-    def _warn_about_evaluation_mode(self) -> None:
-        if torch.is_grad_enabled() and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                "the model is in evaluation mode (as from_pretrained leaves it), so AD-DROP does nothing; call "
-                "model.train() before training",
-                stacklevel=4,
-            )
+    def _warn(self, message: str) -> None:
+        """Once, at the line that called this object."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            warnings.warn(message, stacklevel=4)
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:

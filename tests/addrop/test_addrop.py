@@ -1,6 +1,7 @@
 """ADDrop: one step equals the method carried out eagerly, and every promise around the step."""
 
 import math
+import warnings
 import weakref
 
 import pytest
@@ -195,6 +196,30 @@ def test_evaluation_mode_is_said_once_where_gradients_flow():
         addrop(**inputs)
     with pytest.warns(UserWarning, match=r"call model.train\(\) before training"):
         addrop(**inputs)
+
+
+def test_training_that_never_names_an_epoch_is_said_once():
+    model, inputs = build("bert"), batch("bert")
+    addrop = ADDrop(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.no_grad():
+            model.eval()
+            addrop(**inputs)
+        model.train()
+    with pytest.warns(UserWarning, match=r"nothing will be dropped until start_epoch\(2\)") as found:
+        addrop(**inputs)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        addrop(**inputs)
+        told = ADDrop(model)
+        told.start_epoch(1)
+        told(**inputs)
+        resumed = ADDrop(model)
+        resumed.load_state_dict(told.state_dict())
+        resumed(**inputs)
+        ADDrop(model, cross_tuning=False)(**inputs)
 
 
 def test_the_batch_size_is_that_of_the_main_input():
