@@ -14,6 +14,7 @@ ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
 ATTENTIONS = ("encoder", "decoder", "cross")
 LAYERS = ("all", "first")
 PASS1_MODES = ("train", "eval")
+ALTERNATIONS = ("epochs", "steps")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ADDropConfig:
             labels. Or a callable from (outputs, batch) to a scalar.
         pass1: "train" keeps dropout on in pass 1, as published; "eval" turns it off: cheaper and deterministic.
         cross_tuning: AD-DROP in even epochs only, plain training in odd ones (Alg. 1); epochs count from 1.
+        alternate, every: what cross-tuning counts, "epochs" or optimizer "steps", and how many of them are plain before
+            as many have AD-DROP. "steps" is for training that has one epoch or none.
         keys: precision that ranks, see :func:`attrdrop.keep_mask`.
         region: "high", or "low" for the paper's prior experiment (Section 2.2).
         seed: seed of all draws.
@@ -59,6 +62,8 @@ class ADDropConfig:
     target: Target = "pseudo"
     pass1: str = "train"
     cross_tuning: bool = True
+    alternate: str = "epochs"
+    every: int = 1
     keys: str = "auto"
     region: str = "high"
     seed: int = 0
@@ -68,6 +73,8 @@ class ADDropConfig:
             check_schedule(name, getattr(self, name))
         check_choice("attribution", self.attribution, ATTRIBUTIONS, quoted=True)
         check_choice("pass1", self.pass1, PASS1_MODES, quoted=True)
+        check_choice("alternate", self.alternate, ALTERNATIONS, quoted=True)
+        check_positive_int("every", self.every)
         check_choice("keys", self.keys, KEYS, quoted=True)
         check_choice("region", self.region, REGIONS, quoted=True)
         if not callable(self.target):
@@ -89,3 +96,8 @@ class ADDropConfig:
         for name in attention:
             check_choice("attention", name, ATTENTIONS, quoted=True, more=" or a list of them")
         object.__setattr__(self, "attention", attention)
+
+    def is_active(self, epoch: int, step: int) -> bool:
+        """Whether a step, counted from 0, of an epoch, counted from 1, is one of AD-DROP's."""
+        done = epoch - 1 if self.alternate == "epochs" else step
+        return not self.cross_tuning or done // self.every % 2 == 1

@@ -36,8 +36,9 @@ EVALUATION_MODE = (
     "before training"
 )
 NO_EPOCH = (
-    "with cross_tuning, AD-DROP works in even epochs only, and without start_epoch this stays epoch 1: nothing will be "
-    "dropped until start_epoch(2); call start_epoch(epoch) at the beginning of each epoch, or set cross_tuning=False"
+    "with cross_tuning the first epochs are plain training, and without start_epoch this stays epoch 1: nothing will "
+    "be dropped until start_epoch({}); call start_epoch(epoch) at the beginning of each epoch, or set "
+    "alternate='steps' or cross_tuning=False"
 )
 
 
@@ -84,7 +85,7 @@ class ADDrop:
         self._warnings: set[str] = set()  # that were given
 
     def start_epoch(self, epoch: int) -> None:
-        """Tells which epoch runs, counted from 1; cross-tuning depends on it."""
+        """Tells which epoch runs, counted from 1; cross-tuning depends on it, unless it alternates by steps."""
         if not is_int(epoch) or epoch < 1:
             raise ValueError(f"epoch must be an int from 1 on, got {epoch!r}")
         self.epoch, self._was_told_epoch = epoch, True
@@ -99,7 +100,7 @@ class ADDrop:
     @property
     def is_active(self) -> bool:
         """Whether a training step would take two passes now."""
-        return self.epoch % 2 == 0 or not self.config.cross_tuning
+        return self.config.is_active(self.epoch, self._step)
 
     def __call__(self, *arguments: Any, **batch: Any) -> Any:
         """The model's output for a batch of keyword arguments, under AD-DROP's masks where they apply."""
@@ -122,8 +123,8 @@ class ADDrop:
         first = self._samples + process_rank() * size
         self._samples += process_count() * size
         if not self.is_active:
-            if not self._was_told_epoch:
-                self._warn(NO_EPOCH)
+            if self.config.alternate == "epochs" and not self._was_told_epoch:
+                self._warn(NO_EPOCH.format(self.config.every + 1))
             return None
         p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
         if p == 0 or q == 0:

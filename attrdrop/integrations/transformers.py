@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Trainer
+from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainerCallback
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
@@ -87,6 +88,55 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, make_mask)
 
 
+class PassCounter(TrainerCallback):
+    """Counts the passes over the training data, which cross-tuning takes for its epochs.
+
+    The Trainer's own ``state.epoch`` moves on only after a step, and hardly where the data have no length.
+    """
+
+    def __init__(self, config: ADDropConfig):
+        self.config = config
+        self.number = 1
+        self._has_warned = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        has_length = state.num_train_epochs != sys.maxsize
+        self.number = int(state.epoch or 0) if has_length else 0  # without a length a resumed run starts from pass 1
+        self.warn(state.num_train_epochs if has_length else None, state.max_steps)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.number += 1
+
+    def warn(self, epochs: float | None, steps: int | None, stacklevel: int = 1) -> None:
+        """Once, where a run of so many epochs, None if that is not known, and steps may never come to AD-DROP."""
+        message = None if self._has_warned else _never_active(self.config, epochs, steps)
+        if message is not None:
+            self._has_warned = True
+            warnings.warn(f"with cross_tuning, {message}", stacklevel=stacklevel + 1)
+
+
+def _never_active(config: ADDropConfig, epochs: float | None, steps: int | None) -> str | None:
+    every = config.every
+    if not config.cross_tuning:
+        return None
+    if config.alternate == "steps":
+        if steps is None or steps > every:
+            return None
+        return f"AD-DROP begins after {every} steps, so a run of {steps} is plain training; train longer or lower every"
+    first = f"AD-DROP begins in epoch {every + 1}"
+    cure = "set alternate='steps' or cross_tuning=False"
+    if epochs is None:
+        return (
+            f"{first}, and of data without length nobody knows whether {steps} steps (max_steps) go so far; a run of "
+            f"one pass is plain training: {cure}"
+        )
+    if epochs > every:
+        return None
+    length = "one epoch" if epochs <= 1 else f"{epochs:g} epochs"
+    counted = "" if steps is None else f" ({steps} steps)"
+    return f"{first}, so a run of {length}{counted} is plain training; train longer, or {cure}"
+
+
 class ADDropTrainer(Trainer):
     """transformers' Trainer with AD-DROP in its training steps.
 
@@ -101,17 +151,15 @@ class ADDropTrainer(Trainer):
             raise ValueError("AD-DROP does not run under DataParallel; start one process per GPU with torchrun")
         assert self.model is not None  # Trainer has made it by now
         self.addrop = ADDrop(self.model, addrop or ADDropConfig())
-        if self.addrop.config.cross_tuning and self.args.max_steps <= 0 and self.args.num_train_epochs <= 1:
-            warnings.warn(
-                "with cross_tuning, AD-DROP runs in every second epoch, so a run of one epoch is plain training; train "
-                "longer or set cross_tuning=False",
-                stacklevel=2,
-            )
+        self._passes = PassCounter(self.addrop.config)
+        self.add_callback(self._passes)
+        if self.args.max_steps <= 0:
+            self._passes.warn(self.args.num_train_epochs, None, stacklevel=2)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         if model.training:
             self.addrop.model = model
-            self.addrop.start_epoch(int(self.state.epoch or 0) + 1)
+            self.addrop.start_epoch(self._passes.number)
             self.addrop.start_step(self.state.global_step)
             with self.compute_loss_context_manager():
                 masks = self.addrop.attribute(**inputs)

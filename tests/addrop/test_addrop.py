@@ -189,6 +189,25 @@ def test_evaluation_through_the_object_changes_no_later_mask(accumulation_steps,
     assert losses(evaluates=True) == losses(evaluates=False)
 
 
+@pytest.mark.parametrize(("every", "active"), [(1, "-+-+-+"), (2, "--++--"), (3, "---+++")])
+def test_cross_tuning_by_steps(every, active):
+    model, inputs = build("bert"), batch("bert")
+    addrop = ADDrop(model, alternate="steps", every=every, accumulation_steps=2)
+    found = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            addrop.reset_statistics()
+            assert addrop(**inputs).loss.isfinite()
+            addrop(**inputs)
+            found += {0: "-", 2: "+"}[addrop.statistics().steps]
+    assert found == active
+    by_epochs = ADDrop(model, every=every)
+    for epoch, sign in enumerate(active, start=1):
+        by_epochs.start_epoch(epoch)
+        assert by_epochs.is_active == (sign == "+")
+
+
 def test_evaluation_mode_is_said_once_where_gradients_flow():
     model, inputs = build("bert").eval(), batch("bert")
     addrop = ADDrop(model, cross_tuning=False)
@@ -413,6 +432,8 @@ def test_other_models_are_refused():
         (dict(target="silver"), ValueError, "target must be 'pseudo' or 'gold' or a callable"),
         (dict(pass1="test"), ValueError, "pass1 must be 'train' or 'eval'"),
         (dict(keys="fp8"), ValueError, "keys must be"),
+        (dict(alternate="batches"), ValueError, "alternate must be 'epochs' or 'steps', got 'batches'"),
+        (dict(every=0), ValueError, "every must be a positive int, got 0"),
     ],
 )
 def test_wrong_settings_are_named(fields, error, message):
