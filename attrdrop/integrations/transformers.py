@@ -7,8 +7,9 @@ import sys
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainerCallback
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, Trainer, TrainerCallback
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
@@ -20,8 +21,11 @@ NAME = "attrdrop"
 _UNSUPPORTED = {
     "softcap": "soft-capped scores",
     "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "block_indices": "attention to chosen blocks",
+    "indices": "attention to chosen keys",
     "cache": "a paged key-value cache",
-}
+}  # what changes attention and comes beside its mask
 
 
 def attention_forward(
@@ -43,16 +47,17 @@ def attention_forward(
 
     Returns:
         (B, n_q, H, d) contiguous, and None for the weights.
+
+    Raises:
+        ValueError: the model's attention is more than softmax(q kᵀ scale + mask + position_bias) v.
     """
+    _refuse_unsupported(module, kwargs)
     plain = functools.partial(
         sdpa_attention_forward,
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs,
     )  # fmt: skip
     if attrdrop is None:
         return plain()
-    for name, what in _UNSUPPORTED.items():
-        if kwargs.get(name) is not None:
-            raise ValueError(f"AD-DROP does not support {what} ({name}) of {type(module).__name__}")
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     call = AttentionCall(
@@ -69,6 +74,18 @@ def attention_forward(
     return attrdrop.attend(call, lambda: plain()[0]), None
 
 
+def _refuse_unsupported(module: nn.Module, given: dict[str, Any]) -> None:
+    """Whatever a model hands to attention without being asked about it would be left out of the result."""
+    for name, value in given.items():
+        if value is None or not (name in _UNSUPPORTED or isinstance(value, nn.Parameter)):
+            continue
+        what = _UNSUPPORTED.get(name, "a parameter")
+        raise ValueError(
+            f"attn_implementation='attrdrop' does not support {what} ({name}) of {type(module).__name__}; load the "
+            "model with another one and train it without AD-DROP"
+        )
+
+
 def _expand_mask(mask: Tensor | None, n_k: int) -> Tensor | None:
     """A mask may broadcast over keys; bits may not."""
     if mask is None or mask.shape[-1] == n_k:
@@ -78,8 +95,19 @@ def _expand_mask(mask: Tensor | None, n_k: int) -> Tensor | None:
 
 def make_mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
     """The mask function of transformers' interface: boolean masks, but for MPNet, whose own code adds the mask."""
+    if kwargs.get("allow_is_causal_skip") and not _says_is_causal(type(config)):
+        kwargs["allow_is_causal_skip"] = False
     make = eager_mask if getattr(config, "model_type", None) == "mpnet" else sdpa_mask
     return make(*args, config=config, **kwargs)
+
+
+@torch.compiler.assume_constant_result
+def _says_is_causal(config_type: type) -> bool:
+    """Whether a model's modules say by is_causal that they are causal, as those must that transformers lets use SDPA;
+    only then may a mask be left out."""
+    found = MODEL_MAPPING.get(config_type, ())
+    models = found if isinstance(found, tuple) else (found,)
+    return bool(models) and all(model._supports_sdpa for model in models)
 
 
 def register() -> None:

@@ -13,9 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from attrdrop import ADDrop, ADDropConfig
 from attrdrop.addrop import ATTRIBUTIONS, attribution_target
-from attrdrop.addrop.gradient import GradientPass1
-from attrdrop.addrop.passes import Draws
-from attrdrop.integrations.transformers import attention_forward
 
 
 @pytest.mark.parametrize("attribution", ATTRIBUTIONS)
@@ -459,13 +456,6 @@ def test_wrong_calls_are_named():
         ADDrop(model, accumulation_steps=0)
     with pytest.raises(TypeError, match="give either config or its fields"):
         ADDrop(model, ADDropConfig(), p=0.1)
-
-
-def test_attention_features_without_support_are_refused():
-    pass1 = GradientPass1(Draws(0.3, 0.3, 0, torch.arange(1)), scope=())
-    q = torch.ones(1, 1, 2, 4)
-    with pytest.raises(ValueError, match=r"does not support soft-capped scores \(softcap\) of Linear"):
-        attention_forward(nn.Linear(1, 1), q, q, q, None, attrdrop=pass1, softcap=30.0)
 
 
 def test_a_shared_module_under_checkpointing_is_refused():
