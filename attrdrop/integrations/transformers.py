@@ -105,7 +105,7 @@ def make_mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
 def _says_is_causal(config_type: type) -> bool:
     """Whether a model's modules say by is_causal that they are causal, as those must that transformers lets use SDPA;
     only then may a mask be left out."""
-    found = MODEL_MAPPING.get(config_type, ())
+    found: Any = MODEL_MAPPING.get(config_type, ())
     models = found if isinstance(found, tuple) else (found,)
     return bool(models) and all(model._supports_sdpa for model in models)
 
