@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -10,18 +12,18 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def is_int(value: object) -> bool:
-    """An int, also a symbolic one under torch.compile; True and False are none."""
-    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+def is_int(value: object) -> TypeGuard[int]:
+    """An int, also one of NumPy's or a symbolic one under torch.compile; True and False are none."""
+    return isinstance(value, int | torch.SymInt | Integral) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
-    """An int or float; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[float]:
+    """An int or float, also one of NumPy's; True and False are none."""
+    return isinstance(value, int | float | Real) and not isinstance(value, bool)
 
 
 def check_positive_int(name: str, value: object) -> None:
-    if not is_int(value) or value < 1:  # type: ignore[operator]
+    if not is_int(value) or value < 1:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
@@ -29,7 +31,7 @@ def check_size(name: str, value: object, least: int = 0) -> None:
     """An int from 0 or from 1 on."""
     if not is_int(value):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < least:  # type: ignore[operator]
+    if value < least:
         raise ValueError(f"{name} must {'be at least 1' if least else 'not be negative'}, got {value}")
 
 
@@ -83,6 +85,7 @@ def check_seed(seed: int) -> int:
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit in 64 bits, got {seed}")
+    seed = int(seed)
     return seed - 2**64 if seed >= 2**63 else seed
 
 
@@ -91,7 +94,7 @@ def check_layer(layer: object) -> int:
         raise TypeError(f"layer must be an int, got {type(layer).__name__}")
     if not 0 <= layer < 65536:
         raise ValueError(f"layer must lie in [0, 65536), got {layer}")
-    return layer
+    return layer if isinstance(layer, torch.SymInt) else int(layer)
 
 
 def check_bits(name: str, bits: Tensor | None, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:

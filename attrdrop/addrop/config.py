@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrdrop._core.checks import check_choice, check_positive_int, is_int
+from attrdrop._core.checks import check_choice, check_positive_int, check_seed, is_int
 from attrdrop.addrop.targets import TARGETS, Target
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule
@@ -85,7 +85,8 @@ class ADDropConfig:
             layers = tuple(self.layers)
             if not layers or not all(map(is_int, layers)):
                 raise ValueError(f"layers must be 'all', 'first' or a non-empty list of indices, got {self.layers!r}")
-            object.__setattr__(self, "layers", layers)
+            object.__setattr__(self, "layers", tuple(map(int, layers)))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_positive_int("iga_steps", self.iga_steps)
         check_positive_int("iga_batch", self.iga_batch)
         if self.iga_batch > 1 and (self.pass1 != "eval" or callable(self.target)):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.checks import check_positive_int, is_int
+from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import process_count, process_rank
 from attrdrop._core.modules import unwrap
 from attrdrop._core.seeds import derive_seed
@@ -88,14 +88,15 @@ class ADDrop:
         """Tells which epoch runs, counted from 1; cross-tuning depends on it, unless it alternates by steps."""
         if not is_int(epoch) or epoch < 1:
             raise ValueError(f"epoch must be an int from 1 on, got {epoch!r}")
-        self.epoch, self._was_told_epoch = epoch, True
+        self.epoch, self._was_told_epoch = int(epoch), True
         if self._calls:
             self.start_step(self._step + 1)
 
     def start_step(self, step: int) -> None:
         """Tells which optimizer step runs; without it, every ``accumulation_steps`` calls begin a new one."""
+        check_size("step", step)
         if step != self._step:
-            self._step, self._calls, self._samples = step, 0, 0
+            self._step, self._calls, self._samples = int(step), 0, 0
 
     @property
     def is_active(self) -> bool:
