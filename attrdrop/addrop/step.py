@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import process_count, process_rank
-from attrdrop._core.modules import unwrap
+from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop.attention import AttentionAttribution
 from attrdrop.addrop.config import ADDropConfig
@@ -103,6 +103,7 @@ class ADDrop:
         """Whether a training step would take two passes now."""
         return self.config.is_active(self.epoch, self._step)
 
+    @outside_graphs
     def __call__(self, *arguments: Any, **batch: Any) -> Any:
         """The model's output for a batch of keyword arguments, under AD-DROP's masks where they apply."""
         if arguments:
@@ -111,6 +112,7 @@ class ADDrop:
         self._end_call()
         return self.model(**batch) if masks is None else self.model(**batch, attrdrop=masks)
 
+    @outside_graphs
     def attribute(self, **batch: Any) -> Pass2 | None:
         """Pass 1 alone: what to hand to the model as ``attrdrop=...``, or None where the step is a plain one.
 

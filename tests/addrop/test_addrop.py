@@ -377,6 +377,24 @@ def test_compiled_models(attribution):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_a_compiled_function_that_calls_it(attribution):
+    """The step runs uncompiled, between two graphs."""
+
+    def losses(wrap):
+        addrop = ADDrop(build("bert"), attribution=attribution, iga_steps=2, cross_tuning=False)
+        step = wrap(lambda **inputs: addrop(**inputs).loss * 2 + 1)
+        found = [step(**batch("bert", seed=index)) for index in range(2)]
+        found[1].backward()
+        return found, addrop.statistics()
+
+    (expected, counted), (found, also_counted) = (
+        losses(wrap) for wrap in (lambda step: step, lambda step: torch.compile(step, backend="aot_eager"))
+    )
+    torch.testing.assert_close(found, expected)
+    assert counted == also_counted
+
+
 @pytest.mark.parametrize("kind", ["bool", "float"])
 def test_four_dimensional_masks(kind):
     model = build("bert")
