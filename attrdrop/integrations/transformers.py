@@ -184,6 +184,12 @@ class ADDropTrainer(Trainer):
         if self.args.max_steps <= 0:
             self._passes.warn(self.args.num_train_epochs, None, stacklevel=2)
 
+    def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
+        model = super().call_model_init(*args, **kwargs)
+        if hasattr(self, "addrop"):  # not in the constructor, which calls this before there is one
+            self.addrop = ADDrop(model, self.addrop.config)
+        return model
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         if model.training:
             self.addrop.model = model

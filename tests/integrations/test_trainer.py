@@ -104,6 +104,26 @@ def test_alternation_by_steps(tmp_path):
     assert [fraction > 0 for fraction in fractions_of(trainer)] == [False, False, True, True, False, False]
 
 
+@pytest.mark.parametrize("name", ["bert", "deberta"])
+def test_each_model_of_model_init_is_trained_with_addrop(tmp_path, name):
+    made = []
+
+    def model_init():
+        made.append(build(name))
+        return made[-1]
+
+    config = ADDropConfig(p=0.5, q=0.5, cross_tuning=False)
+    trainer = ADDropTrainer(model_init=model_init, args=arguments(tmp_path), train_dataset=Sentences(), addrop=config)
+    trainer.train()
+    first = trainer.addrop
+    trainer.train()
+    assert len(made) == 3
+    assert first.config is trainer.addrop.config is config
+    fractions = fractions_of(trainer)
+    assert len(fractions) == 2
+    assert min(fractions) > 0.1
+
+
 def test_without_drops_it_is_the_plain_trainer(tmp_path):
     ours = train(tmp_path / "a", addrop=ADDropConfig(p=0.0, cross_tuning=False))
     plain = train(tmp_path / "b", trainer_class=Trainer, attention="sdpa")
