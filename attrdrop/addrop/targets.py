@@ -27,7 +27,7 @@ def attribution_target(
     repeats: how many copies of a batch the outputs are of; F is then the sum over the copies, also where it is a mean.
     """
     if callable(target):
-        return target(outputs, batch)
+        return _checked(target(outputs, batch))
     logits = getattr(outputs, "logits", None)
     labels: Any = batch.get("labels")
     if not isinstance(logits, Tensor):
@@ -50,6 +50,19 @@ def attribution_target(
         chosen = predicted if target == "pseudo" else labels.view(-1)
         return logits.gather(-1, chosen.unsqueeze(-1)).float().sum()
     return -_token_loss(outputs, batch, target, predicted, repeats)
+
+
+def _checked(value: Any) -> Tensor:
+    """What a callable gave, where it can be attributed."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"target must give one number as a tensor, such as out.logits.sum(), got {found}")
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise ValueError(
+            "target must give a tensor that depends on the model's outputs by gradients, got one without a graph; "
+            "leave out detach, item and torch.no_grad"
+        )
+    return value
 
 
 def is_regression(logits: Tensor, model: nn.Module) -> bool:

@@ -132,3 +132,26 @@ def test_steps_of_iga_in_one_batch_under_num_items_in_batch():
     )
     for mine, theirs in zip(bits_of(several.attribute(**inputs)), bits_of(single.attribute(**inputs)), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (lambda out, _batch: out.logits, r"target must give one number .* got a tensor of shape \(3, 8, 99\)"),
+        (lambda out, _batch: out.loss.item(), "got float"),
+        (lambda out, _batch: None, "got NoneType"),
+        (lambda out, _batch: out.loss.detach(), "got one without a graph"),
+    ],
+)
+def test_callables_that_give_no_target_are_named(target, message):
+    with pytest.raises(ValueError, match=message):
+        ADDrop(build("gpt2"), target=target, cross_tuning=False)(**language())
+
+
+@pytest.mark.parametrize("attribution", ["GA", "IGA"])
+def test_a_target_of_one_entry_may_have_dimensions(attribution):
+    addrop = ADDrop(
+        build("gpt2"), attribution=attribution, iga_steps=2, cross_tuning=False,
+        target=lambda out, _batch: -out.loss.view(1, 1),
+    )  # fmt: skip
+    assert addrop(**language()).loss.isfinite()
