@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,12 +29,14 @@ def attribution_target(
     """
     if callable(target):
         return _checked(target(outputs, batch))
+    names = ", ".join(outputs.keys()) if hasattr(outputs, "keys") else type(outputs).__name__
+    outputs = _by_name(outputs)
     logits = getattr(outputs, "logits", None)
     labels: Any = batch.get("labels")
     if not isinstance(logits, Tensor):
         raise ValueError(
-            f"target {target!r} needs a model whose output has logits, {type(model).__name__} gives "
-            f"{', '.join(outputs.keys()) if hasattr(outputs, 'keys') else type(outputs).__name__}; give a callable"
+            f"target {target!r} needs a model whose output has logits, {type(model).__name__} gives {names}; give a "
+            "callable"
         )
     config = getattr(model, "config", None)
     if getattr(config, "problem_type", None) == "multi_label_classification":
@@ -50,6 +53,11 @@ def attribution_target(
         chosen = predicted if target == "pseudo" else labels.view(-1)
         return logits.gather(-1, chosen.unsqueeze(-1)).float().sum()
     return -_token_loss(outputs, batch, target, predicted, repeats)
+
+
+def _by_name(outputs: Any) -> Any:
+    """A model of the user's own may return a plain dict."""
+    return SimpleNamespace(**outputs) if type(outputs) is dict else outputs
 
 
 def _checked(value: Any) -> Tensor:
@@ -73,7 +81,7 @@ def is_regression(logits: Tensor, model: nn.Module) -> bool:
 
 def predictions(outputs: Any) -> Tensor | None:
     """The predicted classes, where the outputs have logits."""
-    logits = getattr(outputs, "logits", None)
+    logits = getattr(_by_name(outputs), "logits", None)
     return logits.argmax(-1) if isinstance(logits, Tensor) else None
 
 

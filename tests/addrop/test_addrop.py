@@ -427,6 +427,40 @@ def test_other_models_are_refused():
         ADDrop(build("bert", attention="sdpa"))
 
 
+class Wrapper(nn.Module):
+    """A module of the user's own around a model; its outputs are a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build("bert")
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
+        out = self.inner(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        return {"loss": out.loss, "logits": out.logits}
+
+
+class Deaf(Wrapper):
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return super().forward(input_ids, attention_mask, labels)
+
+
+@pytest.mark.parametrize("target", ["pseudo", "gold"])
+@pytest.mark.parametrize("attribution", ["GA", "IGA"])
+def test_a_module_around_the_model(attribution, target):
+    losses = []
+    for model in (build("bert"), Wrapper().train()):
+        addrop = ADDrop(model, attribution=attribution, target=target, iga_steps=2, cross_tuning=False)
+        out = addrop(**batch("bert"))
+        losses.append(out["loss"])
+        assert addrop.statistics().dropped > 0
+    assert torch.equal(*losses)
+
+
+def test_a_module_that_takes_no_more_keywords_is_named():
+    with pytest.raises(ValueError, match=r"Deaf.forward must take \*\*kwargs and pass them on to the BertFor"):
+        ADDrop(Deaf())
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
