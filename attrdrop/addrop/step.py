@@ -165,7 +165,7 @@ class ADDrop:
         """Once, at the line that called this object."""
         if message not in self._warnings:
             self._warnings.add(message)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, stacklevel=6)  # attribute and __call__ are wrapped
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:
