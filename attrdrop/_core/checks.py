@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TypeGuard
 
 import torch
@@ -12,13 +13,13 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """An int, also a symbolic one under torch.compile; True and False are none."""
-    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    """An int, also one of NumPy's or a symbolic one under torch.compile; True and False are none."""
+    return isinstance(value, int | torch.SymInt | Integral) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> TypeGuard[int | float]:
-    """An int or float; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[float]:
+    """An int or float, also one of NumPy's; True and False are none."""
+    return isinstance(value, int | float | Real) and not isinstance(value, bool)
 
 
 def check_positive_int(name: str, value: object) -> None:
@@ -100,6 +101,7 @@ def check_seed(seed: int) -> int:
         raise TypeError(f"seed must be an int, got {type(seed).__name__}")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit in 64 bits, got {seed}")
+    seed = int(seed)
     return seed - 2**64 if seed >= 2**63 else seed
 
 
@@ -108,7 +110,7 @@ def check_layer(layer: object) -> int:
         raise TypeError(f"layer must be an int, got {type(layer).__name__}")
     if not 0 <= layer < 65536:
         raise ValueError(f"layer must lie in [0, 65536), got {layer}")
-    return layer
+    return layer if isinstance(layer, torch.SymInt) else int(layer)
 
 
 def check_bits(name: str, bits: Tensor | None, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,18 @@ def uncompiled() -> contextlib.AbstractContextManager:
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+def outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a function as it is where torch.compile traces its caller, by a break in the caller's graph."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch._dynamo.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return run
 
 
 class RandomState(NamedTuple):

@@ -39,6 +39,8 @@ class AttentionPass1(Pass1):
         site = self._order.find(call.module)
         if site is None:
             return plain()
+        if site.index > self._last:  # which LayerDrop skipped
+            raise _Reached
         if site.is_masked:
             self._note_mask(site, call)
             bias = call.bias()

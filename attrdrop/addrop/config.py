@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrdrop._core.checks import check_choice, check_positive_int, is_int
+from attrdrop._core.checks import check_choice, check_positive_int, check_seed, is_int
 from attrdrop.addrop.targets import TARGETS, Target
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule
@@ -14,6 +14,7 @@ ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
 ATTENTIONS = ("encoder", "decoder", "cross")
 LAYERS = ("all", "first")
 PASS1_MODES = ("train", "eval")
+ALTERNATIONS = ("epochs", "steps")
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,13 @@ class ADDropConfig:
         attention: which attention of an encoder-decoder model is masked: "encoder", its self-attention; "decoder", the
             decoder's self-attention; "cross"; or a list of them. Layers are counted over all of these.
         target: what is attributed. "pseudo": the logit of the predicted class (Eq. 4; for token-level logits minus
-            the cross-entropy to the model's own prediction, for regression minus the loss). "gold": the same with the
+            the cross-entropy to the model's own prediction, over the tokens that the model's loss reads; for
+            regression minus the loss). "gold": the same with the
             labels. Or a callable from (outputs, batch) to a scalar.
         pass1: "train" keeps dropout on in pass 1, as published; "eval" turns it off: cheaper and deterministic.
         cross_tuning: AD-DROP in even epochs only, plain training in odd ones (Alg. 1); epochs count from 1.
+        alternate, every: what cross-tuning counts, "epochs" or optimizer "steps", and how many of them are plain before
+            as many have AD-DROP. "steps" is for training that has one epoch or none.
         keys: precision that ranks, see :func:`attrdrop.keep_mask`.
         region: "high", or "low" for the paper's prior experiment (Section 2.2).
         seed: seed of all draws.
@@ -58,6 +62,8 @@ class ADDropConfig:
     target: Target = "pseudo"
     pass1: str = "train"
     cross_tuning: bool = True
+    alternate: str = "epochs"
+    every: int = 1
     keys: str = "auto"
     region: str = "high"
     seed: int = 0
@@ -67,6 +73,8 @@ class ADDropConfig:
             check_schedule(name, getattr(self, name))
         check_choice("attribution", self.attribution, ATTRIBUTIONS, quoted=True)
         check_choice("pass1", self.pass1, PASS1_MODES, quoted=True)
+        check_choice("alternate", self.alternate, ALTERNATIONS, quoted=True)
+        check_positive_int("every", self.every)
         check_choice("keys", self.keys, KEYS, quoted=True)
         check_choice("region", self.region, REGIONS, quoted=True)
         if not callable(self.target):
@@ -77,7 +85,8 @@ class ADDropConfig:
             layers = tuple(self.layers)
             if not layers or not all(map(is_int, layers)):
                 raise ValueError(f"layers must be 'all', 'first' or a non-empty list of indices, got {self.layers!r}")
-            object.__setattr__(self, "layers", layers)
+            object.__setattr__(self, "layers", tuple(map(int, layers)))
+        object.__setattr__(self, "seed", check_seed(self.seed))
         check_positive_int("iga_steps", self.iga_steps)
         check_positive_int("iga_batch", self.iga_batch)
         if self.iga_batch > 1 and (self.pass1 != "eval" or callable(self.target)):
@@ -88,3 +97,8 @@ class ADDropConfig:
         for name in attention:
             check_choice("attention", name, ATTENTIONS, quoted=True, more=" or a list of them")
         object.__setattr__(self, "attention", attention)
+
+    def is_active(self, epoch: int, step: int) -> bool:
+        """Whether a step, counted from 0, of an epoch, counted from 1, is one of AD-DROP's."""
+        done = epoch - 1 if self.alternate == "epochs" else step
+        return not self.cross_tuning or done // self.every % 2 == 1

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site
-from attrdrop.addrop.strategy import Strategy
+from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site, SiteOrder
+from attrdrop.addrop.survey import SurveyingStrategy, skips_layers
 from attrdrop.addrop.targets import attribution_target
 
 
-class GradientAttribution(Strategy):
+class GradientAttribution(SurveyingStrategy):
     """Pass 1 is a forward and a walk back to the lowest masked layer."""
 
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
+        sites = self.known_sites(model, batch)
         with torch.enable_grad(), self.pass1_mode(model):
-            pass1 = GradientPass1(draws, self.scope)
+            pass1 = GradientPass1(draws, self.scope, sites)
             self._walk_back(pass1, model, batch)
         return pass1.sites
+
+    def known_sites(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
+        """All layers, where a training step may skip some; else none, and pass 1 finds them."""
+        return self.survey(model, batch) if skips_layers(model) else []
 
     def _walk_back(self, pass1: GradientPass1, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         """The model's outputs."""
         outputs = pass1.run(model, batch)
-        self.select(model, pass1.sites)
+        if not pass1.is_surveyed:
+            self.select(model, pass1.sites)
         pass1.walk_back(attribution_target(outputs, batch, self.config.target, model))
         return outputs
 
 
 class GradientPass1(Pass1):
-    """Plain attention, with a tap on the head outputs of each module in scope: the backward turns (dO, V) into bits."""
+    """Plain attention, with a tap on the head outputs of each module in scope: the backward turns (dO, V) into bits.
 
-    def __init__(self, draws: Draws, scope: Collection[nn.Module]):
+    sites: the layers in scope in the model's order, where they are known before; else those that attend are.
+    """
+
+    def __init__(self, draws: Draws, scope: Collection[nn.Module], sites: Sequence[Site] = ()):
         super().__init__(draws)
         self.scope = scope
-        self.sites: list[Site] = []
-        self._markers: list[Tensor] = []  # leaves of the graph, where the walk back ends
+        self.sites = list(sites)
+        self.is_surveyed = bool(sites)
+        self._order = SiteOrder(self.sites)
+        self._markers: dict[int, Tensor] = {}  # of the layers that attended: leaves of the graph; the walk ends there
         self._reached: set[int] = set()
         self._is_recording = True  # a checkpointed layer runs again in the backward
 
@@ -55,23 +66,30 @@ class GradientPass1(Pass1):
                 'gradient_checkpointing_kwargs={"use_reentrant": False}'
             )
         site = self._record(call) if self._is_recording else self._recall(call)
+        if site is None:
+            return plain()
         out = self._attend_plainly(call, site, plain)
         return _Tap.apply(out, call.value, self._markers[site.index], site, self._receive)
 
     def walk_back(self, target: Tensor) -> None:
         """From the target to the lowest masked layer; the taps on the way give the masked layers their bits."""
         self._is_recording = False
-        masked = [site.index for site in self.sites if site.is_masked]
+        masked = [site.index for site in self.sites if site.is_masked and site.index in self._markers]
+        if not masked:  # LayerDrop skipped them all
+            return
         torch.autograd.grad(target, [self._markers[index] for index in masked], allow_unused=True)
         missing = sorted(set(masked) - self._reached)
         if missing:
             raise RuntimeError(f"the attribution target does not depend on attention layers {missing}; leave them out")
 
-    def _record(self, call: AttentionCall) -> Site:
-        site = Site(len(self.sites), call.module)
+    def _record(self, call: AttentionCall) -> Site | None:
+        site = self._order.find(call.module) if self.is_surveyed else Site(len(self.sites), call.module)
+        if site is None:
+            return None
+        if not self.is_surveyed:
+            self.sites.append(site)
         self._note_mask(site, call)
-        self.sites.append(site)
-        self._markers.append(torch.zeros((), device=call.query.device, requires_grad=True))
+        self._markers[site.index] = torch.zeros((), device=call.query.device, requires_grad=True)
         return site
 
     def _recall(self, call: AttentionCall) -> Site:

@@ -20,7 +20,7 @@ from attrdrop._core.modules import RandomState
 from attrdrop.addrop.gradient import GradientAttribution, GradientPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Site, SiteOrder
 from attrdrop.addrop.replay import Repeat, Replay
-from attrdrop.addrop.targets import attribution_target, is_mean, predictions
+from attrdrop.addrop.targets import attribution_target, predictions
 from attrdrop.ops import AttentionWeight, masked_attention
 
 
@@ -28,8 +28,9 @@ class IntegratedGradientAttribution(GradientAttribution):
     """Pass 1 is GA's, and then a forward and a walk back for each other step of each masked layer."""
 
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
+        sites = self.known_sites(model, batch)
         with torch.enable_grad(), self.pass1_mode(model):
-            pass1 = IntegratedPass1(draws, self.scope)
+            pass1 = IntegratedPass1(draws, self.scope, sites)
             predicted = predictions(self._walk_back(pass1, model, batch))  # the outputs go, and the graph with them
             score = functools.partial(self._score, model, batch, predicted)
             pass1.integrate(score, self.config.iga_steps, self.config.iga_batch)
@@ -41,8 +42,7 @@ class IntegratedGradientAttribution(GradientAttribution):
         """The sum of F over the steps that run at once."""
         inputs, labels, target = scaled.repeat(batch), scaled.repeat(predicted), self.config.target
         outputs = model(**inputs, attrdrop=scaled)
-        found = attribution_target(outputs, inputs, target, model, labels)
-        return found * scaled.steps if is_mean(outputs, target, model) else found
+        return attribution_target(outputs, inputs, target, model, labels, scaled.steps)
 
 
 @dataclass(eq=False)
@@ -67,28 +67,28 @@ class Integrand:
 class IntegratedPass1(GradientPass1):
     """Step m, and after :meth:`walk_back` the others, by :meth:`integrate`."""
 
-    def __init__(self, draws: Draws, scope: Collection[nn.Module]):
-        super().__init__(draws, scope)
+    def __init__(self, draws: Draws, scope: Collection[nn.Module], sites: Sequence[Site] = ()):
+        super().__init__(draws, scope, sites)
         self._device = draws.sample_ids.device
         self._replay = Replay(self._device)
         self._integrands: list[Integrand] = []
         self._before = RandomState.now(self._device)
 
     def run(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
-        with self._replay.recorded(model, lambda: len(self.sites)):
+        with self._replay.recorded(model, lambda: max(self._markers, default=-1) + 1):
             return super().run(model, batch)
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
-        is_new = self._is_recording and call.module in self.scope
+        known = len(self._markers)
         out = super().attend(call, plain)
-        if is_new:
-            random = RandomState.now(self._device)
-            self._integrands.append(Integrand(self.sites[-1], call.detached(), out.detach(), random))
+        if len(self._markers) > known:
+            site, random = self.sites[max(self._markers)], RandomState.now(self._device)
+            self._integrands.append(Integrand(site, call.detached(), out.detach(), random))
         return out
 
     def walk_back(self, target: Tensor) -> None:
         self._integrands = [integrand for integrand in self._integrands if integrand.site.is_masked]
-        self._replay.forget_above(self._integrands[-1].site.index)
+        self._replay.forget_above(max((integrand.site.index for integrand in self._integrands), default=0))
         super().walk_back(target)
 
     def integrate(self, score: Callable[[ScaledPass1], Tensor], steps: int, at_once: int = 1) -> None:

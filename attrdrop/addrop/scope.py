@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
             f"model must be a transformers model (PreTrainedModel), got {type(inner).__name__}; for your own attention "
             "use attrdrop.keep_mask and attrdrop.masked_attention directly"
         )
+    if inner is not pretrained and not _hands_on(inner):
+        raise ValueError(
+            f"{type(inner).__name__}.forward must take **kwargs and pass them on to the {type(pretrained).__name__} "
+            "inside, for AD-DROP hands it the keyword attrdrop"
+        )
     is_adapted = adapt(pretrained)
     if not (is_adapted or pretrained._can_set_attn_implementation()):
         raise ValueError(unreachable(pretrained))
@@ -40,6 +46,11 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
             f"attention is for encoder-decoder models, which {type(pretrained).__name__} is not; got {attention!r}"
         )
     return set(inner.modules())
+
+
+def _hands_on(module: nn.Module) -> bool:
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds or "attrdrop" in inspect.signature(module.forward).parameters
 
 
 def _part(model: Any, attention: str) -> set[nn.Module]:

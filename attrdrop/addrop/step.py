@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.checks import check_positive_int, is_int
+from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import process_count, process_rank
-from attrdrop._core.modules import unwrap
+from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop.attention import AttentionAttribution
 from attrdrop.addrop.config import ADDropConfig
@@ -30,6 +30,16 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "AA": AttentionAttribution,
     "RD": RandomDropping,
 }
+
+EVALUATION_MODE = (
+    "the model is in evaluation mode (as from_pretrained leaves it), so AD-DROP does nothing; call model.train() "
+    "before training"
+)
+NO_EPOCH = (
+    "with cross_tuning the first epochs are plain training, and without start_epoch this stays epoch 1: nothing will "
+    "be dropped until start_epoch({}); call start_epoch(epoch) at the beginning of each epoch, or set "
+    "alternate='steps' or cross_tuning=False"
+)
 
 
 class ADDrop:
@@ -71,26 +81,29 @@ class ADDrop:
         self._counter = DropCounter()
         self._strategy = STRATEGIES[self.config.attribution](self.config, self._scope, self._counter)
         self._step = self._calls = self._samples = 0
-        self._has_warned = False
+        self._was_told_epoch = False
+        self._warnings: set[str] = set()  # that were given
 
     def start_epoch(self, epoch: int) -> None:
-        """Tells which epoch runs, counted from 1; cross-tuning depends on it."""
+        """Tells which epoch runs, counted from 1; cross-tuning depends on it, unless it alternates by steps."""
         if not is_int(epoch) or epoch < 1:
             raise ValueError(f"epoch must be an int from 1 on, got {epoch!r}")
-        self.epoch = epoch
+        self.epoch, self._was_told_epoch = int(epoch), True
         if self._calls:
             self.start_step(self._step + 1)
 
     def start_step(self, step: int) -> None:
         """Tells which optimizer step runs; without it, every ``accumulation_steps`` calls begin a new one."""
+        check_size("step", step)
         if step != self._step:
-            self._step, self._calls, self._samples = step, 0, 0
+            self._step, self._calls, self._samples = int(step), 0, 0
 
     @property
     def is_active(self) -> bool:
         """Whether a training step would take two passes now."""
-        return self.epoch % 2 == 0 or not self.config.cross_tuning
+        return self.config.is_active(self.epoch, self._step)
 
+    @outside_graphs
     def __call__(self, *arguments: Any, **batch: Any) -> Any:
         """The model's output for a batch of keyword arguments, under AD-DROP's masks where they apply."""
         if arguments:
@@ -99,18 +112,22 @@ class ADDrop:
         self._end_call()
         return self.model(**batch) if masks is None else self.model(**batch, attrdrop=masks)
 
+    @outside_graphs
     def attribute(self, **batch: Any) -> Pass2 | None:
         """Pass 1 alone: what to hand to the model as ``attrdrop=...``, or None where the step is a plain one.
 
         It is plain outside AD-DROP epochs, in evaluation mode, and where p or q is 0.
         """
+        if not self.model.training:
+            if torch.is_grad_enabled():
+                self._warn(EVALUATION_MODE)
+            return None
         size, device = _batch_size(batch)
         first = self._samples + process_rank() * size
         self._samples += process_count() * size
-        if not self.model.training:
-            self._warn_about_evaluation_mode()
-            return None
         if not self.is_active:
+            if self.config.alternate == "epochs" and not self._was_told_epoch:
+                self._warn(NO_EPOCH.format(self.config.every + 1))
             return None
         p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
         if p == 0 or q == 0:
@@ -136,6 +153,7 @@ class ADDrop:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.epoch, self._step = state["epoch"], state["step"]
         self._calls, self._samples = state["calls"], state["samples"]
+        self._was_told_epoch = True
 
     def _end_call(self) -> None:
         if self.model.training:
@@ -143,14 +161,11 @@ class ADDrop:
             if self._calls >= self.accumulation_steps:
                 self.start_step(self._step + 1)
 
-    def _warn_about_evaluation_mode(self) -> None:
-        if torch.is_grad_enabled() and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                "the model is in evaluation mode (as from_pretrained leaves it), so AD-DROP does nothing; call "
-                "model.train() before training",
-                stacklevel=4,
-            )
+    def _warn(self, message: str) -> None:
+        """Once, at the line that called this object."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            warnings.warn(message, stacklevel=6)  # attribute and __call__ are wrapped
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:

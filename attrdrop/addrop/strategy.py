@@ -32,7 +32,9 @@ class Strategy(ABC):
 
     def mask(self, sites: list[Site], draws: Draws) -> Pass2:
         """Pass 2, for the model to run under."""
-        self.counter.add(torch.stack([site.keep.counts for site in sites if site.keep is not None]).sum(0))
+        counts = [site.keep.counts for site in sites if site.keep is not None]
+        if counts:  # none where LayerDrop skipped every masked layer
+            self.counter.add(torch.stack(counts).sum(0))
         return Pass2(sites, draws)
 
     def select(self, model: nn.Module, sites: list[Site]) -> None:

@@ -1,4 +1,4 @@
-"""A survey of a model's attention layers, for the strategies that must know them before their first pass."""
+"""A survey of a model's attention layers, where they must be known before the first pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.modules import evaluation_mode, uncompiled
+from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap
 from attrdrop.addrop.passes import AttentionCall, Site
 from attrdrop.addrop.strategy import Strategy
 
@@ -41,3 +41,16 @@ class Survey:
         if call.module in self.scope:
             self.modules.append(call.module)
         return plain()
+
+
+def skips_layers(model: nn.Module) -> bool:
+    """Whether training leaves out layers by chance (LayerDrop), so that a training step does not show all of them."""
+    config: Any = getattr(unwrap(model), "config", None)
+    settings = [config.to_dict()] if hasattr(config, "to_dict") else []
+    for found in settings:  # grows by what is nested
+        settings.extend(value for value in found.values() if isinstance(value, dict))
+    return any(
+        "layerdrop" in str(name) and isinstance(value, float | int) and value > 0
+        for found in settings
+        for name, value in found.items()
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Trainer
+from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterface, Trainer, TrainerCallback
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
@@ -19,8 +21,11 @@ NAME = "attrdrop"
 _UNSUPPORTED = {
     "softcap": "soft-capped scores",
     "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "block_indices": "attention to chosen blocks",
+    "indices": "attention to chosen keys",
     "cache": "a paged key-value cache",
-}
+}  # what changes attention and comes beside its mask
 
 
 def attention_forward(
@@ -42,16 +47,17 @@ def attention_forward(
 
     Returns:
         (B, n_q, H, d) contiguous, and None for the weights.
+
+    Raises:
+        ValueError: the model's attention is more than softmax(q kᵀ scale + mask + position_bias) v.
     """
+    _refuse_unsupported(module, kwargs)
     plain = functools.partial(
         sdpa_attention_forward,
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs,
     )  # fmt: skip
     if attrdrop is None:
         return plain()
-    for name, what in _UNSUPPORTED.items():
-        if kwargs.get(name) is not None:
-            raise ValueError(f"AD-DROP does not support {what} ({name}) of {type(module).__name__}")
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     call = AttentionCall(
@@ -68,6 +74,18 @@ def attention_forward(
     return attrdrop.attend(call, lambda: plain()[0]), None
 
 
+def _refuse_unsupported(module: nn.Module, given: dict[str, Any]) -> None:
+    """Whatever a model hands to attention without being asked about it would be left out of the result."""
+    for name, value in given.items():
+        if value is None or not (name in _UNSUPPORTED or isinstance(value, nn.Parameter)):
+            continue
+        what = _UNSUPPORTED.get(name, "a parameter")
+        raise ValueError(
+            f"attn_implementation='attrdrop' does not support {what} ({name}) of {type(module).__name__}; load the "
+            "model with another one and train it without AD-DROP"
+        )
+
+
 def _expand_mask(mask: Tensor | None, n_k: int) -> Tensor | None:
     """A mask may broadcast over keys; bits may not."""
     if mask is None or mask.shape[-1] == n_k:
@@ -77,14 +95,74 @@ def _expand_mask(mask: Tensor | None, n_k: int) -> Tensor | None:
 
 def make_mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
     """The mask function of transformers' interface: boolean masks, but for MPNet, whose own code adds the mask."""
+    if kwargs.get("allow_is_causal_skip") and not _says_is_causal(type(config)):
+        kwargs["allow_is_causal_skip"] = False
     make = eager_mask if getattr(config, "model_type", None) == "mpnet" else sdpa_mask
     return make(*args, config=config, **kwargs)
+
+
+@torch.compiler.assume_constant_result
+def _says_is_causal(config_type: type) -> bool:
+    """Whether a model's modules say by is_causal that they are causal, as those must that transformers lets use SDPA;
+    only then may a mask be left out."""
+    found: Any = MODEL_MAPPING.get(config_type, ())
+    models = found if isinstance(found, tuple) else (found,)
+    return bool(models) and all(model._supports_sdpa for model in models)
 
 
 def register() -> None:
     """Makes ``attn_implementation="attrdrop"`` known to transformers. Done once when this module is imported."""
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, make_mask)
+
+
+class PassCounter(TrainerCallback):
+    """Counts the passes over the training data, which cross-tuning takes for its epochs.
+
+    The Trainer's own ``state.epoch`` moves on only after a step, and hardly where the data have no length.
+    """
+
+    def __init__(self, config: ADDropConfig):
+        self.config = config
+        self.number = 1
+        self._has_warned = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        has_length = state.num_train_epochs != sys.maxsize
+        self.number = int(state.epoch or 0) if has_length else 0  # without a length a resumed run starts from pass 1
+        self.warn(state.num_train_epochs if has_length else None, state.max_steps)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.number += 1
+
+    def warn(self, epochs: float | None, steps: int | None, stacklevel: int = 1) -> None:
+        """Once, where a run of so many epochs, None if that is not known, and steps may never come to AD-DROP."""
+        message = None if self._has_warned else _never_active(self.config, epochs, steps)
+        if message is not None:
+            self._has_warned = True
+            warnings.warn(f"with cross_tuning, {message}", stacklevel=stacklevel + 1)
+
+
+def _never_active(config: ADDropConfig, epochs: float | None, steps: int | None) -> str | None:
+    every = config.every
+    if not config.cross_tuning:
+        return None
+    if config.alternate == "steps":
+        if steps is None or steps > every:
+            return None
+        return f"AD-DROP begins after {every} steps, so a run of {steps} is plain training; train longer or lower every"
+    first = f"AD-DROP begins in epoch {every + 1}"
+    cure = "set alternate='steps' or cross_tuning=False"
+    if epochs is None:
+        return (
+            f"{first}, and of data without length nobody knows whether {steps} steps (max_steps) go so far; a run of "
+            f"one pass is plain training: {cure}"
+        )
+    if epochs > every:
+        return None
+    length = "one epoch" if epochs <= 1 else f"{epochs:g} epochs"
+    counted = "" if steps is None else f" ({steps} steps)"
+    return f"{first}, so a run of {length}{counted} is plain training; train longer, or {cure}"
 
 
 class ADDropTrainer(Trainer):
@@ -101,17 +179,21 @@ class ADDropTrainer(Trainer):
             raise ValueError("AD-DROP does not run under DataParallel; start one process per GPU with torchrun")
         assert self.model is not None  # Trainer has made it by now
         self.addrop = ADDrop(self.model, addrop or ADDropConfig())
-        if self.addrop.config.cross_tuning and self.args.max_steps <= 0 and self.args.num_train_epochs <= 1:
-            warnings.warn(
-                "with cross_tuning, AD-DROP runs in every second epoch, so a run of one epoch is plain training; train "
-                "longer or set cross_tuning=False",
-                stacklevel=2,
-            )
+        self._passes = PassCounter(self.addrop.config)
+        self.add_callback(self._passes)
+        if self.args.max_steps <= 0:
+            self._passes.warn(self.args.num_train_epochs, None, stacklevel=2)
+
+    def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
+        model = super().call_model_init(*args, **kwargs)
+        if hasattr(self, "addrop"):  # not in the constructor, which calls this before there is one
+            self.addrop = ADDrop(model, self.addrop.config)
+        return model
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
         if model.training:
             self.addrop.model = model
-            self.addrop.start_epoch(int(self.state.epoch or 0) + 1)
+            self.addrop.start_epoch(self._passes.number)
             self.addrop.start_step(self.state.global_step)
             with self.compute_loss_context_manager():
                 masks = self.addrop.attribute(**inputs)

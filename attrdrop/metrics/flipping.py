@@ -155,7 +155,7 @@ def _replacement(value: object, inputs: Tensor) -> Tensor:
             raise ValueError(f'value must be a number, a tensor or "mean", got {value!r}')
         return inputs.mean((2, 3) if is_image else 1, keepdim=True)
     if is_number(value):
-        value = inputs.new_full((channels,), value)
+        value = inputs.new_full((channels,), float(value))
     if not isinstance(value, Tensor):
         raise TypeError(f'value must be a number, a tensor or "mean", got {type(value).__name__}')
     if tuple(value.shape) != (channels,):

@@ -111,4 +111,4 @@ def _check_fractions(fractions: Sequence[float]) -> list[float]:
     is_rising = all(a < b for a, b in itertools.pairwise(values))
     if not values or not is_rising or not values[0] >= 0 or not values[-1] < 1:
         raise ValueError(f"fractions must rise within [0, 1), at least one, got {fractions!r}")
-    return values
+    return [float(value) for value in values]

@@ -64,7 +64,7 @@ def check_value(value: Value, like: Tensor, channels: int, words: str) -> tuple[
     if isinstance(value, str):
         raise ValueError(f"value must be {may}, got {value!r}")
     if checks.is_number(value):
-        return _check_number(value, like.dtype), None
+        return _check_number(float(value), like.dtype), None
     if isinstance(value, Tensor):
         if value.dim() == 0 and value.device.type == "cpu" and not torch.compiler.is_compiling():
             return _check_number(value.item(), like.dtype), None

@@ -91,7 +91,7 @@ def _check_scales(radius: object, k: object) -> tuple[list[float], list[int]]:
             raise ValueError(f"radius must be positive and finite, got {r}")
     for count in k:
         checks.check_size("k", count, least=1)
-    return [float(r) for r in radius], list(k)
+    return [float(r) for r in radius], [int(count) for count in k]
 
 
 @torch.library.register_fake("attrdrop::ball_query")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
-from attrdrop._core.checks import check_choice, is_int
+from attrdrop._core.checks import check_choice, check_seed, check_size, is_int
 from attrdrop._core.distributed import process_rank
 from attrdrop._core.seeds import derive_seed
 from attrdrop.schedules import Schedule, check_schedule, scheduled
@@ -53,7 +53,8 @@ class Guided:
                 raise ValueError(f"{what} must be an int from {least} on, got {number!r}")
         if not (isinstance(rule, lrp.Rule) or callable(rule) or rule == "random"):
             raise TypeError(f"rule must be a rule of attrdrop.lrp, 'random' or a callable, got {rule!r}")
-        self.model, self.rule, self.every, self.warmup, self.seed = model, rule, every, warmup, seed
+        self.model, self.rule, self.every, self.warmup = model, rule, int(every), int(warmup)
+        self.seed = check_seed(seed)
         self._name, self._target = name, target
         self._lrp: dict[str, Any] = {"start": start, "stop_at": stop_at, "unknown": unknown, "output": output}
         self._step = 0
@@ -61,7 +62,8 @@ class Guided:
 
     def start_step(self, step: int) -> None:
         """Tells which step runs; without it, every call in training mode is one. Draws depend on it."""
-        self._step = step
+        check_size("step", step)
+        self._step = int(step)
 
     def reset_statistics(self) -> None:
         self._sums: Tensor | None = None  # on the device: reading them waits for it

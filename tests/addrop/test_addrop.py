@@ -1,6 +1,7 @@
 """ADDrop: one step equals the method carried out eagerly, and every promise around the step."""
 
 import math
+import warnings
 import weakref
 
 import pytest
@@ -12,9 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from attrdrop import ADDrop, ADDropConfig
 from attrdrop.addrop import ATTRIBUTIONS, attribution_target
-from attrdrop.addrop.gradient import GradientPass1
-from attrdrop.addrop.passes import Draws
-from attrdrop.integrations.transformers import attention_forward
 
 
 @pytest.mark.parametrize("attribution", ATTRIBUTIONS)
@@ -163,6 +161,50 @@ def test_cross_tuning_and_evaluation():
     assert addrop.statistics().steps == 1
 
 
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.filterwarnings("ignore:the model is in evaluation mode")
+def test_evaluation_through_the_object_changes_no_later_mask(accumulation_steps, with_gradients):
+    """Before training, between two epochs, and in the middle of an accumulated step."""
+    model, inputs = build("bert"), batch("bert")
+
+    def losses(evaluates):
+        addrop = ADDrop(model, accumulation_steps=accumulation_steps)
+        found = []
+        for epoch in (2, 4):
+            addrop.start_epoch(epoch)
+            for _ in range(3):
+                if evaluates:
+                    model.eval()
+                    with torch.set_grad_enabled(with_gradients):
+                        addrop(**inputs)
+                        addrop.attribute(**inputs)
+                    model.train()
+                found.append(addrop(**inputs).loss.item())
+        return found, addrop.state_dict()
+
+    assert losses(evaluates=True) == losses(evaluates=False)
+
+
+@pytest.mark.parametrize(("every", "active"), [(1, "-+-+-+"), (2, "--++--"), (3, "---+++")])
+def test_cross_tuning_by_steps(every, active):
+    model, inputs = build("bert"), batch("bert")
+    addrop = ADDrop(model, alternate="steps", every=every, accumulation_steps=2)
+    found = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            addrop.reset_statistics()
+            assert addrop(**inputs).loss.isfinite()
+            addrop(**inputs)
+            found += {0: "-", 2: "+"}[addrop.statistics().steps]
+    assert found == active
+    by_epochs = ADDrop(model, every=every)
+    for epoch, sign in enumerate(active, start=1):
+        by_epochs.start_epoch(epoch)
+        assert by_epochs.is_active == (sign == "+")
+
+
 def test_evaluation_mode_is_said_once_where_gradients_flow():
     model, inputs = build("bert").eval(), batch("bert")
     addrop = ADDrop(model, cross_tuning=False)
@@ -170,6 +212,30 @@ def test_evaluation_mode_is_said_once_where_gradients_flow():
         addrop(**inputs)
     with pytest.warns(UserWarning, match=r"call model.train\(\) before training"):
         addrop(**inputs)
+
+
+def test_training_that_never_names_an_epoch_is_said_once():
+    model, inputs = build("bert"), batch("bert")
+    addrop = ADDrop(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.no_grad():
+            model.eval()
+            addrop(**inputs)
+        model.train()
+    with pytest.warns(UserWarning, match=r"nothing will be dropped until start_epoch\(2\)") as found:
+        addrop(**inputs)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        addrop(**inputs)
+        told = ADDrop(model)
+        told.start_epoch(1)
+        told(**inputs)
+        resumed = ADDrop(model)
+        resumed.load_state_dict(told.state_dict())
+        resumed(**inputs)
+        ADDrop(model, cross_tuning=False)(**inputs)
 
 
 def test_the_batch_size_is_that_of_the_main_input():
@@ -311,6 +377,24 @@ def test_compiled_models(attribution):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_a_compiled_function_that_calls_it(attribution):
+    """The step runs uncompiled, between two graphs."""
+
+    def losses(wrap):
+        addrop = ADDrop(build("bert"), attribution=attribution, iga_steps=2, cross_tuning=False)
+        step = wrap(lambda **inputs: addrop(**inputs).loss * 2 + 1)
+        found = [step(**batch("bert", seed=index)) for index in range(2)]
+        found[1].backward()
+        return found, addrop.statistics()
+
+    (expected, counted), (found, also_counted) = (
+        losses(wrap) for wrap in (lambda step: step, lambda step: torch.compile(step, backend="aot_eager"))
+    )
+    torch.testing.assert_close(found, expected)
+    assert counted == also_counted
+
+
 @pytest.mark.parametrize("kind", ["bool", "float"])
 def test_four_dimensional_masks(kind):
     model = build("bert")
@@ -343,6 +427,40 @@ def test_other_models_are_refused():
         ADDrop(build("bert", attention="sdpa"))
 
 
+class Wrapper(nn.Module):
+    """A module of the user's own around a model; its outputs are a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build("bert")
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
+        out = self.inner(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        return {"loss": out.loss, "logits": out.logits}
+
+
+class Deaf(Wrapper):
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return super().forward(input_ids, attention_mask, labels)
+
+
+@pytest.mark.parametrize("target", ["pseudo", "gold"])
+@pytest.mark.parametrize("attribution", ["GA", "IGA"])
+def test_a_module_around_the_model(attribution, target):
+    losses = []
+    for model in (build("bert"), Wrapper().train()):
+        addrop = ADDrop(model, attribution=attribution, target=target, iga_steps=2, cross_tuning=False)
+        out = addrop(**batch("bert"))
+        losses.append(out["loss"])
+        assert addrop.statistics().dropped > 0
+    assert torch.equal(*losses)
+
+
+def test_a_module_that_takes_no_more_keywords_is_named():
+    with pytest.raises(ValueError, match=r"Deaf.forward must take \*\*kwargs and pass them on to the BertFor"):
+        ADDrop(Deaf())
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
@@ -363,6 +481,8 @@ def test_other_models_are_refused():
         (dict(target="silver"), ValueError, "target must be 'pseudo' or 'gold' or a callable"),
         (dict(pass1="test"), ValueError, "pass1 must be 'train' or 'eval'"),
         (dict(keys="fp8"), ValueError, "keys must be"),
+        (dict(alternate="batches"), ValueError, "alternate must be 'epochs' or 'steps', got 'batches'"),
+        (dict(every=0), ValueError, "every must be a positive int, got 0"),
     ],
 )
 def test_wrong_settings_are_named(fields, error, message):
@@ -388,13 +508,6 @@ def test_wrong_calls_are_named():
         ADDrop(model, accumulation_steps=0)
     with pytest.raises(TypeError, match="give either config or its fields"):
         ADDrop(model, ADDropConfig(), p=0.1)
-
-
-def test_attention_features_without_support_are_refused():
-    pass1 = GradientPass1(Draws(0.3, 0.3, 0, torch.arange(1)), scope=())
-    q = torch.ones(1, 1, 2, 4)
-    with pytest.raises(ValueError, match=r"does not support soft-capped scores \(softcap\) of Linear"):
-        attention_forward(nn.Linear(1, 1), q, q, q, None, attrdrop=pass1, softcap=30.0)
 
 
 def test_a_shared_module_under_checkpointing_is_refused():

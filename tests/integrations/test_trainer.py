@@ -1,15 +1,17 @@
 """The Trainer integration and several processes."""
 
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from models import batch, build
 from sentences import Sentences, arguments
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from attrdrop import ADDrop, ADDropConfig, ADDropTrainer
 from attrdrop.addrop import ATTRIBUTIONS
@@ -17,7 +19,8 @@ from attrdrop.addrop import ATTRIBUTIONS
 
 def train(folder, trainer_class=ADDropTrainer, attention="attrdrop", resume=None, options=None, **more):
     model = build("bert", attention=attention)
-    trainer = trainer_class(model=model, args=arguments(folder, **(options or {})), train_dataset=Sentences(), **more)
+    more = {"train_dataset": Sentences(), **more}
+    trainer = trainer_class(model=model, args=arguments(folder, **(options or {})), **more)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -32,6 +35,93 @@ def test_cross_tuning_is_seen_in_the_log(tmp_path):
 def test_a_single_epoch_under_cross_tuning_is_warned_about(tmp_path):
     with pytest.warns(UserWarning, match="a run of one epoch is plain training"):
         ADDropTrainer(model=build("bert"), args=arguments(tmp_path, num_train_epochs=1), train_dataset=Sentences())
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Data without length."""
+
+    def __init__(self, count=24):
+        self.rows = Sentences(count)
+
+    def __iter__(self):
+        return iter(self.rows[index] for index in range(len(self.rows)))
+
+
+def fractions_of(trainer):
+    return [row["addrop_fraction_dropped"] for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "message"),
+    [
+        (dict(max_steps=5), {}, r"AD-DROP begins in epoch 2, so a run of one epoch \(5 steps\) is plain training"),
+        (dict(max_steps=3), dict(train_dataset=Stream()), r"nobody knows whether 3 steps \(max_steps\) go so far"),
+        (dict(), dict(addrop=ADDropConfig(every=2)), "begins in epoch 3, so a run of 2 epochs is plain training"),
+        (
+            dict(max_steps=5), dict(addrop=ADDropConfig(alternate="steps", every=5)),
+            "AD-DROP begins after 5 steps, so a run of 5 is plain training",
+        ),
+    ],
+    ids=["max_steps", "no length", "every", "steps"],
+)  # fmt: skip
+def test_a_run_that_never_comes_to_addrop_is_warned_about_once(tmp_path, options, more, message):
+    options = dict(logging_strategy="steps", logging_steps=1, **options)
+    with pytest.warns(UserWarning, match="with cross_tuning") as found:
+        trainer = train(tmp_path, options=options, **more)
+    assert set(fractions_of(trainer)) == {0.0}
+    said = [str(entry.message) for entry in found if "cross_tuning" in str(entry.message)]
+    assert len(said) == 1
+    assert re.search(message, said[0])
+
+
+@pytest.mark.filterwarnings("ignore:with cross_tuning")
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_passes_over_data_without_length_are_epochs(tmp_path, accumulation):
+    """Eight samples: two steps a pass of batches of four, or one of two batches."""
+    options = dict(max_steps=8 // accumulation, logging_strategy="steps", logging_steps=1)
+    options["gradient_accumulation_steps"] = accumulation
+    trainer = train(tmp_path, train_dataset=Stream(8), options=options)
+    is_active = [fraction > 0 for fraction in fractions_of(trainer)]
+    assert is_active == ([False, False, True, True] * 2 if accumulation == 1 else [False, True] * 2)
+
+
+def test_an_epoch_that_was_stopped_early_is_over(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_epoch_stop = state.global_step % 2 == 0
+
+    trainer = train(tmp_path, options=dict(logging_strategy="steps", logging_steps=1), callbacks=[Stop()])
+    assert [fraction > 0 for fraction in fractions_of(trainer)] == [False, False, True, True]
+
+
+def test_alternation_by_steps(tmp_path):
+    options = dict(max_steps=6, logging_strategy="steps", logging_steps=1, gradient_accumulation_steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = train(
+            tmp_path, train_dataset=Stream(64), options=options, addrop=ADDropConfig(alternate="steps", every=2)
+        )
+    assert [fraction > 0 for fraction in fractions_of(trainer)] == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta"])
+def test_each_model_of_model_init_is_trained_with_addrop(tmp_path, name):
+    made = []
+
+    def model_init():
+        made.append(build(name))
+        return made[-1]
+
+    config = ADDropConfig(p=0.5, q=0.5, cross_tuning=False)
+    trainer = ADDropTrainer(model_init=model_init, args=arguments(tmp_path), train_dataset=Sentences(), addrop=config)
+    trainer.train()
+    first = trainer.addrop
+    trainer.train()
+    assert len(made) == 3
+    assert first.config is trainer.addrop.config is config
+    fractions = fractions_of(trainer)
+    assert len(fractions) == 2
+    assert min(fractions) > 0.1
 
 
 def test_without_drops_it_is_the_plain_trainer(tmp_path):
