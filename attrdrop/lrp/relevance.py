@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop._core.checks import check_choice
-from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap
+from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap, without_backward_hooks
 from attrdrop.lrp.checkpoints import without_checkpoints
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
 from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput, Rule
@@ -37,7 +37,7 @@ def relevance(
     One forward in eval mode and one backward without weight gradients. Nothing of the model changes: parameters,
     gradients, buffers, training flags and random number generators are as before, also after an error. Models inside
     DistributedDataParallel and torch.compile are reached, autocast is respected. Blocks inside torch.utils.checkpoint
-    run without it, and keep what their backward needs.
+    run without it, and keep what their backward needs; hooks of modules on their backward do not run.
 
     Args:
         model: from (N, ...) floats to logits (N, classes), also inside an output object with ``logits`` or a tuple.
@@ -131,6 +131,7 @@ def _propagate(
         stack.enter_context(torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []))
         stack.enter_context(evaluation_mode(inner))
         stack.enter_context(without_checkpoints())
+        stack.enter_context(without_backward_hooks(inner))
         for place, module in enumerate(modules):
             stack.enter_context(_catching(module, place, caught, propagation, stops))
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
