@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop._core.checks import check_choice
+from attrdrop._core.halves import saturated
 from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap, without_backward_hooks
 from attrdrop.lrp.checkpoints import without_checkpoints
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
@@ -184,7 +185,7 @@ def _times(point: Tensor, grad: Tensor | None, rule: Rule) -> Tensor:
     wide = torch.promote_types(point.dtype, torch.float32)
     if grad is None:
         return torch.zeros_like(point, dtype=wide)
-    grad = grad.to(wide)
+    grad = saturated(grad, grad.dtype).to(wide)
     return grad.abs() if isinstance(rule, AbsGradient) else point.detach() * grad
 
 
