@@ -88,6 +88,8 @@ class Propagation(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if self.is_busy:  # torch.compile traces into a custom autograd.Function with the mode on
             return func(*args, **kwargs)
+        if func.__name__ in known.HOOKS:
+            return known.HOOKS[func.__name__]()
         if self.composite is None:
             return func(*_each(args, _constant), **_each(kwargs, _constant))
         base, is_in_place = known.identify(func)
@@ -297,6 +299,8 @@ class Propagation(TorchFunctionMode):
         return result[0].detach(), result[1]
 
     def _power(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        if not (args and isinstance(args[0], Tensor) and self._is_active(args[0])):
+            return self._unknown(func, base, *args, **kwargs)
         treat = self._statistic if known.is_reciprocal(args, kwargs) else self._activation
         return treat(func, base, *args, **kwargs)
 
