@@ -60,6 +60,8 @@ def masked_attention(
     v = checks.check_heads("v", v, q.dtype, q.device)
     batch, heads, n_q, d = q.shape
     n_k = k.shape[2]
+    if d == 0:
+        raise ValueError(f"q must have a head dimension of at least 1, got shape {tuple(q.shape)}")
     if k.shape[0] != batch or k.shape[3] != d:
         raise ValueError(f"k must have shape ({batch}, H_kv, n_k, {d}) to go with q, got {tuple(k.shape)}")
     if v.shape[:3] != k.shape[:3]:

@@ -253,3 +253,9 @@ def test_gradients_of_gradients(backend, dropout_p):
     assert wanted[0][1].abs().max() > 1e-3
     for ours, theirs in zip(sum(found, ()), sum(wanted, ()), strict=True):
         assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_heads_without_a_dimension_are_refused():
+    q = torch.zeros(1, 2, 3, 0)
+    with pytest.raises(ValueError, match=r"q must have a head dimension of at least 1, got shape \(1, 2, 3, 0\)"):
+        masked_attention(q, q, q, None)
