@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -34,6 +35,20 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextlib.contextmanager
+def without_backward_hooks(model: nn.Module) -> Iterator[None]:
+    """No module's hooks on its backward for a while; they come back as they were, also after an error."""
+    names = ("_backward_hooks", "_backward_pre_hooks")
+    kept = [(module, name, hooks) for module in model.modules() for name in names if (hooks := getattr(module, name))]
+    for module, name, _ in kept:
+        setattr(module, name, OrderedDict())
+    try:
+        yield
+    finally:
+        for module, name, hooks in kept:
+            setattr(module, name, hooks)
 
 
 def uncompiled() -> contextlib.AbstractContextManager:

@@ -68,7 +68,8 @@ class Propagation(TorchFunctionMode):
         fact = self.facts.get(x)
         while fact is not None:
             if fact.pending is not None:
-                fact.replacement = fact.pending.finish(x, relu=False)
+                with torch.enable_grad():  # the model may be looking on without, and use it later
+                    fact.replacement = fact.pending.finish(x, relu=False)
                 fact.pending = None
                 self.facts.note(fact.replacement)
             if fact.replacement is None:
@@ -87,6 +88,8 @@ class Propagation(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if self.is_busy:  # torch.compile traces into a custom autograd.Function with the mode on
             return func(*args, **kwargs)
+        if func.__name__ in known.HOOKS:
+            return known.HOOKS[func.__name__]()
         if self.composite is None:
             return func(*_each(args, _without_graph), **_each(kwargs, _without_graph))
         base, is_in_place = known.identify(func)
@@ -99,6 +102,8 @@ class Propagation(TorchFunctionMode):
             return func(*args, **kwargs)
         if not args and "input" in kwargs and base not in known.INPUT_IS_LATER:
             args = (kwargs.pop("input"),)
+        if not torch.is_grad_enabled():
+            return self._busily(self._without_gradient, func, base, args, kwargs)
         if is_in_place:
             return self._in_place(func, base, args, kwargs)
         replaces = kwargs.pop("inplace", False)  # torch.nn.functional hands options over by keyword
@@ -113,6 +118,24 @@ class Propagation(TorchFunctionMode):
             with self:
                 return decompositions.PARTS[base](*args, **kwargs)
         return self._busily(self._apply, func, base, args, kwargs)
+
+    def _without_gradient(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
+        """What a model does with gradients off, as within a custom autograd.Function: a view still is an activation."""
+        if known.identify(func)[1] and self._is_active(args[0]):
+            raise ValueError(
+                f"{self._running_module()}the model changes an activation in place where gradients are off, which "
+                "attribution cannot follow; give the model an out-of-place form"
+            )
+        args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
+        active = self._active(args, kwargs)
+        result = func(*args, **kwargs)
+        if base in known.MOVES and len({id(x) for x in active}) == 1:
+            fact = self._fact(active[0])
+            source = active[0] if fact.source is None else fact.source
+            for y in _tensors(result):
+                if y.requires_grad and y.grad_fn is None:
+                    self.facts.note(y, source=source, is_nonnegative=fact.is_nonnegative, is_raw=fact.is_raw)
+        return result
 
     def _in_place(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
         """A change in place becomes a new tensor that later uses of the old one mean."""
@@ -276,6 +299,8 @@ class Propagation(TorchFunctionMode):
         return result[0].detach(), result[1]
 
     def _power(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
+        if not (args and isinstance(args[0], Tensor) and self._is_active(args[0])):
+            return self._unknown(func, base, *args, **kwargs)
         treat = self._statistic if known.is_reciprocal(args, kwargs) else self._activation
         return treat(func, base, *args, **kwargs)
 

@@ -20,6 +20,7 @@ class Fact:
     pending: a linear layer's output that has met no consumer yet. replacement: what later uses of the tensor mean.
     carrier: moved along with raw input, see LinearCall. is_raw: no layer stands between the input and it.
     is_gate: it only says how much of another activation passes. spoiler: what its memory got through another tensor.
+    node: the grad_fn that the fact is about. source: of a view made without gradients, the activation that it shows.
     """
 
     tensor: Callable[[], Tensor | None]
@@ -30,6 +31,8 @@ class Fact:
     is_nonnegative: bool = False
     is_gate: bool = False
     spoiler: Tensor | None = None
+    node: Any = None
+    source: Tensor | None = None
 
 
 class Facts:
@@ -43,7 +46,7 @@ class Facts:
         if torch.compiler.is_compiling():
             fact = Fact(lambda: x, **known)
         else:
-            fact = Fact(weakref.ref(x, lambda _: by_id.pop(key, None)), **known)
+            fact = Fact(weakref.ref(x, lambda _: by_id.pop(key, None)), node=x.grad_fn, **known)
         by_id[key] = fact
         return fact
 
@@ -52,7 +55,22 @@ class Facts:
         self.by_id.clear()
 
     def get(self, x: Tensor) -> Fact | None:
-        return self.by_id.get(id(x))
+        """None too where other code has given x a backward that the fact does not know."""
+        fact = self.by_id.get(id(x))
+        if fact is None or torch.compiler.is_compiling() or x.grad_fn is fact.node:
+            return fact
+        if fact.source is None or not self._is_passed_on(x.grad_fn, fact.source):
+            return None
+        fact.node, fact.source = x.grad_fn, None
+        return fact
+
+    def _is_passed_on(self, node: Any, source: Tensor) -> bool:
+        """Whether a backward leads to the source and otherwise at most to leaves and activations with their gates."""
+        if node is None:
+            return False
+        gated = {fact.node for fact in self.by_id.values() if fact.pending is None and fact.replacement is None}
+        after = [other for other, _ in node.next_functions if other is not None and not hasattr(other, "variable")]
+        return all(other is source.grad_fn or other in gated for other in after)
 
     def current(self, x: Tensor) -> Tensor:
         """What x was changed to."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attrdrop._core.halves import saturated
 from attrdrop.lrp.calls import LinearCall
 from attrdrop.lrp.rules import Flat, Rule, SurrogateRule
 from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
@@ -76,10 +77,10 @@ class _FlatJoin(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         y, count = ctx.saved_tensors
-        relevance = grad * y
+        relevance = _wide(grad) * y
         by_group = relevance if ctx.is_last else relevance.unflatten(1, (ctx.groups, -1))
         summed = by_group.sum(-1 if ctx.is_last else 2, keepdim=ctx.is_last)
-        return None, (summed / count.clamp_min(1)).to(grad.dtype), None
+        return None, saturated(summed / count.clamp_min(1), grad.dtype), None
 
 
 class Carried(torch.autograd.Function):
@@ -93,7 +94,7 @@ class Carried(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         (y,) = ctx.saved_tensors
-        return None, grad * y
+        return None, saturated(_wide(grad) * y, grad.dtype)
 
 
 class Relevance(torch.autograd.Function):
@@ -107,7 +108,8 @@ class Relevance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (a,) = ctx.saved_tensors
-        return grad / torch.where(a < 0, a - 1e-6, a + 1e-6)
+        a = _wide(a)
+        return saturated(_wide(grad) / torch.where(a < 0, a - 1e-6, a + 1e-6), grad.dtype)
 
 
 class ScaleGradient(torch.autograd.Function):
@@ -121,3 +123,7 @@ class ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         return grad * ctx.factor, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop._core.checks import check_choice
-from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap
+from attrdrop._core.halves import saturated
+from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap, without_backward_hooks
+from attrdrop.lrp.checkpoints import without_checkpoints
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
 from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput, Rule
 
@@ -61,7 +63,8 @@ def relevance(
 
     One forward in eval mode and one backward without weight gradients. Nothing of the model changes: parameters,
     gradients, buffers, training flags and random number generators are as before, also after an error. Models inside
-    DistributedDataParallel and torch.compile are reached, autocast is respected.
+    DistributedDataParallel and torch.compile are reached, autocast is respected. Blocks inside torch.utils.checkpoint
+    run without it, and keep what their backward needs; hooks of modules on their backward do not run.
 
     Args:
         model: from (N, ...) floats to logits (N, classes), also inside an output object with ``logits`` or a tuple.
@@ -146,6 +149,8 @@ def _propagate(request: _Request) -> list[Tensor]:
         stack.enter_context(uncompiled())
         stack.enter_context(torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []))
         stack.enter_context(evaluation_mode(model))
+        stack.enter_context(without_checkpoints())
+        stack.enter_context(without_backward_hooks(model))
         for place, module in enumerate(modules):
             stack.enter_context(_catching(module, place, caught, propagation, request.stops))
         x = inputs.clone() if inputs.is_inference() else inputs.detach()
@@ -188,7 +193,7 @@ def _times(point: Tensor, grad: Tensor | None, rule: Rule) -> Tensor:
     wide = torch.promote_types(point.dtype, torch.float32)
     if grad is None:
         return torch.zeros_like(point, dtype=wide)
-    grad = grad.to(wide)
+    grad = saturated(grad, grad.dtype).to(wide)
     return grad.abs() if isinstance(rule, AbsGradient) else point.detach() * grad
 
 

@@ -3,9 +3,12 @@ Tensor.__iadd__ and torch.add are "add"."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 LINEAR = CONVOLUTIONS | {"linear"}
@@ -17,6 +20,7 @@ SIZES = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "is_contiguous",
     "is_floating_point", "is_complex", "is_conj", "is_neg", "is_inference", "get_device", "len", "hash",
     "is_same_size", "is_tensor", "requires_grad", "untyped_storage", "storage_type", "data_ptr", "is_set_to",
+    "is_pinned", "is_shared", "is_signed", "is_coalesced", "is_distributed", "dim_order", "result_type", "can_cast",
 }  # fmt: skip
 """Say something about a tensor without its values."""
 
@@ -27,8 +31,16 @@ CONSTANTS = {
     "new_empty", "new_full", "new_tensor", "sign", "floor", "ceil", "round", "trunc", "fix", "floor_divide", "floordiv",
     "logical_not", "logical_and", "logical_or", "logical_xor", "searchsorted", "bucketize", "unique", "count_nonzero",
     "bincount", "histc", "signbit", "isneginf", "isposinf", "isin", "long", "short", "char", "byte", "multinomial",
+    "new", "is_nonzero", "index", "contains", "array", "nested_tensor_from_mask_left_aligned",
 }  # fmt: skip
 """Results are no activations: comparisons, indices, constants."""
+
+HOOKS: dict[str, Callable[[], Any]] = {
+    "register_hook": lambda: RemovableHandle(OrderedDict()),
+    "register_post_accumulate_grad_hook": lambda: RemovableHandle(OrderedDict()),
+    "retain_grad": lambda: None,
+}
+"""What watches the gradient of training: not done in an attribution, whose gradient is another."""
 
 MOVES = {
     "reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "permute", "transpose", "swapaxes",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attrdrop._core import backends, checks
 from attrdrop._core.library import operators, register_fake
@@ -31,8 +30,8 @@ def masked_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """dropout(softmax(q kᵀ scale + bias, over the set bits)) v (AD-DROP, Eq. 1 with a packed M).
 
-    Deterministic; differentiable once in q, k, v, and in bias where it requires a gradient. Nothing of size n x n is
-    kept for the backward but the bits.
+    Deterministic; differentiable in q, k, v, and in bias where it requires a gradient. Nothing of size n x n is kept
+    for the backward but the bits; with create_graph it is materialised, as the reference does.
 
     Args:
         q: (B, H, n_q, d), float32, bfloat16, float16 or float64.
@@ -61,6 +60,8 @@ def masked_attention(
     v = checks.check_heads("v", v, q.dtype, q.device)
     batch, heads, n_q, d = q.shape
     n_k = k.shape[2]
+    if d == 0:
+        raise ValueError(f"q must have a head dimension of at least 1, got shape {tuple(q.shape)}")
     if k.shape[0] != batch or k.shape[3] != d:
         raise ValueError(f"k must have shape ({batch}, H_kv, n_k, {d}) to go with q, got {tuple(k.shape)}")
     if v.shape[:3] != k.shape[:3]:
@@ -106,14 +107,25 @@ class _MaskedAttention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_out, _grad_lse):
         *saved, bias, sample_ids = ctx.saved_tensors
         needs_grad_bias = bias is not None and ctx.needs_input_grad[4]
+        if torch.is_grad_enabled():  # create_graph: gradients that have gradients are those of the definition
+            q, k, v, _, _, rows, _ = saved
+            out, _ = reference.masked_attention(q, k, v, rows, bias, *ctx.constants, sample_ids)
+            wanted = [x if needed else None for x, needed in zip((q, k, v, bias), _first_needs(ctx), strict=True)]
+            found = iter(torch.autograd.grad(out, [x for x in wanted if x is not None], grad_out, create_graph=True))
+            grads = [None if x is None else next(found) for x in wanted]
+            return *grads[:3], None, grads[3], *(None,) * 6
         *grads, grad_bias = operators(ctx.backend).masked_attention_backward(
             grad_out, *saved, bias, *ctx.constants, sample_ids, needs_grad_bias
         )
         return *grads, None, grad_bias if needs_grad_bias else None, *(None,) * 6
+
+
+def _first_needs(ctx) -> tuple[bool, ...]:
+    """Whether q, k, v and the bias need a gradient."""
+    return *ctx.needs_input_grad[:3], ctx.needs_input_grad[4]
 
 
 def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backend: str | None) -> str:

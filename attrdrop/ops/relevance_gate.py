@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.halves import saturated
 from attrdrop._core.library import operators, register_fake
 from attrdrop.reference import relevance_gate as reference
 
@@ -25,7 +26,8 @@ def relevance_gate(
 
     With y = scale z + shift (the eval-mode BatchNorm after a linear layer; y = z without), the gradient g of y becomes
     scale g y / (y + eps sign(y)) for z: written as R = a c, relevance obeys the epsilon rule when c is propagated so
-    (docs/mathematics.md). Where y is 0 it is 0, where y is NaN or infinite NaN. Gradients of gradients are not defined.
+    (docs/mathematics.md). Where y is 0 it is 0, where y is NaN or infinite NaN; float16 gradients stop at the largest
+    value of their type. Gradients of gradients are not defined.
 
     Args:
         z: (N, C, ...) or (N, C), outputs of a linear layer; float32, bfloat16, float16, float64.
@@ -145,8 +147,9 @@ class _Gate(torch.autograd.Function):
 def _damped(
     grad: Tensor, y: Tensor, surrogate: Tensor | None, scale: Tensor | None, eps: float, backend: str
 ) -> Tensor:
+    """Computed in float32 at least. Beyond the range of float16, in and out: its largest value."""
     backward = reference.backward if backend == "reference" else operators(backend).relevance_gate_backward
-    return backward(grad, y, surrogate, scale, eps)
+    return saturated(backward(saturated(grad, grad.dtype), y, surrogate, scale, eps), grad.dtype)
 
 
 @register_fake("relevance_gate")

@@ -109,11 +109,21 @@ class Guided:
 
     def _check_batch(self, inputs: Tensor, labels: Tensor | None, shape: str) -> None:
         """shape: what inputs must have, such as "(N, C, H, W)"."""
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError(
+                f"{type(self).__name__} runs in a worker of a DataLoader, where the model is a copy that does not "
+                "train; call it on batches in the training loop, after the loader"
+            )
         if not isinstance(inputs, Tensor) or inputs.dim() != shape.count(",") + 1:
             got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise ValueError(f"{self._name} must be a tensor of shape {shape}, got {got}")
         if isinstance(self.rule, lrp.Rule) and not inputs.is_floating_point():
             raise TypeError(f"{self._name} must be floating point, as the model takes them, got {inputs.dtype}")
+        if labels is not None and not isinstance(labels, Tensor):
+            raise TypeError(
+                f"labels must be an int64 tensor of shape ({inputs.shape[0]},), such as torch.as_tensor makes, "
+                f"got {type(labels).__name__}"
+            )
         if labels is not None and (labels.dtype != torch.int64 or tuple(labels.shape) != inputs.shape[:1]):
             raise ValueError(
                 f"labels must be int64 of shape ({inputs.shape[0]},), got {labels.dtype} of shape {tuple(labels.shape)}"

@@ -190,11 +190,20 @@ class RelCutMix(_Blocks):
         """Mixed images, and soft labels (N, num_classes) in the type of the images for ``cross_entropy``.
 
         Args:
-            images: floating point (N, C, H, W). labels: int64 (N,). relevance: as in :class:`RelDrop`, by image.
+            images: floating point (N, C, H, W). labels: int64 (N,) in [0, num_classes), which is looked at on the CPU
+                only. relevance: as in :class:`RelDrop`, by image.
         """
         self._check_batch(images, labels, "(N, C, H, W)")
         if labels is None:
             raise ValueError("labels are needed for mixing them, got None")
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point, in whose type labels are mixed, got {images.dtype}")
+        if labels.device.type == "cpu" and labels.numel():
+            low, high = map(int, labels.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"labels must lie in [0, {self.num_classes}), the classes to mix, got {low if low < 0 else high}"
+                )
         onehot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(images.dtype)
         if not unwrap(self.model).training:
             return images, onehot

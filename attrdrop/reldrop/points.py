@@ -14,6 +14,9 @@ from attrdrop.ops.occlude_points import Value, occlude_points
 from attrdrop.reldrop.guided import Attribution, Guided
 from attrdrop.schedules import Schedule
 
+MOST_CHANNELS = 9
+"""Of points: coordinates, normals, colours. Clouds of so few points with more channels are taken for transposed."""
+
 
 @dataclass(frozen=True)
 class PointStatistics:
@@ -114,6 +117,11 @@ class RelDropPoints(Guided):
                 the CPU only); points are then as they were.
         """
         self._check_batch(points, labels, "(N, P, C)")
+        if points.shape[1] <= MOST_CHANNELS < points.shape[2]:
+            raise ValueError(
+                f"points must have shape (N, P, C), coordinates last, got {tuple(points.shape)}, which is more "
+                "channels than points; give points.transpose(1, 2)"
+            )
         if not unwrap(self.model).training:
             return points
         if points.device.type == "cpu" and not points.isfinite().all():

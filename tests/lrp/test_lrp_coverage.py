@@ -226,6 +226,61 @@ SAME = {  # two ways to write one thing
 }  # fmt: skip
 
 
+LOOKS = {  # give no activation
+    "register_hook": lambda y: y.register_hook(lambda grad: 2 * grad).remove(),
+    "register_hook_for_good": lambda y: y.register_hook(lambda grad: 2 * grad),
+    "retain_grad": lambda y: y.retain_grad(),
+    "is_pinned": lambda y: y.is_pinned(),
+    "is_shared": lambda y: y.is_shared(),
+    "is_signed": lambda y: y.is_signed(),
+    "result_type": lambda y: torch.result_type(y, 1.0),
+    "new": lambda y: y.new(3, 4),
+    "is_nonzero": lambda y: y[0, 0, 0, 0].is_nonzero(),
+    "contains": lambda y: 3.0 in y,
+    "nested": lambda y: torch._nested_tensor_from_mask_left_aligned(y[:, 0], torch.ones(2, 8, dtype=torch.bool)),
+}
+
+
+@pytest.mark.parametrize("rule", [EPSILON[0], PLUS_FLAT[0], lrp.GradientTimesInput()])
+@pytest.mark.parametrize("name", LOOKS)
+def test_functions_that_give_no_activation(name, rule):
+    def look(y, net):
+        LOOKS[name](y.relu())
+        y = y.relu()
+        LOOKS[name](y)
+        return y
+
+    x, target = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.tensor([3, 1])
+    nets = [Body(body).double().eval() for body in (look, lambda y, net: y.relu())]
+    for net in nets:
+        net(x)
+        torch.manual_seed(2)
+        prepare(net)
+        for values in net.conv2.parameters():
+            nn.init.normal_(values, 0, 0.3)
+    assert_same(*(lrp.relevance(net, x, target, rule=rule) for net in nets), 1e-12)
+
+
+def test_padded_sequences_through_an_encoder_of_torch():
+    class Encoder(nn.Module):
+        def __init__(self, is_nested):
+            super().__init__()
+            torch.manual_seed(0)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=is_nested)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x, padding):
+            return self.head(self.layers(x, src_key_padding_mask=padding)[:, 0])
+
+    x, padding = torch.randn(2, 5, 8, dtype=torch.float64), torch.arange(5) >= torch.tensor([[5], [3]])
+    found, wanted = (
+        lrp.relevance(Encoder(is_nested).double(), x, torch.tensor([0, 2]), arguments={"padding": padding})
+        for is_nested in (True, False)
+    )
+    assert_same(found, wanted)
+
+
 @pytest.mark.parametrize("rule", [EPSILON[0], PLUS_FLAT[0]], ids=["epsilon", "epsilon_plus_flat"])
 @pytest.mark.parametrize("name", SAME)
 def test_two_ways_to_write_one_thing(name, rule):
@@ -305,6 +360,8 @@ REFUSED = {
     "view": (views_of_one, "uses an activation whose memory the model changed in place through a view"),
     "view_of_constant": (view_of_constant, "an activation whose memory the model changed in place through a view"),
     "unknown": (lambda y, n: torch.fft.fft(y).real, "itself. .Body.: no rule covers the function fft_fft; unk"),
+    "power_of_a_number": (lambda y, n: torch.pow(2.0, y), "no rule covers the function pow; unknown='gradient' passes"),
+    "power_of_a_constant": (lambda y, n: n.scale**y, "no rule covers the function pow"),
     "unknown_in_place": (lambda y, n: y.cos_(), "no rule covers the function cos; unknown='gradient' passes"),
     "attention": (
         lambda y, n: nn.MultiheadAttention(8, 2, add_bias_kv=True).double()(*[y[:, :, 0]] * 3)[0].unsqueeze(2),

@@ -237,3 +237,25 @@ KEEP = KeepMask.from_rows(pack_mask(torch.ones(2, 4, 8, 8, dtype=torch.bool)), 8
 def test_errors_name_the_argument(arguments, error, message):
     with pytest.raises(error, match=message):
         masked_attention(**{"q": Q, "k": Q, "v": Q, "keep": KEEP, **arguments})
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_gradients(backend, dropout_p):
+    (q, k, v), keep, _ = problem(n_q=3, n_k=4, d=4, dtype=torch.float32)
+
+    def total(q, k, v, backend=backend):
+        out = masked_attention(q, k, v, keep, dropout_p=dropout_p, seed=3, backend=backend)
+        return (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
+
+    found = torch.autograd.functional.hessian(total, (q, k, v))
+    wanted = torch.autograd.functional.hessian(lambda *qkv: total(*qkv, backend="reference"), (q, k, v))
+    assert wanted[0][1].abs().max() > 1e-3
+    for ours, theirs in zip(sum(found, ()), sum(wanted, ()), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_heads_without_a_dimension_are_refused():
+    q = torch.zeros(1, 2, 3, 0)
+    with pytest.raises(ValueError, match=r"q must have a head dimension of at least 1, got shape \(1, 2, 3, 0\)"):
+        masked_attention(q, q, q, None)

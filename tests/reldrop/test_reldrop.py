@@ -1,6 +1,7 @@
 """RelDrop and RelCutMix: what is attributed, what is occluded, and that nothing else changes."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import attrdrop
-from attrdrop import RelCutMix, RelDrop, draw_images, lrp, occlude_blocks, schedules
+from attrdrop import RelCutMix, RelDrop, RelDropPoints, draw_images, lrp, occlude_blocks, schedules
 from attrdrop._core.seeds import derive_seed
 
 N = 8
@@ -280,6 +281,55 @@ def test_bad_batches_leave_the_images_alone(model, images, labels, settings, err
     with pytest.raises(error, match=message):
         RelDrop(model, **{"p": 1.0, "alpha": 0.0, "inplace": True, **settings})(images, labels)
     assert torch.equal(images.nan_to_num(), before.nan_to_num())
+
+
+@pytest.mark.parametrize("rule", ["random", None])
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "message"),
+    [
+        (IMAGES, torch.tensor([1, -1]), ValueError, r"labels must lie in \[0, 5\), the classes to mix, got -1"),
+        (IMAGES, torch.tensor([5, 0]), ValueError, r"labels must lie in \[0, 5\), the classes to mix, got 5"),
+        (IMAGES.byte(), LABELS, TypeError, "images must be floating point.*, got torch.uint8"),
+        (IMAGES, LABELS.tolist(), TypeError, r"labels must be an int64 tensor of shape \(2,\), .*, got list"),
+        (IMAGES, LABELS.numpy(), TypeError, "labels must be an int64 tensor .*, got ndarray"),
+    ],
+)
+@pytest.mark.parametrize("is_training", [True, False])
+def test_labels_that_cannot_be_mixed(model, rule, images, labels, error, message, is_training):
+    mix = RelCutMix(model.train(is_training), 5, p=1.0, rule=rule)
+    with pytest.raises(error, match=message):
+        mix(images, labels)
+    if not isinstance(labels, torch.Tensor):
+        with pytest.raises(error, match=message):
+            RelDrop(model, p=1.0, rule=rule)(images, labels)
+
+
+class Occluded(torch.utils.data.Dataset):
+    """Samples on which a transform runs where they are loaded."""
+
+    def __init__(self, transform, samples):
+        self.transform, self.samples = transform, samples
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.transform(self.samples)
+
+
+@pytest.mark.parametrize("make", [RelDrop, lambda model, **p: RelCutMix(model, 5, **p), RelDropPoints])
+def test_workers_of_a_loader_are_refused(model, make):
+    transform = make(model, rule="random")
+    samples = IMAGES[:, 0] if make is RelDropPoints else IMAGES
+    data = Occluded(partial(occluded, transform, labels=LABELS), samples)
+    with pytest.raises(RuntimeError, match="runs in a worker of a DataLoader, where the model is a copy"):
+        next(iter(torch.utils.data.DataLoader(data, num_workers=1, multiprocessing_context="fork")))
+    assert len(transform(samples, LABELS)) == 2  # here it may
+
+
+def occluded(transform, samples, labels):
+    out = transform(samples, labels)
+    return out[0] if isinstance(out, tuple) else out
 
 
 def test_models_without_linear_layers(batch):

@@ -267,3 +267,11 @@ def test_bad_batches_leave_the_points_alone(model, points, labels, settings, err
 def test_names_are_found_on_the_package():
     assert attrdrop.RelDropPoints is RelDropPoints
     assert {"RelDropPoints", "PointStatistics"} <= set(attrdrop.__all__)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 9])
+@pytest.mark.parametrize("rule", ["random", None])
+def test_transposed_clouds_are_refused(channels, rule):
+    points, labels = torch.randn(2, channels, 64), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"points must have shape \(N, P, C\), .*; give points.transpose\(1, 2\)"):
+        RelDropPoints(nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, 3)), rule=rule)(points, labels)
