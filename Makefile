@@ -17,7 +17,7 @@ $(VENV)/.lab: $(BIN)/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml setup.py
-	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" "cmake>=3.25" ninja "pybind11>=2.13"
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" setuptools_scm "cmake>=3.25" ninja "pybind11>=2.13"
 	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
 	@touch $@
 
