@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,11 +54,17 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def heed_interrupts():
+    """For a child of tests that were started in the background of a script: they, and it, would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*command):
     command = [sys.executable, "-m", "attrdrop.lab.cli.main", *map(str, command), "--threads", "1"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
 
 

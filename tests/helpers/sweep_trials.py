@@ -79,6 +79,7 @@ def started(work, *arguments, errors=os.devnull):
 
     def run():
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         try:
             work(*arguments)

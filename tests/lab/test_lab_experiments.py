@@ -59,7 +59,7 @@ def files(tmp_path_factory):
 def case(request, files, tiny_bert, tmp_path):
     arrays = ["--dataset", "npz", "--data", files / f"{request.param}.npz", "--batch-size", 16]
     narrow = ["--model", "pointnet", "--width", 0.125, "--points", 16, "--mode", "calibrated", "--beta", 0.25]
-    texts = ["--model", tiny_bert, "--train", files / "train.csv", "--epochs", 8]
+    texts = ["--model", tiny_bert, "--train", files / "train.csv", "--epochs", 4]
     made = {
         "finetune": (texts, TextReport, "ad-drop", None),
         "train-images": ([*arrays, "--epochs", 1], ImageReport, "reldrop", "maps_plain.png"),
@@ -86,7 +86,7 @@ def test_killed_and_interrupted_experiments_go_on(case):
     process = start(*command)
     wait_for_runs(process, output, len(kept) + 1)
     process.send_signal(signal.SIGINT)  # this early it comes in a garbage collection, where Python ignores it
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 130, printed
     assert f"{len(kept)} of 4 runs are in" in printed
     assert f"run {len(kept)} of 4" not in printed
@@ -98,7 +98,7 @@ def test_killed_and_interrupted_experiments_go_on(case):
     assert case.report.load(output).runs == more
     trials = {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
 
-    printed, _ = start(*command).communicate(timeout=120)
+    printed, _ = start(*command).communicate(timeout=300)
     content = results(output)
     assert content["complete"], printed
     assert content["runs"][: len(more)] == more

@@ -1,17 +1,14 @@
 """`attrdrop finetune` end to end: a tiny random BERT with MiniLM's tokenizer on the shipped sentences."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
 import pytest
 import torch
-from lab_runs import one_thread, results  # noqa: F401
+from lab_runs import one_thread, results, start  # noqa: F401
 from refusals import assert_refused
 from transformers import (
     MPNetConfig,
@@ -190,24 +187,7 @@ def test_dropping_nothing_trains_like_the_plain_arm(tiny_bert):
 
 def test_interrupt_keeps_finished_runs(tiny_bert, tmp_path):
     output = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "attrdrop.lab.cli.main",
-        "finetune",
-        "--model",
-        tiny_bert,
-        "--output",
-        output,
-        "--seeds",
-        "500",
-        "--threads",
-        "1",
-    ]
-    process = subprocess.Popen(
-        [*map(str, command), *SMALL], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
+    process = start("finetune", "--model", tiny_bert, "--output", output, "--seeds", 500, *SMALL)
     deadline = time.monotonic() + 180  # of a busy machine
     while time.monotonic() < deadline and not ((output / "runs.csv").exists() and len(results(output)["runs"]) > 2):
         time.sleep(0.05)
