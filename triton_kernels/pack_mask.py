@@ -11,10 +11,10 @@ BLOCK_WORDS = 64
 
 
 @triton.jit
-def pack_mask_kernel(p_mask, p_bits, total, n, words, stride_row, stride_column, BLOCK: tl.constexpr):
+def pack_mask_kernel(p_mask, p_bits, total, n, row_words, stride_row, stride_column, BLOCK: tl.constexpr):
     o_word = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,)
-    row = o_word // words
-    o_column = (o_word % words)[:, None] * 32 + tl.arange(0, 32)[None, :]  # (BLOCK, 32)
+    row = o_word // row_words
+    o_column = (o_word % row_words)[:, None] * 32 + tl.arange(0, 32)[None, :]  # (BLOCK, 32)
     m_valid = (o_word < total)[:, None] & (o_column < n)
     b_mask = tl.load(p_mask + row[:, None] * stride_row + o_column * stride_column, mask=m_valid, other=0)
     b_bits = tl.sum((b_mask != 0).to(tl.int32) << tl.arange(0, 32)[None, :], axis=1)  # distinct bits: a sum is an or
@@ -22,11 +22,11 @@ def pack_mask_kernel(p_mask, p_bits, total, n, words, stride_row, stride_column,
 
 
 @triton.jit
-def unpack_mask_kernel(p_bits, p_mask, total, n, words, stride_row, BLOCK: tl.constexpr):
+def unpack_mask_kernel(p_bits, p_mask, total, n, row_words, stride_row, BLOCK: tl.constexpr):
     o_word = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row = o_word // words
-    b_bits = tl.load(p_bits + row * stride_row + o_word % words, mask=o_word < total, other=0)
-    o_column = (o_word % words)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    row = o_word // row_words
+    b_bits = tl.load(p_bits + row * stride_row + o_word % row_words, mask=o_word < total, other=0)
+    o_column = (o_word % row_words)[:, None] * 32 + tl.arange(0, 32)[None, :]
     b_mask = (b_bits[:, None] >> tl.arange(0, 32)[None, :]) & 1
     m_valid = (o_word < total)[:, None] & (o_column < n)
     tl.store(p_mask + row[:, None] * n + o_column, b_mask.to(tl.int8), mask=m_valid)
