@@ -22,7 +22,7 @@ $(VENV)/.test: $(BIN)/python pyproject.toml setup.py
 	@touch $@
 
 demo: $(VENV)/.lab
-	$(BIN)/attrdrop finetune --preset demo --overwrite
+	$(BIN)/attrdrop finetune --preset demo --output runs/demo
 
 test: $(VENV)/.test
 	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from attrdrop import lrp, metrics, schedules
     from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
     from attrdrop.integrations.transformers import ADDropTrainer
-    from attrdrop.reldrop import BlockStatistics, RelCutMix, RelDrop
-    from attrdrop.reldrop.points import PointStatistics, RelDropPoints
+    from attrdrop.reldrop import BlockStatistics, PointStatistics, RelCutMix, RelDrop, RelDropPoints
 
 # Imported when first asked for: the Trainer needs transformers, and the ops need none of these.
 _LAZY = {
@@ -45,8 +44,8 @@ _LAZY = {
     "BlockStatistics": "attrdrop.reldrop",
     "RelCutMix": "attrdrop.reldrop",
     "RelDrop": "attrdrop.reldrop",
-    "PointStatistics": "attrdrop.reldrop.points",
-    "RelDropPoints": "attrdrop.reldrop.points",
+    "PointStatistics": "attrdrop.reldrop",
+    "RelDropPoints": "attrdrop.reldrop",
 }
 _SUBMODULES = ("lrp", "metrics", "schedules")
 

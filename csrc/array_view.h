@@ -53,10 +53,10 @@ inline void check_dim(const ArrayView& a, int64_t dim, const char* name) {
   require(a.dim == dim, name, " must have ", dim, " dimensions, got ", a.dim);
 }
 
-inline Dtype float_type(const ArrayView& a, const char* name) {
-  require(a.kind == Kind::f32 || a.kind == Kind::bf16 || a.kind == Kind::f16, name,
+inline Dtype float_type(Kind kind, const char* name) {
+  require(kind == Kind::f32 || kind == Kind::bf16 || kind == Kind::f16, name,
           " must be float32, bfloat16 or float16 for the C++ kernel");
-  return a.kind == Kind::f32 ? Dtype::f32 : a.kind == Kind::bf16 ? Dtype::bf16 : Dtype::f16;
+  return kind == Kind::f32 ? Dtype::f32 : kind == Kind::bf16 ? Dtype::bf16 : Dtype::f16;
 }
 
 }  // namespace attrdrop

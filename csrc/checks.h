@@ -20,26 +20,27 @@ namespace attrdrop {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+inline Kind kind_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Byte: return Kind::u8;
+    case ScalarType::Half: return Kind::f16;
+    case ScalarType::BFloat16: return Kind::bf16;
+    case ScalarType::Float: return Kind::f32;
+    case ScalarType::Bool: return Kind::boolean;
+    case ScalarType::Int: return Kind::i32;
+    case ScalarType::Long: return Kind::i64;
+    default: return Kind::other;
+  }
+}
+
 template <>
 inline ArrayView view_of(const Tensor& t) {
-  const auto kind = [&] {
-    switch (t.scalar_type()) {
-      case ScalarType::Byte: return Kind::u8;
-      case ScalarType::Half: return Kind::f16;
-      case ScalarType::BFloat16: return Kind::bf16;
-      case ScalarType::Float: return Kind::f32;
-      case ScalarType::Bool: return Kind::boolean;
-      case ScalarType::Int: return Kind::i32;
-      case ScalarType::Long: return Kind::i64;
-      default: return Kind::other;
-    }
-  };
-  ArrayView view{t.const_data_ptr(), kind(), t.dim(), {}, {}};
+  ArrayView view{t.const_data_ptr(), kind_of(t), t.dim(), {}, {}};
   for (int64_t d = 0; d < view.dim && d < 4; ++d) view.size[d] = t.size(d), view.stride[d] = t.stride(d);
   return view;
 }
 
-inline Dtype kernel_dtype(const Tensor& t, const char* name) { return float_type(view_of(t), name); }
+inline Dtype kernel_dtype(const Tensor& t, const char* name) { return float_type(kind_of(t), name); }
 
 inline void check_dim(const Tensor& t, int64_t dim, const char* name) {
   require(t.dim() == dim, name, " must have ", dim, " dimensions, got ", t.dim());

@@ -55,7 +55,7 @@ struct BlockPlace {
 
 inline Operand operand(KeepMaskArgs& args, const ArrayView& a, const char* name) {
   require(a.dim == 4, name, " must have 4 dimensions, got ", a.dim);
-  require(float_type(a, name) == args.dtype, name, " must have the type of x");
+  require(float_type(a.kind, name) == args.dtype, name, " must have the type of x");
   require(a.size[3] <= 1 || a.stride[3] == 1, name, " must have unit stride in its last dimension");
   int64_t offsets = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.data));
   for (int dim = 0; dim < 3; ++dim) offsets |= a.item() * a.step(dim);
@@ -93,7 +93,7 @@ inline Bias bias_of(const ArrayView& a, const KeepMaskArgs& args) {
   for (int dim = 0; dim < 4; ++dim)
     require(a.size[dim] == 1 || a.size[dim] == sizes[dim], "bias must have 1 or ", sizes[dim], " as size ", dim,
                    ", got ", a.size[dim]);
-  return {a.data, a.step(0), a.step(1), a.step(2), a.step(3), float_type(a, "bias")};
+  return {a.data, a.step(0), a.step(1), a.step(2), a.step(3), float_type(a.kind, "bias")};
 }
 
 // RUN(x, args, launch...) with the arguments of the operator keep_mask.
@@ -106,7 +106,7 @@ auto keep_mask_op(Array x, Array y, double p, double q, int64_t seed, int64_t la
   require(left.dim == 4 && right.dim == 4, "x and y must have 4 dimensions, got ", left.dim, " and ", right.dim);
   KeepMaskArgs args = draw_args(left.size[0], left.size[1], left.size[2], right.size[2], q, seed, layer, view_of(valid),
                                 is_causal, view_of(sample_ids));
-  args.dtype = float_type(left, "x"), args.bf16_keys = bf16_keys;
+  args.dtype = float_type(left.kind, "x"), args.bf16_keys = bf16_keys;
   args.x = operand(args, left, "x"), args.y = operand(args, right, "y");
   args.d = static_cast<int32_t>(left.size[3]);
   args.groups = right.size[1] > 0 ? static_cast<int32_t>(left.size[1] / right.size[1]) : 1;

@@ -10,7 +10,7 @@ namespace attrdrop {
 // points (N, P, C), with a point in each cloud, and centres (N, S, C) as well.
 inline PointView point_view(const ArrayView& t, const char* name) {
   check_dim(t, 3, name);
-  return {t.data, t.stride[0], t.stride[1], t.stride[2], float_type(t, name)};
+  return {t.data, t.stride[0], t.stride[1], t.stride[2], float_type(t.kind, name)};
 }
 
 inline void check_cloud(const ArrayView& points, int64_t channels) {
@@ -81,7 +81,7 @@ inline ScatterProblem scatter_problem(const ArrayView& grad, const ArrayView& in
                                       const OptionalView& order, const OptionalView& starts) {
   check_dim(grad, 4, "grad");
   ScatterProblem p{};
-  p.grad = {grad.data, grad.stride[0], grad.stride[1], grad.stride[2], grad.stride[3]}, p.type = float_type(grad, "grad");
+  p.grad = {grad.data, grad.stride[0], grad.stride[1], grad.stride[2], grad.stride[3]}, p.type = float_type(grad.kind, "grad");
   p.index = index_view(index, grad.size[0]);
   for (int dim = 0; dim < 3; ++dim) require(grad.size[dim] == index.size[dim], "grad must have a row for each index");
   if (order && starts) {

@@ -1,4 +1,4 @@
-"""Argument checks shared by the metrics."""
+"""Checks of relevance maps, for metrics and figures."""
 
 from __future__ import annotations
 

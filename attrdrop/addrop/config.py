@@ -36,8 +36,8 @@ class ADDropConfig:
             decoder's self-attention; "cross"; or a list of them. Layers are counted over all of these.
         target: what is attributed. "pseudo": the logit of the predicted class (Eq. 4; for token-level logits minus
             the cross-entropy to the model's own prediction, over the tokens that the model's loss reads; for
-            regression minus the loss). "gold": the same with the
-            labels. Or a callable from (outputs, batch) to a scalar.
+            regression minus the loss). "gold": the same with the labels. Or a callable from (outputs, batch) to a
+            scalar.
         pass1: "train" keeps dropout on in pass 1, as published; "eval" turns it off: cheaper and deterministic.
         cross_tuning: AD-DROP in even epochs only, plain training in odd ones (Alg. 1); epochs count from 1.
         alternate, every: what cross-tuning counts, "epochs" or optimizer "steps", and how many of them are plain before

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site, SiteOrder
-from attrdrop.addrop.survey import SurveyingStrategy, skips_layers
+from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.addrop.targets import attribution_target
 
 
@@ -22,10 +22,6 @@ class GradientAttribution(SurveyingStrategy):
             pass1 = GradientPass1(draws, self.scope, sites)
             self._walk_back(pass1, model, batch)
         return pass1.sites
-
-    def known_sites(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
-        """All layers, where a training step may skip some; else none, and pass 1 finds them."""
-        return self.survey(model, batch) if skips_layers(model) else []
 
     def _walk_back(self, pass1: GradientPass1, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         """The model's outputs."""

@@ -49,8 +49,9 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
 
 
 def _hands_on(module: nn.Module) -> bool:
-    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds or "attrdrop" in inspect.signature(module.forward).parameters
+    parameters = inspect.signature(module.forward).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return takes_any or "attrdrop" in parameters
 
 
 def _part(model: Any, attention: str) -> set[nn.Module]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap
+from attrdrop._core.modules import evaluation_mode, uncompiled
 from attrdrop.addrop.passes import AttentionCall, Site
 from attrdrop.addrop.strategy import Strategy
 
@@ -17,6 +17,13 @@ class SurveyingStrategy(Strategy):
     """Finds the attention layers by one plain forward at its first step."""
 
     _modules: Sequence[nn.Module] = ()
+    _skips: bool | None = None
+
+    def known_sites(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
+        """All layers, where a training step may skip some; else none, and pass 1 finds them."""
+        if self._skips is None:  # a model's configuration is slow to read
+            self._skips = skips_layers(model)
+        return self.survey(model, batch) if self._skips else []
 
     def survey(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
         """The attention layers, none with bits; those to be masked know it."""
@@ -45,7 +52,7 @@ class Survey:
 
 def skips_layers(model: nn.Module) -> bool:
     """Whether training leaves out layers by chance (LayerDrop), so that a training step does not show all of them."""
-    config: Any = getattr(unwrap(model), "config", None)
+    config: Any = getattr(model, "config", None)
     settings = [config.to_dict()] if hasattr(config, "to_dict") else []
     for found in settings:  # grows by what is nested
         settings.extend(value for value in found.values() if isinstance(value, dict))

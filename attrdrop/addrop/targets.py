@@ -29,11 +29,11 @@ def attribution_target(
     """
     if callable(target):
         return _checked(target(outputs, batch))
-    names = ", ".join(outputs.keys()) if hasattr(outputs, "keys") else type(outputs).__name__
-    outputs = _by_name(outputs)
+    given, outputs = outputs, _by_name(outputs)
     logits = getattr(outputs, "logits", None)
     labels: Any = batch.get("labels")
     if not isinstance(logits, Tensor):
+        names = ", ".join(given.keys()) if hasattr(given, "keys") else type(given).__name__
         raise ValueError(
             f"target {target!r} needs a model whose output has logits, {type(model).__name__} gives {names}; give a "
             "callable"
@@ -124,15 +124,13 @@ def _labels_read(outputs: Any, log_p: Tensor, batch: Mapping[str, Any]) -> tuple
         return labels, count
     shifted = nn.functional.pad(labels[..., 1:], (0, 1), value=IGNORED)
     is_read = [labels.ne(IGNORED), shifted.ne(IGNORED)]
-    error, read, divisor = min(
-        (
-            (float((_summed(log_p, x) / (mask.sum() if n is None else n) - loss.detach()).abs()), x, n)
-            for x, mask in zip((labels, shifted), is_read, strict=True)
-            for n in (count, None)
-        ),
-        key=lambda entry: entry[0],
-    )
-    if error <= 1e-4 * float(loss.detach().abs()) or not (loss.requires_grad and outputs.logits.requires_grad):
+    totals = [(_summed(log_p, x), mask.sum()) for x, mask in zip((labels, shifted), is_read, strict=True)]
+    values = torch.stack([total / (number if n is None else n) for total, number in totals for n in (count, None)])
+    found = loss.detach().float()
+    *errors, size = torch.cat([values - found, found.view(1)]).abs().tolist()  # waits for the device once
+    choices = [(x, n) for x in (labels, shifted) for n in (count, None)]
+    error, (read, divisor) = min(zip(errors, choices, strict=True), key=lambda entry: entry[0])
+    if error <= 1e-4 * size or not (loss.requires_grad and outputs.logits.requires_grad):
         return read, divisor
     (gradient,) = torch.autograd.grad(loss, outputs.logits, retain_graph=True, allow_unused=True)
     if gradient is None:

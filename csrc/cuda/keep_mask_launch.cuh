@@ -138,7 +138,8 @@ void launch_keep_mask_half(const KeepMaskArgs& args, const Limits& limits, NewSc
   if (args.weight_lse && args.bf16_keys) launch_keep_mask_as<T, Bf16Keys, 0, true>(args, limits, new_scratch, stream);
   else if (args.weight_lse) launch_keep_mask_as<T, F32Keys, 0, true>(args, limits, new_scratch, stream);
   else if (!args.bf16_keys) launch_keep_mask_as<T, F32Keys, 0, false>(args, limits, new_scratch, stream);
-  else if (args.d > 128 || args.d == 0) launch_keep_mask_as<T, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
+  else if (args.d > 128 || args.d == 0 || args.bias.data)
+    launch_keep_mask_as<T, Bf16Keys, 0, false>(args, limits, new_scratch, stream);
   else if (args.d > 64) launch_keep_mask_as<T, Bf16Keys, 4, false>(args, limits, new_scratch, stream);
   else launch_keep_mask_as<T, Bf16Keys, 2, false>(args, limits, new_scratch, stream);
 }

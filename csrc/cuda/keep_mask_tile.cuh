@@ -149,8 +149,8 @@ struct TilePlan {
   __host__ __device__ int shared_bytes() const { return strip_bytes + x_bytes + q_bytes + stages * (y_bytes + k_bytes); }
 };
 
-// Keys of the block's rows and columns [first, end) to keys + row * key_stride. CHUNKS > 0: d <= 32 CHUNKS, and x stays in
-// registers.
+// Keys of the block's rows and columns [first, end) to keys + row * key_stride. CHUNKS > 0: d <= 32 CHUNKS, x stays in
+// registers, and none are left for a bias.
 template <class T, class Keys, int CHUNKS, bool WEIGHTED>
 __device__ __forceinline__ void multiply_tiles(const KeepMaskArgs& args, const TilePlan& plan, const BlockPlace& place,
                                                int first, int end, unsigned char* shared, unsigned char* keys,
@@ -217,8 +217,8 @@ __device__ __forceinline__ void multiply_tiles(const KeepMaskArgs& args, const T
           for (int i = 0; i < 8; ++i)  // Eq. 3
             sums.c[i / 2][2 * half + i % 2] *= expf(fmaf(scores.c[i / 2][2 * half + i % 2], scale, -lse));
         }
-      } else if (args.bias.data) {
-        scale_and_add(sums, args, place, place.row + row, begin + column);
+      } else if constexpr (CHUNKS == 0) {
+        if (args.bias.data) scale_and_add(sums, args, place, place.row + row, begin + column);
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp, metrics
-from attrdrop.lab.errors import InputError
 from attrdrop.lab.images.arms import ARM_TYPES
 from attrdrop.lab.images.data import Images
 from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure
@@ -59,16 +58,6 @@ class ImageTrainer(ArmTrainer):
             model = RESNETS[self.settings.model](classes, small_images=shortest <= 64, channels=channels)
         return model.to(self.device)
 
-    def check(self) -> None:
-        x, y = self._batch(self.task.train, spaced(self.task.train, 2))
-        guided = self._guided(self.build(self.settings.first_seed))
-        try:
-            guided(x, y)
-        except (ValueError, TypeError) as error:
-            stop = f", --stop-at {self.settings.stop_at}" if self.settings.stop_at is not None else ""
-            given = f"--model {self.settings.model}, --rule {self.settings.rule}{stop}"
-            raise InputError(f"{given}: RelDrop cannot work with them: {error}.") from error
-
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
         """Relevance on test images, and for RelDrop what it shows to the model."""
         figure = io.BytesIO()
@@ -98,6 +87,10 @@ class ImageTrainer(ArmTrainer):
     def _guided(self, model: nn.Module) -> Arm:
         """RelDrop that gives every image a guided block."""
         return ARM_TYPES[RELDROP](model, dataclasses.replace(self.settings, p=1.0, alpha=0.0), self.task, 0)
+
+    def _given(self) -> str:
+        stop = f", --stop-at {self.settings.stop_at}" if self.settings.stop_at is not None else ""
+        return f"--model {self.settings.model}, --rule {self.settings.rule}{stop}"
 
     def _shape(self) -> dict[str, Any]:
         return {"pixels": [self.task.channels, *self.task.size]}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp, metrics
-from attrdrop.lab.errors import InputError
 from attrdrop.lab.points.arms import ARM_TYPES
 from attrdrop.lab.points.data import Augmentation, Clouds
 from attrdrop.lab.points.report import DROPPED_FIGURE, relevance_figure
@@ -50,14 +49,6 @@ class PointTrainer(ArmTrainer):
             sizes["points"] = self.task.points
         return getattr(models, name)(len(self.task.label_names), **sizes).to(self.device)
 
-    def check(self) -> None:
-        try:
-            guided = self._guided(self.build(self.settings.first_seed).train())
-            guided(*self._batch(self.task.train, spaced(self.task.train, 2)))
-        except (ValueError, TypeError) as error:
-            given = f"--model {self.settings.model}, --rule {self.settings.rule}, --points {self.task.points}"
-            raise InputError(f"{given}: RelDrop cannot work with them: {error}.") from error
-
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
         """Relevance on test clouds, and for RelDrop what it takes away."""
         figure = io.BytesIO()
@@ -84,6 +75,9 @@ class PointTrainer(ArmTrainer):
 
     def _guided(self, model: nn.Module) -> Arm:
         return ARM_TYPES[RELDROP](model, self.settings, self.task, 0)
+
+    def _given(self) -> str:
+        return f"--model {self.settings.model}, --rule {self.settings.rule}, --points {self.task.points}"
 
     def _shape(self) -> dict[str, Any]:
         return {"points": [self.task.points, self.task.channels]}

@@ -68,9 +68,13 @@ class ArmTrainer(abc.ABC):
     def build(self, seed: int) -> nn.Module:
         """The model with its initial weights, the same in all arms at a seed."""
 
-    @abc.abstractmethod
     def check(self) -> None:
         """Attribute two examples, so that what cannot work fails before anything is written."""
+        x, y = self._batch(self.task.train, spaced(self.task.train, 2))
+        try:
+            self._guided(self.build(self.settings.first_seed).train())(x, y)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self._given()}: RelDrop cannot work with them: {error}.") from error
 
     @abc.abstractmethod
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
@@ -131,6 +135,14 @@ class ArmTrainer(abc.ABC):
     @abc.abstractmethod
     def _shape(self) -> dict[str, Any]:
         """What else is a fact of the task: how large an example is."""
+
+    @abc.abstractmethod
+    def _guided(self, model: nn.Module) -> Arm:
+        """RelDrop that attributes every example."""
+
+    @abc.abstractmethod
+    def _given(self) -> str:
+        """The options that RelDrop may be unable to work with."""
 
     @abc.abstractmethod
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer: ...
