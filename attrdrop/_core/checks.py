@@ -132,16 +132,19 @@ def check_rows(name: str, bits: Tensor, shape: tuple[int, int, int, int], device
 
 def check_bias(name: str, bias: object, shape: tuple[int, int, int, int], device: torch.device) -> Tensor | None:
     """A floating-point tensor broadcastable to ``shape`` = (B, H, n_q, n_k), with four dimensions; any strides."""
-    if bias is None:
-        return None
-    bias = check_tensor(name, bias)
-    if bias.dtype not in FLOATS:
-        raise TypeError(f"{name} must be floating point (boolean masks are packed into bits), got {bias.dtype}")
-    if bias.device != device:
-        raise ValueError(f"{name} must be on the device of the other inputs, {device}, got {bias.device}")
-    view = bias.reshape((1,) * (4 - bias.dim()) + tuple(bias.shape)) if bias.dim() < 4 else bias
+    return None if bias is None else check_summand(name, bias, shape, device, "(B, H, n_q, n_k)")
+
+
+def check_summand(name: str, x: object, shape: tuple[int, int, int, int], device: torch.device, sizes: str) -> Tensor:
+    """What is added to ``shape``, of which messages speak as ``sizes``: as :func:`check_bias`."""
+    x = check_tensor(name, x)
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{name} must be floating point (boolean masks are packed into bits), got {x.dtype}")
+    if x.device != device:
+        raise ValueError(f"{name} must be on the device of the other inputs, {device}, got {x.device}")
+    view = x.reshape((1,) * (4 - x.dim()) + tuple(x.shape)) if x.dim() < 4 else x
     if view.dim() != 4 or any(a not in (1, b) for a, b in zip(view.shape, shape, strict=True)):
-        raise ValueError(f"{name} must broadcast to (B, H, n_q, n_k) = {shape}, got {tuple(bias.shape)}")
+        raise ValueError(f"{name} must broadcast to {sizes} = {shape}, got {tuple(x.shape)}")
     return view
 
 

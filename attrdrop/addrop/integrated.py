@@ -119,8 +119,9 @@ class IntegratedPass1(GradientPass1):
         assert total is not None  # step m is in it
         bias, scale = call.bias(), call.score_scale()
         _, lse = masked_attention(
-            call.query, call.key, call.value, self._valid_bits(call), bias=bias, scale=scale, return_lse=True
-        )
+            call.query, call.key, call.value, self._valid_bits(call), bias=bias, sinks=call.sinks, scale=scale,
+            return_lse=True,
+        )  # fmt: skip
         x = (total / steps).transpose(1, 2).to(call.value.dtype)
         weight = AttentionWeight(call.query, call.key, lse, scale, bias)
         site.keep = self.draws.keep_mask(site, x, call.value, weight=weight)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ class AttentionCall(NamedTuple):
     """One attention call: query (B, H, n_q, d), key and value (B, H_kv, n_k, d), and its mask.
 
     mask is None, bool or integer (attend where it is not 0) or floating point (added to the scores), broadcastable to
-    (B, H, n_q, n_k); position_bias is added likewise. is_causal counts where there is no mask.
+    (B, H, n_q, n_k); position_bias is added likewise. is_causal counts where there is no mask. sinks are those of
+    :func:`attrdrop.masked_attention`.
     """
 
     module: nn.Module
@@ -41,6 +42,7 @@ class AttentionCall(NamedTuple):
     scale: float | None
     dropout_p: float
     is_causal: bool
+    sinks: Tensor | None = None
 
     def valid(self) -> Tensor | None:
         """Bool columns that the mask allows; a floating-point mask forbids what it lowers to (nearly) its minimum."""
@@ -60,7 +62,7 @@ class AttentionCall(NamedTuple):
 
     def detached(self) -> AttentionCall:
         """The same call without its graph."""
-        tensors = ("query", "key", "value", "mask", "position_bias")
+        tensors = ("query", "key", "value", "mask", "position_bias", "sinks")
         return self._replace(**{name: x.detach() for name in tensors if (x := getattr(self, name)) is not None})
 
     def score_scale(self) -> float:
@@ -212,10 +214,19 @@ def _has_slow_dropout(call: AttentionCall) -> bool:
     return call.dropout_p > 0 and call.query.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
 
 
+def attend_plainly(call: AttentionCall) -> Tensor:
+    """The head outputs of a call outside any pass; its dropout is drawn from torch's generator."""
+    return _masked(call, ValidBits()(call))
+
+
 def _attend(call: AttentionCall, keep: KeepMask, seed: int, draws: Draws) -> Tensor:
+    return _masked(call, keep, seed=seed, sample_ids=draws.samples(call.query.shape[0]))
+
+
+def _masked(call: AttentionCall, keep: KeepMask, **draw: Any) -> Tensor:
     out = masked_attention(
-        call.query, call.key, call.value, keep, bias=call.bias(), scale=call.scale, dropout_p=call.dropout_p,
-        seed=seed, sample_ids=draws.samples(call.query.shape[0]),
+        call.query, call.key, call.value, keep, bias=call.bias(), sinks=call.sinks, scale=call.scale,
+        dropout_p=call.dropout_p, **draw,
     )  # fmt: skip
     assert isinstance(out, Tensor)  # a pair comes only with return_lse
     return out

@@ -14,18 +14,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attrdrop.addrop import ADDrop, ADDropConfig
-from attrdrop.addrop.passes import AttentionCall
+from attrdrop.addrop.passes import AttentionCall, attend_plainly
 
 NAME = "attrdrop"
 
 _UNSUPPORTED = {
     "softcap": "soft-capped scores",
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
     "block_indices": "attention to chosen blocks",
     "indices": "attention to chosen keys",
     "cache": "a paged key-value cache",
 }  # what changes attention and comes beside its mask
+_SINKS = ("s_aux", "sinks")  # what models call them
 
 
 def attention_forward(
@@ -49,14 +48,16 @@ def attention_forward(
         (B, n_q, H, d) contiguous, and None for the weights.
 
     Raises:
-        ValueError: the model's attention is more than softmax(q kᵀ scale + mask + position_bias) v.
+        ValueError: the model's attention is more than softmax(q kᵀ scale + mask + position_bias, with sinks) v.
     """
+    found = [sinks for name in _SINKS if (sinks := kwargs.pop(name, None)) is not None]
+    sinks = found[0] if found else None
     _refuse_unsupported(module, kwargs)
     plain = functools.partial(
         sdpa_attention_forward,
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs,
     )  # fmt: skip
-    if attrdrop is None:
+    if attrdrop is None and sinks is None:
         return plain()
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -70,8 +71,13 @@ def attention_forward(
         scaling,
         dropout,
         bool(is_causal) and attention_mask is None and query.shape[2] > 1,
+        sinks,
     )
-    return attrdrop.attend(call, lambda: plain()[0]), None
+
+    def attend() -> Tensor:
+        return plain()[0] if sinks is None else attend_plainly(call)
+
+    return attend() if attrdrop is None else attrdrop.attend(call, attend), None
 
 
 def _refuse_unsupported(module: nn.Module, given: dict[str, Any]) -> None:

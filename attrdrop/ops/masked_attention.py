@@ -21,6 +21,7 @@ def masked_attention(
     keep: KeepMask | None,
     *,
     bias: Tensor | None = None,
+    sinks: Tensor | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
     seed: int | None = None,
@@ -30,8 +31,8 @@ def masked_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """dropout(softmax(q kᵀ scale + bias, over the set bits)) v (AD-DROP, Eq. 1 with a packed M).
 
-    Deterministic; differentiable in q, k, v, and in bias where it requires a gradient. Nothing of size n x n is kept
-    for the backward but the bits; with create_graph it is materialised, as the reference does.
+    Deterministic; differentiable in q, k, v, and in bias and sinks where they require a gradient. Nothing of size n x n
+    is kept for the backward but the bits; with create_graph it is materialised, as the reference does.
 
     Args:
         q: (B, H, n_q, d), float32, bfloat16, float16 or float64.
@@ -40,12 +41,14 @@ def masked_attention(
             set bit gives 0. None: plain attention by torch's scaled_dot_product_attention, which then also draws the
             dropout, from torch's generator.
         bias: floating point, broadcastable to (B, H, n_q, n_k), added to the scaled scores.
+        sinks: attention sinks, floating point, (H,) or broadcastable to (B, H, n_q, 1): a logit that joins the softmax
+            of every row and has no value, so that the probabilities of the keys sum to less than 1.
         scale: default d ** -0.5.
         dropout_p: ordinary dropout of the probabilities, in [0, 1], to 1/65536; drawn from ``seed`` by place, so the
             backward and a checkpointed forward repeat it.
         seed: 64-bit seed of that dropout; default, drawn from torch's generator. Use another one for each layer.
         sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
-        return_lse: also return the log-sum-exp of each row, (B, H, n_q), -inf where no bit is set.
+        return_lse: also return the log-sum-exp of each row, (B, H, n_q), -inf where no bit is set; sinks are in it.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:
@@ -70,6 +73,14 @@ def masked_attention(
     dropout_p = checks.check_probability("dropout_p", dropout_p)
     bias = checks.check_bias("bias", bias, (batch, heads, n_q, n_k), q.device)
     scale = d**-0.5 if scale is None else float(scale)
+    if keep is not None and not isinstance(keep, KeepMask):
+        raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
+    if sinks is not None:
+        sinks = checks.check_tensor("sinks", sinks)
+        sinks = sinks[:, None, None] if sinks.dim() == 1 and len(sinks) == heads else sinks
+        sinks = checks.check_summand("sinks", sinks, (batch, heads, n_q, 1), q.device, "(H,) or (B, H, n_q, 1)")
+        k, v, bias, keep = _with_sinks(k, v, bias, keep, sinks)
+        n_k += 1
     if keep is None:
         if return_lse:
             raise ValueError("return_lse needs a keep mask; with keep=None torch's attention does not return it")
@@ -79,8 +90,6 @@ def masked_attention(
             q, k, v, None if bias is None else bias.to(q.dtype), dropout_p, scale=scale, enable_gqa=k.shape[1] != heads
         )
         return out.transpose(1, 2).contiguous()
-    if not isinstance(keep, KeepMask):
-        raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
     rows = checks.check_rows("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
     kept_queries = checks.word_count(keep.rows.shape[2])
     cols = checks.check_rows("keep.cols", keep.cols, (batch, heads, n_k, kept_queries), q.device)
@@ -94,6 +103,24 @@ def masked_attention(
     else:
         out, lse = _MaskedAttention.apply(*arguments, cols, chosen)
     return (out, lse.detach()) if return_lse else out
+
+
+def _with_sinks(
+    k: Tensor, v: Tensor, bias: Tensor | None, keep: KeepMask | None, sinks: Tensor
+) -> tuple[Tensor, Tensor, Tensor, KeepMask | None]:
+    """One more key, always attended to, whose score is the sink and whose value is 0."""
+    n_k = k.shape[2]
+    k, v = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
+    bias = sinks.new_zeros(1, 1, 1, n_k) if bias is None else bias
+    shape = torch.broadcast_shapes(bias.shape[:3], sinks.shape[:3])
+    bias = torch.cat([bias.expand(*shape, n_k), sinks.expand(*shape, 1)], -1)
+    if keep is not None:
+        words = checks.word_count(n_k)
+        rows = torch.nn.functional.pad(keep.rows, (0, checks.word_count(n_k + 1) - words))
+        bit = torch.zeros(rows.shape[-1], dtype=torch.int32, device=rows.device)
+        bit[n_k // 32] = 1 << n_k % 32 if n_k % 32 < 31 else -(1 << 31)
+        keep = KeepMask.from_rows(rows | bit, n_k + 1)
+    return k, v, bias, keep
 
 
 class _MaskedAttention(torch.autograd.Function):
