@@ -157,7 +157,7 @@ def masked_attention_backward(
     make = torch.zeros if is_empty else torch.empty
     grads = [make(t.transpose(1, 2).shape, dtype=t.dtype, device=t.device) for t in (q, k, v)]
     if is_empty:
-        grad_of_bias = torch.zeros_like(bias) if needs_grad_bias else q.new_empty(0)
+        grad_of_bias = bias.new_zeros(bias.shape) if needs_grad_bias else q.new_empty(0)
         return *(grad.transpose(1, 2) for grad in grads), grad_of_bias
     arguments, choice = common_arguments(q, k, v, bias, scale, dropout_p)
     kept_rows, kept_cols = survivors(rows, q, k, dropout_p, seed, sample_ids, needs_cols=True)

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attrdrop.triton_kernels.launch import on_device
+
 BLOCK_WORDS = 64
 
 
@@ -39,7 +41,10 @@ def pack_mask(mask: Tensor) -> Tensor:
     bits = torch.empty(rows, words, dtype=torch.int32, device=mask.device)
     if bits.numel():
         grid = (triton.cdiv(bits.numel(), BLOCK_WORDS),)
-        pack_mask_kernel[grid](mask.view(torch.int8), bits, bits.numel(), n, words, *mask.stride(), BLOCK=BLOCK_WORDS)
+        with on_device(mask.device):
+            pack_mask_kernel[grid](
+                mask.view(torch.int8), bits, bits.numel(), n, words, *mask.stride(), BLOCK=BLOCK_WORDS
+            )
     return bits
 
 
@@ -49,5 +54,6 @@ def unpack_mask(bits: Tensor, n: int) -> Tensor:
     mask = torch.empty(rows, n, dtype=torch.int8, device=bits.device)
     if mask.numel():
         grid = (triton.cdiv(bits.numel(), BLOCK_WORDS),)
-        unpack_mask_kernel[grid](bits, mask, bits.numel(), n, words, bits.stride(0), BLOCK=BLOCK_WORDS)
+        with on_device(bits.device):
+            unpack_mask_kernel[grid](bits, mask, bits.numel(), n, words, bits.stride(0), BLOCK=BLOCK_WORDS)
     return mask.view(torch.bool)

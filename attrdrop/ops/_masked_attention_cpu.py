@@ -93,7 +93,7 @@ def backward(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_
     heads, kv_heads, n_k = q.shape[1], k.shape[1], k.shape[2]
     empty = q.new_zeros(0)
     if out.numel() == 0 or n_k == 0:
-        grad_bias = torch.zeros_like(bias) if needs_grad_bias else empty
+        grad_bias = bias.new_zeros(bias.shape) if needs_grad_bias else empty
         return *(_new_grad(t, torch.zeros) for t in (q, k, v)), grad_bias
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     with torch.autocast("cpu", enabled=False):
@@ -117,7 +117,7 @@ def backward(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_
 def _backward_chunks(grad_out, qkv: Heads, out, lse, keep, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
     q, k, v = qkv
     grads = _new_grad(q), _new_grad(k), _new_grad(v)
-    grad_bias = torch.zeros_like(bias) if needs_grad_bias else q.new_zeros(0)
+    grad_bias = bias.new_zeros(bias.shape) if needs_grad_bias else q.new_zeros(0)
     ids = torch.arange(q.shape[0]) if sample_ids is None else sample_ids
     for chunk in _chunks(q, k.shape[2]):
         q_f, k_f, v_f = q[chunk].float(), k[chunk].float(), v[chunk].float()

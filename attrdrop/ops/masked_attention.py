@@ -179,5 +179,5 @@ def _(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids):
 @register_fake("masked_attention_backward")
 def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias):
     grads = (torch.empty_like(t.transpose(1, 2), memory_format=torch.contiguous_format) for t in (q, k, v))
-    grad_bias = torch.empty_like(bias) if needs_grad_bias else q.new_empty(0)
+    grad_bias = bias.new_empty(bias.shape) if needs_grad_bias else q.new_empty(0)
     return *(grad.transpose(1, 2) for grad in grads), grad_bias
