@@ -18,14 +18,14 @@ $(VENV)/.lab: $(BIN)/python $(SOURCES)
 
 $(VENV)/.test: $(BIN)/python pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" setuptools_scm "cmake>=3.25" ninja "pybind11>=2.13"
-	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
+	ATTRDROP_REQUIRE_C=1 ATTRDROP_STRICT=1 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
 	@touch $@
 
 demo: $(VENV)/.lab
 	$(BIN)/attrdrop finetune --preset demo --output runs/demo
 
 test: $(VENV)/.test
-	ATTRDROP_REQUIRE_C=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	ATTRDROP_REQUIRE_C=1 ATTRDROP_STRICT=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -42,6 +42,7 @@ class CMakeBuild(build_ext):
             ),  # every time: a cached path may lie in a build environment since deleted
             "CMAKE_BUILD_TYPE": os.environ.get("ATTRDROP_BUILD_TYPE", "Release"),
             "ATTRDROP_TORCH_DIR": torch_dir,
+            "ATTRDROP_STRICT": os.environ.get("ATTRDROP_STRICT", "0"),
             "ATTRDROP_VERSION": self.distribution.get_version(),
             "ATTRDROP_CUDA": os.environ.get("ATTRDROP_CUDA", "AUTO"),
             "Python_EXECUTABLE": sys.executable,

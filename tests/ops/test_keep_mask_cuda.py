@@ -13,7 +13,6 @@ from ranking import as_problem, oracle_row, small_problem, values
 
 from attrdrop import KeepMask, keep_mask, pack_mask, random_keep_mask, transpose_mask, unpack_mask
 
-pytest.importorskip("attrdrop._host")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LONG = dict(shared_bytes=12_000)  # too little for a block to keep its rows: they go through scratch memory
 

@@ -268,8 +268,8 @@ def test_autocast_does_not_lower_the_precision_inside():
 
 def test_a_step_of_addrop_equals_the_cpu_path():
     """Masks and both passes through the kernels, dropout and padding included."""
-    model = build("bert").train()
-    inputs = make_batch("bert")
+    model = build("bert").train().to(DEVICE)
+    inputs = {name: tensor.to(DEVICE) for name, tensor in make_batch("bert").items()}
     runs = []
     for backend in ("reference", "triton"):
         torch.manual_seed(0)

@@ -26,8 +26,6 @@ BACKENDS = {
 @pytest.fixture(params=["cpp", "emulated", GPU])
 def backend(request):
     """(occlude_blocks, fill_blocks) of a compiled backend."""
-    if request.param == "emulated":
-        pytest.importorskip("attrdrop._host")
     return BACKENDS[request.param]
 
 

@@ -25,8 +25,6 @@ BACKENDS = {
 @pytest.fixture(params=["cpp", "emulated", GPU])
 def occlude(request):
     """occlude_points of a compiled backend."""
-    if request.param == "emulated":
-        pytest.importorskip("attrdrop._host")
     return BACKENDS[request.param]
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import sacrebleu
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
@@ -40,5 +39,7 @@ class SequenceToSequence(Kind):
         return Prediction(*loss, [text.strip() for text in predicted], [row["reference"] for row in rows])
 
     def score(self, metric: str, found: Prediction) -> float:
+        import sacrebleu
+
         measure: Any = {"bleu": sacrebleu.corpus_bleu, "chrf": sacrebleu.corpus_chrf}[metric]
         return measure(found.predicted, [found.expected]).score / 100

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-from seqeval.metrics import accuracy_score, f1_score
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -56,6 +55,8 @@ class TokenClassification(Kind):
         return Prediction(*cross_entropy_sum(logits, labels), predicted, expected)
 
     def score(self, metric: str, found: Prediction) -> float:
+        from seqeval.metrics import accuracy_score, f1_score
+
         if metric == "accuracy":
             return float(accuracy_score(found.expected, found.predicted))
         return float(f1_score(found.expected, found.predicted, zero_division=0))
