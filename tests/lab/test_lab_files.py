@@ -105,6 +105,25 @@ def test_conll_rows_have_the_line_of_their_first_word(write):
     assert table.lines == [2, 7]
 
 
+def test_words_with_spaces_between_tabs(write):
+    path = write("train.conll", "10 000\tCD\tO\nLos Angeles\tNNP\tB-LOC\n")
+    task = tasks.from_files(path, path, kind="token-classification")
+    assert (task.train.texts, task.train.labels) == ([["10 000", "Los Angeles"]], [[0, 1]])
+
+
+def test_numbers_that_are_words(write):
+    path = write("train.conll", "1 CD O\n2 CD O\nis IN O\nnot IN O\nin IN O\nTurin NNP B-LOC\n")
+    assert tasks.from_files(path, path, kind="token-classification").train.texts[0][:2] == ["1", "2"]
+
+
+def test_values_of_json_are_spelt_as_in_json(write):
+    big = "9" * 5000
+    rows = [("true", "1"), ("false", "2.5"), (big, "-3")]
+    path = write("train.jsonl", "".join(f'{{"text": {text}, "label": {label}}}\n' for text, label in rows))
+    task = tasks.from_files(path, path, kind="regression")
+    assert (task.train.texts, task.train.labels) == (["true", "false", big], [1.0, 2.5, -3.0])
+
+
 @pytest.mark.parametrize("names", [("source", "target"), ("text", "label")])
 def test_translations(write, names):
     path = write("train.tsv", "\t".join(names) + "\nhello\thola\nyes\tsí\n")
@@ -164,6 +183,22 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ("train.csv", GOOD + "  ,yes\n", {}, ["line 6", "'text' is empty"]),
         ("train.csv", GOOD + "more,\n", {}, ["line 6", "'label' is empty"]),
         ("train.jsonl", '{"text": null, "label": 1}\n{"text": "b", "label": 0}', {}, ["line 1", "'text' is empty"]),
+        (
+            "train.jsonl",
+            '{"text": "a", "label": 1}\n\n{"text": {"en": "b"}, "label": 0}',
+            {},
+            ["line 3: column 'text'", 'a JSON object, which is no text: {"en": "b"}'],
+        ),
+        ("train.jsonl", '{"text": "a", "label": {"id": 1}}', {}, ["line 1", "'label' holds a JSON object"]),
+        (
+            "train.jsonl",
+            '{"text": ["a"], "label": 1}\n{"text": "b", "label": 0}',
+            {},
+            ["line 1", "'text' holds a list"],
+        ),
+        ("train.jsonl", '{"text": NaN, "label": 1}\n{"text": "b", "label": 0}', {}, ["line 1", "'text' is empty"]),
+        ("train.jsonl", '{"text": "a", "text": "b", "label": 1}', {}, ["line 1", "same name twice", "'text'"]),
+        ("train.jsonl", "[" * 100_000, {}, ["line 1", "not usable JSON"]),
         ("train.csv", "text,label\na,1\nb,1\n", {}, ["only one class", "'1'"]),
         ("train.csv", "text,label\n" + "".join(f"a,{n / 7}\n" for n in range(30)), {}, ["30 different values"]),
         ("train.csv", "body,label\na,1\nb,0\n", {}, ["--text-column", "body, label"]),
@@ -207,6 +242,22 @@ WORDS = {"kind": "token-classification"}
         ("train.jsonl", '{"tokens": ["In"], "tags": "O"}', WORDS, ["line 1", "'tags' holds a text"]),
         ("train.jsonl", '{"tokens": ["a", "b"], "tags": ["B-X"]}', WORDS, ["--train", "line 1", "2 words but 1 tags"]),
         ("train.jsonl", '{"tokens": ["a", " "], "tags": ["B-X", "O"]}', WORDS, ["line 1", "empty word"]),
+        ("train.jsonl", '{"tokens": ["a", ["b"]], "tags": ["B-X", "O"]}', WORDS, ["line 1", 'than words: ["b"]']),
+        ("train.jsonl", '{"tokens": [{"form": "a"}], "tags": ["B-X"]}', WORDS, ["line 1", 'than words: {"form": "a"}']),
+        (
+            "train.conll",
+            "\n1\tAda\tB-PER\n2\twrote\tO\n\n1\tIn\tO\n2\tTurin\tB-LOC\n",
+            WORDS,
+            ["line 2: the first column holds running numbers ('1', '2')", "leave out"],
+        ),
+        ("train.txt", "0 In IN O\n1 Turin NNP B-LOC\n", WORDS, ["line 1", "running numbers ('0', '1')"]),
+        (
+            "train.conll",
+            "1-2 zum O\n1 zu O\n2 dem O\n2.1 x O\n3 See B-LOC\n",
+            WORDS,
+            ["line 1", "numbers ('1-2', '1')"],
+        ),
+        ("train.conll", "a/b 0 In IN O\na/b 1 Turin NNP B-LOC\n", WORDS, ["line 1", "again and again ('a/b', 'a/b')"]),
         ("train.jsonl", '{"tokens": [], "tags": []}', WORDS, ["line 1", "is empty"]),
         ("train.jsonl", '{"tokens": ["a"], "tags": ["X"]}', WORDS, ["line 1", "tag 'X'", "B-<name>"]),
         ("train.jsonl", '{"tokens": ["a"], "ner_tags": [3]}', WORDS, ["line 1", "tag '3'", "B-<name>"]),

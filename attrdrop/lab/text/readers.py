@@ -3,16 +3,19 @@
 import csv
 import gzip
 import io
+import itertools
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attrdrop.lab.errors import InputError
 
-Cell = str | list[str]
+Cell = Any  # a text, or a list of them; of JSON whatever else it holds, which no column that counts may
 Content = tuple[list[str], list[tuple[int, dict[str, Cell]]]]  # names of columns; rows with their line
 
 
@@ -27,13 +30,13 @@ class Table:
 
     def column(self, name: str, option: str) -> list[str]:
         """A column of texts; `option` is the command-line option a message about a missing column names."""
-        return list(self._cells(name, option, str, "a list, which only token-classification takes"))
+        return list(self._cells(name, option, str))
 
     def words(self, name: str, option: str) -> list[list[str]]:
         """A column of lists."""
-        return list(self._cells(name, option, list, "a text where token-classification takes a list"))
+        return list(self._cells(name, option, list))
 
-    def _cells(self, name: str, option: str, kind: type, refusal: str) -> Iterator:
+    def _cells(self, name: str, option: str, kind: type) -> Iterator:
         if name not in self.columns:
             raise InputError(
                 f"{option}: {self.path} has no column {name!r}; its columns are {', '.join(self.columns)}."
@@ -43,9 +46,12 @@ class Table:
             if not cell or (isinstance(cell, str) and not cell.strip()):
                 raise InputError(f"{where} is empty; it must be filled in every row.")
             if not isinstance(cell, kind):
-                raise InputError(f"{where} holds {refusal}.")
-            if isinstance(cell, list) and not all(part.strip() for part in cell):
-                raise InputError(f"{where} holds an empty word.")
+                raise InputError(f"{where} holds {_REFUSALS[type(cell)]}: {_shortened(cell)}.")
+            for part in cell if isinstance(cell, list) else []:
+                if not isinstance(part, str):
+                    raise InputError(f"{where} holds a list of other things than words: {_shortened(part)}.")
+                if not part.strip():
+                    raise InputError(f"{where} holds an empty word.")
             yield cell
 
 
@@ -123,11 +129,14 @@ def _read_json(path: Path, stream: io.TextIOBase) -> Content:
     rows = []
     for number, line in _filled(stream):
         try:
-            record = json.loads(line)
+            record = _DECODER.decode(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not valid JSON: {error.msg} (column {error.colno}).") from None
+        except (ValueError, RecursionError) as error:  # a name twice; brackets within brackets
+            raise InputError(f"{path}, line {number}: not usable JSON: {error}.") from None
         if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: a {type(record).__name__} where a JSON object is needed.")
+            what = "list" if isinstance(record, list) else "single value"
+            raise InputError(f"{path}, line {number}: a {what} where a JSON object is needed.")
         columns = columns or list(record)
         if missing := [name for name in columns if name not in record]:
             raise InputError(f"{path}, line {number}: no {', '.join(map(repr, missing))}, which the first line has.")
@@ -135,19 +144,54 @@ def _read_json(path: Path, stream: io.TextIOBase) -> Content:
     return columns, rows
 
 
-def _cell(value: object) -> Cell:
-    if isinstance(value, list):
-        return ["" if part is None else str(part) for part in value]
-    return "" if value is None else str(value)
+def _cell(value: Any) -> Cell:
+    return [_simple(part) for part in value] if isinstance(value, list) else _simple(value)
+
+
+def _simple(value: Any) -> Any:
+    """A scalar as JSON spells it, "" for null; lists and objects as they are."""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "true", False: "false"}[value]
+    return str(value) if isinstance(value, float) else value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a JSON object, in which no name stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has the same name twice, of {', '.join(repr(name) for name, _ in pairs)}")
+    return found
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=str,  # of any length
+    parse_constant=lambda name: None if name == "NaN" else name,  # pandas and others write it for what is missing
+)
+_REFUSALS: dict[type, str] = {
+    str: "a text where token-classification takes a list",
+    list: "a list, which only token-classification takes",
+    dict: "a JSON object, which is no text",
+}
 
 
 def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
-    """One word a line, its tag in the last column; blank lines and -DOCSTART- stand between sentences."""
+    """One word a line, its tag in the last column; blank lines and -DOCSTART- stand between sentences.
+
+    Where tabs part the columns, a word may hold spaces.
+    """
     rows: list[tuple[int, dict[str, Cell]]] = []
     words: list[str] = []
     tags: list[str] = []
+    widest = 0
     for number, line in enumerate(stream, start=1):
-        fields = line.split()
+        line = line.rstrip()
+        fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not fields or fields[0] == "-DOCSTART-":
             words, tags = [], []
             continue
@@ -157,7 +201,30 @@ def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
             rows.append((number, {"tokens": words, "tags": tags}))
         words.append(fields[0])
         tags.append(fields[-1])
+        widest = max(widest, len(fields))
+    if widest > 2:
+        _check_first_column(path, rows)
     return ["tokens", "tags"], rows
+
+
+def _check_first_column(path: Path, rows: list[tuple[int, dict[str, Cell]]]) -> None:
+    """Refuse numbers that count the words, or names of documents, in the place of the words."""
+    steps = [(line, *pair) for line, row in rows for pair in itertools.pairwise(row["tokens"])]
+    odd = [(line, a, b) for line, a, b in steps if a == b or _counts(a, b)]
+    if len(odd) > len(steps) / 2:
+        line, *pair = odd[0]
+        what = "running numbers" if _counts(*pair) else "the same again and again"
+        raise InputError(
+            f"{path}, line {line}: the first column holds {what} ({', '.join(map(repr, pair))}) where the words are "
+            "needed; leave out what stands before them."
+        )
+
+
+def _counts(before: str, after: str) -> bool:
+    """Whether two words are numbers that follow each other; in CoNLL-U 1-2 spans two words, and 8.1 is an empty one."""
+    found = [re.fullmatch(r"(\d{1,9})(?:[-.]\d+)?", word) for word in (before, after)]
+    first, second = (match and int(match[1]) for match in found)
+    return first is not None and second is not None and second - first in (0, 1)
 
 
 def _read_lines(path: Path, stream: io.TextIOBase) -> Content:
