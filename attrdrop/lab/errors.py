@@ -1,4 +1,6 @@
-"""The two ways an experiment ends early, each with a message meant for the user, and what others say."""
+"""The two ways an experiment ends early, each with a message meant for the user, and what messages are made of."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -13,3 +15,8 @@ def said(error: Exception) -> str:
     """The message of an error, as part of a sentence."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return f"no entry {text}" if type(error) is KeyError else text.strip().rstrip(".")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, each in quotes, the first few of many."""
+    return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")

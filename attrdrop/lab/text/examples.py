@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, listed
 from attrdrop.lab.runs.splits import SPLIT_SEED, stratified
 
 CLASSIFICATION = "classification"
@@ -144,8 +144,3 @@ def missing_classes(examples: Examples, kind: str, label_names: Sequence[str]) -
         return []
     seen = set(examples.labels)
     return [name for index, name in enumerate(label_names) if index not in seen]
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """Names for a message, each in quotes, the first few of many."""
-    return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")

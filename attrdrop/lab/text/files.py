@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, listed
 from attrdrop.lab.text.examples import (
     CAUSAL_LM,
     CLASSIFICATION,
@@ -17,7 +17,6 @@ from attrdrop.lab.text.examples import (
     TOKEN_CLASSIFICATION,
     Examples,
     Task,
-    listed,
     missing_classes,
     split,
 )
