@@ -68,6 +68,57 @@ def test_integer_labels_sort_as_numbers(write):
     assert tasks.from_files(path, path, path).label_names == ["-1", "9", "10"]
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["1", "1.0", "0", "0.0"],
+        ["1.0", "0.0", "1.00", "0"],
+        ["1", " 1", "0 ", "0"],
+    ],
+)
+def test_a_number_is_one_label_however_it_is_written(write, labels):
+    path = write("train.csv", "text,label\n" + "".join(f"t,{label}\n" for label in labels))
+    dev = write("dev.jsonl", '{"text": "t", "label": 1}\n{"text": "t", "label": 0.0}\n')
+    task = tasks.from_files(path, dev)
+    assert task.label_names == ["0", "1"]
+    assert sorted(task.train.labels) == [0, 0, 1, 1]
+    assert task.dev.labels == [1, 0]
+
+
+def test_labels_that_are_no_whole_numbers_stay_as_they_are(write):
+    path = write("train.csv", "text,label\n" + "".join(f"t,{label}\n" for label in ("v1.0", "1.5", "1.50", "--1")))
+    assert tasks.from_files(path, path).label_names == ["--1", "1.5", "1.50", "v1.0"]
+
+
+def test_labels_that_look_alike_are_named(write):
+    path = write("train.csv", "text,label\n" + "".join(f"t,{label}\n" for label in ("Spam", "spam", "ham") * 2))
+    with pytest.warns(
+        UserWarning, match=r"'Spam', 'spam' in column 'label' of .*train\.csv look alike and are 2 labels"
+    ):
+        assert len(tasks.from_files(path, path).label_names) == 3
+    tagged = write("train.conll", "a B-LOC\nb B-loc\n")
+    with pytest.warns(UserWarning, match=r"'B-LOC', 'B-loc' in column 'tags'"):
+        tasks.from_files(tagged, tagged, kind="token-classification")
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_csv_with_other_marks_between_its_columns(write, mark):
+    rows = [("a, b", "0"), (f'"c{mark} d"', "1")]
+    path = write("train.csv", "".join(f"{mark.join(row)}\n" for row in [("text", "label"), *rows]))
+    task = tasks.from_files(path, path)
+    assert (task.train.texts, task.train.labels) == (["a, b", f"c{mark} d"], [0, 1])
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16", "UTF8"])
+def test_encodings(tmp_path, encoding, gz):
+    content = "text,label\né,oui\nà,non\n".encode(encoding)
+    path = tmp_path / f"train.csv{gz}"
+    path.write_bytes(gzip.compress(content) if gz else content)
+    task = tasks.from_files(path, path, path, other=[str(path)], encoding=encoding)
+    assert task.train.texts == task.other[str(path)].texts == ["é", "à"]
+
+
 def conll(sentences, columns=2):
     """Sentences in the format of CoNLL, with columns between word and tag."""
     between = " x" * (columns - 2)
@@ -176,6 +227,7 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ("train.csv", GOOD + "a,b,c\n", {}, ["line 6", "3 fields", "2 (text, label)"]),
         ("train.tsv", "text\tlabel\nalone\n", {}, ["line 2", "1 fields"]),
         ("train.csv", 'text,label\n"open,yes\n', {}, ["not valid csv"]),
+        ("train.tsv", "text,label\na,1\nb,0\n", {}, ["line 1", "no tabs in 'text,label'", "is a .csv"]),
         ("train.csv", "text,text\na,b\n", {}, ["same name"]),
         ("train.jsonl", '{"text": "a", "label": 1}\n{"text": \n', {}, ["line 2", "not valid JSON"]),
         ("train.jsonl", "[1, 2]\n", {}, ["line 1", "list where a JSON object"]),
@@ -299,7 +351,14 @@ def test_missing_and_unreadable_files(write, tmp_path):
     cut.write_bytes(gzip.compress(GOOD.encode() * 100)[:40])
     corrupt = tmp_path / "corrupt.csv.gz"
     corrupt.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 40)
-    for path in (not_gzip, latin, cut, corrupt):
+    with pytest.raises(InputError) as caught:
+        tasks.from_files(latin)
+    assert_sentence(caught, "--train", str(latin), "is not in utf-8", "--encoding", "cp1252")
+    for name in ("utf-9", "rot13", "base64"):
+        with pytest.raises(InputError) as caught:
+            tasks.from_files(latin, encoding=name)
+        assert_sentence(caught, f"--encoding: '{name}' is no encoding")
+    for path in (not_gzip, cut, corrupt):
         with pytest.raises(InputError) as caught:
             tasks.from_files(path)
         assert_sentence(caught, "--train", str(path), "cannot be read")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attrdrop.lab.errors import InputError, listed
-from attrdrop.lab.runs.splits import SPLIT_SEED, stratified
+from attrdrop.lab.runs.splits import SPLIT_SEED, stratified, unseen
 
 CLASSIFICATION = "classification"
 REGRESSION = "regression"
@@ -142,5 +142,4 @@ def missing_classes(examples: Examples, kind: str, label_names: Sequence[str]) -
     """The classes without an example; none in tasks without classes."""
     if kind != CLASSIFICATION or examples.labels is None:
         return []
-    seen = set(examples.labels)
-    return [name for index, name in enumerate(label_names) if index not in seen]
+    return unseen(examples.labels, label_names)

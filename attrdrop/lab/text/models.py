@@ -1,9 +1,11 @@
 """Models and tokenizers: pre-trained ones, and small ones from scratch."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session
 from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -18,6 +20,7 @@ from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.tasks import Task
 
 MINILM, BERT_TINY, SCRATCH = "minilm", "bert-tiny", "scratch"
+HUB_SECONDS = 10
 
 
 def quiet() -> None:
@@ -101,11 +104,24 @@ def _fitting_config(kind: Kind, settings: Settings) -> Any:
     return config
 
 
+@cache
+def _hub_answers() -> bool:
+    """Asked once: transformers would ask for every file, each six times in half a minute."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # those of requests or of httpx, whichever the hub's library uses
+        return False
+    return True
+
+
 def _loaded(factory: Any, name: str, **options: Any) -> Any:
     path = model_path(name)
+    is_local = Path(path).is_dir()
+    if not is_local and not _hub_answers():
+        options["local_files_only"] = True
     try:
         return factory.from_pretrained(path, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        kind = "" if Path(path).is_dir() else "is no folder here and as a hub id "
+        kind = "" if is_local else "is no folder here and as a hub id "
         raise InputError(f"--model: {name} {kind}could not be loaded: {first_line}") from error

@@ -1,5 +1,6 @@
 """Text files read with line numbers, plain or gzipped: tables, tagged sentences, plain texts."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -63,7 +64,7 @@ class Format:
     holds: str
 
 
-def read_table(path: Path, option: str, formats: Mapping[str, Format]) -> Table:
+def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding: str = "utf-8") -> Table:
     """Read one data file in the format of its ending, with or without .gz: TABLES, SENTENCES or TEXTS.
 
     Raises InputError with the option, the file and the line at fault.
@@ -79,9 +80,14 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format]) -> Table:
     if suffix not in formats:
         raise InputError(f"{option}: {path} is none of {', '.join(some)} and {last}, with or without .gz at the end.")
     try:
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") if gzipped else _open(path) as stream:
+        with _text(gzip.open(path) if gzipped else path.open("rb"), encoding) as stream:
             columns, numbered = formats[suffix].read(path, stream)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeError as error:
+        raise InputError(
+            f"{option}: {path} is not in {encoding}: {error}; name its encoding with --encoding, cp1252 (of Windows) "
+            "or utf-16 for instance."
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{option}: {path} cannot be read{' as gzip' if gzipped else ''}: {error}.") from None
     if not numbered:
         raise InputError(f"{option}: {path} holds no rows; it needs {formats[suffix].holds}.")
@@ -89,16 +95,32 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format]) -> Table:
     return Table(path, columns, list(rows), list(lines))
 
 
-def _open(path: Path) -> io.TextIOBase:
-    return path.open(encoding="utf-8-sig", newline="")
+def _text(stream: Any, encoding: str) -> io.TextIOWrapper:
+    """A binary stream as text, without the mark that Windows puts before UTF-8."""
+    try:
+        name = codecs.lookup(encoding).name
+        return io.TextIOWrapper(stream, encoding="utf-8-sig" if name == "utf-8" else name, newline="")
+    except LookupError:
+        stream.close()
+        raise InputError(
+            f"--encoding: {encoding!r} is no encoding of texts that Python knows, such as utf-8, cp1252 or utf-16."
+        ) from None
 
 
 def _read_csv(path: Path, stream: io.TextIOBase) -> Content:
-    return _read_cells(path, csv.reader(stream, strict=True), "csv")
+    """Commas stand between the columns, or what else the line of their names is parted by where it has none."""
+    header = stream.readline()
+    between = next((mark for mark in ",;\t|" if mark in header), ",")
+    return _read_cells(path, csv.reader(itertools.chain([header], stream), delimiter=between, strict=True), "csv")
 
 
 def _read_tsv(path: Path, stream: io.TextIOBase) -> Content:
-    return _read_cells(path, csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), "tsv")
+    columns, rows = _read_cells(path, csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), "tsv")
+    if len(columns) == 1 and {",", ";"} & {*columns[0]}:
+        raise InputError(
+            f"{path}, line 1: no tabs in {columns[0]!r}; a file with other marks between columns is a .csv."
+        )
+    return columns, rows
 
 
 def _read_cells(path: Path, reader, kind: str) -> Content:

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 
 from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
+from attrdrop.lab.text.examples import CLASSIFICATION
 from attrdrop.lab.text.kinds import KINDS, Prediction, Row
 from attrdrop.lab.text.methods import METHODS, Method
 from attrdrop.lab.text.models import load_model, load_tokenizer, quiet
@@ -68,6 +70,9 @@ class Trainer:
         self.dev_rows = self.kind.encode(task.dev)
         self.test_rows = self.kind.encode(task.test) if task.test is not None else []
         self.other_rows = {name: self.kind.encode(examples) for name, examples in task.other.items()}
+        if task.kind == CLASSIFICATION:
+            for name, examples in task.sets.items():
+                warn_unseen(examples.labels or [], task.label_names, f"{name} examples")
 
     def check(self) -> None:
         """Let every arm train on two examples, so that what cannot work fails before anything is written."""
