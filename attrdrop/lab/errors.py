@@ -17,6 +17,12 @@ def said(error: Exception) -> str:
     return f"no entry {text}" if type(error) is KeyError else text.strip().rstrip(".")
 
 
+def bad_byte(error: UnicodeDecodeError) -> str:
+    """The byte at fault and its line, of an error in all bytes of a file."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"line {line} holds the byte {error.object[error.start]:#04x}"
+
+
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Names for a message, each in quotes, the first few of many."""
     return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")

@@ -224,9 +224,21 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ("train.jsonl", "\n", {}, ["no rows"]),
         ("train.xlsx", GOOD, {}, ["none of .csv, .tsv and .jsonl"]),
         ("train", GOOD, {}, ["none of .csv, .tsv and .jsonl"]),
-        ("train.csv", GOOD + "a,b,c\n", {}, ["line 6", "3 fields", "2 (text, label)"]),
+        ("train.csv", GOOD + "a,b,c\n", {}, ["line 6", "3 fields", "2 ('text', 'label')"]),
         ("train.tsv", "text\tlabel\nalone\n", {}, ["line 2", "1 fields"]),
-        ("train.csv", 'text,label\n"open,yes\n', {}, ["not valid csv"]),
+        ("train.csv", "text, label\na,1\nb,0\n", {}, ["no column label", "its columns are 'text', ' label'"]),
+        ("train.csv", 'text,label\n"open,yes\n', {}, ["line 2", "not valid csv", "begins here"]),
+        (
+            "train.csv",
+            f'{GOOD}"open,yes\n' + "fine,yes\n" * 15,
+            {},
+            ["line 6", "a quote begins here that does not end"],
+        ),
+        ("train.csv", f'{GOOD}"a\nb","open, yes\n' + 'x ""y"", z\n' * 9, {}, ["line 7", "begins here"]),
+        ("train.csv", f'{GOOD}5" wide,"open ""it""\n' + "x,y\n" * 9, {}, ["line 6", "begins here"]),
+        ("train.csv", f'{GOOD}"open,yes\nfine,no\n"good",no\n', {}, ["line 8", "a quote has been open since line 6"]),
+        ("train.csv", f'{GOOD}"a"b,yes\n', {}, ["train.csv, line 6: not valid csv: ',' expected after '\"'."]),
+        ("train.csv", f'{GOOD}"a\nb",yes,more\n', {}, ["line 6", "3 fields"]),
         ("train.tsv", "text,label\na,1\nb,0\n", {}, ["line 1", "no tabs in 'text,label'", "is a .csv"]),
         ("train.csv", "text,text\na,b\n", {}, ["same name"]),
         ("train.jsonl", '{"text": "a", "label": 1}\n{"text": \n', {}, ["line 2", "not valid JSON"]),
@@ -253,11 +265,11 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ("train.jsonl", "[" * 100_000, {}, ["line 1", "not usable JSON"]),
         ("train.csv", "text,label\na,1\nb,1\n", {}, ["only one class", "'1'"]),
         ("train.csv", "text,label\n" + "".join(f"a,{n / 7}\n" for n in range(30)), {}, ["30 different values"]),
-        ("train.csv", "body,label\na,1\nb,0\n", {}, ["--text-column", "body, label"]),
-        ("train.csv", "text,score\na,1\nb,0\n", {}, ["--label-column", "text, score"]),
-        ("train.csv", GOOD, {"text_column": "body"}, ["--text-column", "'body'", "text, label"]),
-        ("train.csv", GOOD, {"text_pair_column": "other"}, ["--text-pair-column", "'other'", "text, label"]),
-        ("train.csv", GOOD, {"label_column": "class"}, ["--label-column", "'class'", "text, label"]),
+        ("train.csv", "body,label\na,1\nb,0\n", {}, ["--text-column", "'body', 'label'"]),
+        ("train.csv", "text,score\na,1\nb,0\n", {}, ["--label-column", "'text', 'score'"]),
+        ("train.csv", GOOD, {"text_column": "body"}, ["--text-column", "'body'", "'text', 'label'"]),
+        ("train.csv", GOOD, {"text_pair_column": "other"}, ["--text-pair-column", "'other'", "'text', 'label'"]),
+        ("train.csv", GOOD, {"label_column": "class"}, ["--label-column", "'class'", "'text', 'label'"]),
     ],
 )
 def test_bad_training_file(write, name, content, columns, fragments):
@@ -287,7 +299,7 @@ WORDS = {"kind": "token-classification"}
         ("train.csv", "text,label\n" + "".join(f"a,{n / 7}\n" for n in range(30)), {}, ["--task-type regression"]),
         ("train.csv", GOOD, WORDS, ["--train", "none of .jsonl, .conll and .txt"]),
         ("train.txt", GOOD, {}, ["--train", "none of .csv, .tsv and .jsonl"]),
-        ("train.jsonl", jsonl(NAMES), {}, ["--text-column", "text or sentence", "tokens, tags"]),
+        ("train.jsonl", jsonl(NAMES), {}, ["--text-column", "text or sentence", "'tokens', 'tags'"]),
         ("train.jsonl", jsonl(NAMES, "label"), {"text_column": "tokens"}, ["line 1", "'label' holds a list"]),
         ("train.jsonl", jsonl(NAMES), {"kind": "causal-lm", "text_column": "tokens"}, ["line 1", "holds a list"]),
         ("train.jsonl", '{"tokens": "In Turin", "tags": ["B-X"]}', WORDS, ["line 1", "'tokens' holds a text"]),
@@ -319,7 +331,7 @@ WORDS = {"kind": "token-classification"}
         ("train.conll", "a O\nb O\n", WORDS, ["--train", "only the tag O"]),
         ("train.txt", " \n", {"kind": "masked-lm"}, ["--train", "no rows", "one text a line"]),
         ("train.csv", "text,target\na,b\nc,\n", {"kind": "seq2seq"}, ["line 3", "'target' is empty"]),
-        ("train.csv", "text,aim\na,b\n", {"kind": "seq2seq"}, ["--label-column", "target or label", "text, aim"]),
+        ("train.csv", "text,aim\na,b\n", {"kind": "seq2seq"}, ["--label-column", "target or label", "'text', 'aim'"]),
         ("train.csv", GOOD, {"kind": "seq2seq", "text_pair_column": "x"}, ["--text-pair-column", "no second text"]),
         ("train.csv", GOOD, {"kind": "masked-lm", "label_column": "label"}, ["--label-column", "text alone"]),
         ("train.csv", GOOD, {"other": ["none.csv"]}, ["--other", "no file none.csv"]),
@@ -353,7 +365,9 @@ def test_missing_and_unreadable_files(write, tmp_path):
     corrupt.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 40)
     with pytest.raises(InputError) as caught:
         tasks.from_files(latin)
-    assert_sentence(caught, "--train", str(latin), "is not in utf-8", "--encoding", "cp1252")
+    assert_sentence(
+        caught, "--train", str(latin), "is not in utf-8: line 2 holds the byte 0xe9", "--encoding", "cp1252"
+    )
     for name in ("utf-9", "rot13", "base64"):
         with pytest.raises(InputError) as caught:
             tasks.from_files(latin, encoding=name)
@@ -362,6 +376,34 @@ def test_missing_and_unreadable_files(write, tmp_path):
         with pytest.raises(InputError) as caught:
             tasks.from_files(path)
         assert_sentence(caught, "--train", str(path), "cannot be read")
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("ending", "row", "kind"),
+    [
+        (".csv", b"fine,yes\n", "classification"),
+        (".jsonl", b'{"text": "fine", "label": 1}\n', "classification"),
+        (".conll", b"fine O\n\n", "token-classification"),
+        (".txt", b"fine\r\n", "causal-lm"),
+    ],
+)
+def test_a_byte_that_is_none_of_the_encoding_is_found(tmp_path, ending, row, kind, gz):
+    path = tmp_path / f"train{ending}{gz}"
+    content = row * 40_000 + row.replace(b"fine", b"d\xe9j\xe0") + row
+    path.write_bytes(gzip.compress(content) if gz else content)
+    with pytest.raises(InputError) as caught:
+        tasks.from_files(path, kind=kind)
+    line = content[: content.index(b"\xe9")].count(b"\n") + 1
+    assert line > 40_000
+    assert_sentence(caught, "--train", path.name, f"line {line} holds the byte 0xe9", "--encoding")
+
+
+def test_texts_that_utf_16_does_not_have(write):
+    path = write("train.csv", GOOD)
+    with pytest.raises(InputError) as caught:
+        tasks.from_files(path, encoding="utf-16")
+    assert_sentence(caught, "is not in utf-16: UTF-16 stream does not start with BOM")
 
 
 @pytest.mark.parametrize("option", ["dev", "test"])

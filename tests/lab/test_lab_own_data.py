@@ -1,5 +1,7 @@
 """What the commands say of a user's data that can be used but is not what it seems, and of models of the hub."""
 
+import json
+import math
 import time
 
 import huggingface_hub
@@ -54,6 +56,26 @@ def test_classes_without_development_examples_are_named(finetune, tmp_path):
     outcome, _ = finetune(*files, "--seeds", 1, "--epochs", 1, "--arms", "plain", "--max-length", 16)
     assert outcome.exit_code == 0, outcome.output
     assert " ".join(outcome.output.split()).count("Warning: 1 of 2 classes have no test examples: 'bad'") == 1
+
+
+NOTHING = {"tokens": ["\u200b", "\u200b"], "tags": ["O", "B-X"]}  # words of which BERT's tokenizer makes nothing
+WORDS = ["--task-type", "token-classification", "--seeds", 1, "--epochs", 2, "--batch-size", 1]
+
+
+def test_sentences_without_a_word_that_counts_are_not_trained_on(finetune, tmp_path):
+    path = tmp_path / "train.jsonl"
+    sentences = [{"tokens": ["In", "Turin"], "tags": ["O", "B-X"]}, NOTHING] * 6
+    path.write_text("".join(f"{json.dumps(sentence)}\n" for sentence in sentences))
+    outcome, output = finetune("--train", path, "--dev", path, *WORDS)
+    assert outcome.exit_code == 0, outcome.output
+    epochs = [epoch for run in results(output)["runs"] for epoch in run["epochs"]]
+    assert [len(epoch["step_seconds"]) for epoch in epochs] == [6] * 4
+    assert all(math.isfinite(epoch["train_loss"]) for epoch in epochs)
+
+
+def test_words_of_which_none_counts_are_refused(finetune, tmp_path):
+    (tmp_path / "train.jsonl").write_text(f"{json.dumps(NOTHING)}\n" * 4)
+    assert_refused(*finetune("--train", tmp_path / "train.jsonl", *WORDS), "finds no word in these texts")
 
 
 @pytest.mark.parametrize("option", ["--train", "--other"])

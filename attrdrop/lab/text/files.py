@@ -139,7 +139,7 @@ def _usual(table: Table, names: Sequence[str], option: str, what: str) -> str:
             return name
     raise InputError(
         f"{option}: {table.path} has no column {' or '.join(names)} for the {what}; its columns are "
-        f"{', '.join(table.columns)}."
+        f"{listed(table.columns, 50)}."
     )
 
 

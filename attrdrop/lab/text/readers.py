@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, bad_byte, listed
 
 Cell = Any  # a text, or a list of them; of JSON whatever else it holds, which no column that counts may
 Content = tuple[list[str], list[tuple[int, dict[str, Cell]]]]  # names of columns; rows with their line
@@ -40,7 +40,7 @@ class Table:
     def _cells(self, name: str, option: str, kind: type) -> Iterator:
         if name not in self.columns:
             raise InputError(
-                f"{option}: {self.path} has no column {name!r}; its columns are {', '.join(self.columns)}."
+                f"{option}: {self.path} has no column {name!r}; its columns are {listed(self.columns, 50)}."
             )
         for line, row in zip(self.lines, self.rows, strict=True):
             where, cell = f"{self.path}, line {line}: column {name!r}", row[name]
@@ -84,8 +84,8 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding:
             columns, numbered = formats[suffix].read(path, stream)
     except UnicodeError as error:
         raise InputError(
-            f"{option}: {path} is not in {encoding}: {error}; name its encoding with --encoding, cp1252 (of Windows) "
-            "or utf-16 for instance."
+            f"{option}: {path} is not in {encoding}: {_misfit(path, gzipped, encoding) or error}; name its encoding "
+            "with --encoding, cp1252 (of Windows) or utf-16 for instance."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{option}: {path} cannot be read{' as gzip' if gzipped else ''}: {error}.") from None
@@ -93,6 +93,17 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding:
         raise InputError(f"{option}: {path} holds no rows; it needs {formats[suffix].holds}.")
     lines, rows = zip(*numbered, strict=True)
     return Table(path, columns, list(rows), list(lines))
+
+
+def _misfit(path: Path, gzipped: bool, encoding: str) -> str:
+    """Which byte of a file the encoding does not have, and its line; readers know of a part of it only."""
+    try:
+        (gzip.decompress(path.read_bytes()) if gzipped else path.read_bytes()).decode(encoding)
+    except UnicodeDecodeError as error:
+        return bad_byte(error)
+    except UnicodeError:
+        pass
+    return ""
 
 
 def _text(stream: Any, encoding: str) -> io.TextIOWrapper:
@@ -111,11 +122,12 @@ def _read_csv(path: Path, stream: io.TextIOBase) -> Content:
     """Commas stand between the columns, or what else the line of their names is parted by where it has none."""
     header = stream.readline()
     between = next((mark for mark in ",;\t|" if mark in header), ",")
-    return _read_cells(path, csv.reader(itertools.chain([header], stream), delimiter=between, strict=True), "csv")
+    return _read_cells(path, _csv_rows(path, itertools.chain([header], stream), between))
 
 
 def _read_tsv(path: Path, stream: io.TextIOBase) -> Content:
-    columns, rows = _read_cells(path, csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), "tsv")
+    lines = (line.rstrip("\r\n") for line in stream)
+    columns, rows = _read_cells(path, enumerate((line.split("\t") if line else [] for line in lines), start=1))
     if len(columns) == 1 and {",", ";"} & {*columns[0]}:
         raise InputError(
             f"{path}, line 1: no tabs in {columns[0]!r}; a file with other marks between columns is a .csv."
@@ -123,27 +135,67 @@ def _read_tsv(path: Path, stream: io.TextIOBase) -> Content:
     return columns, rows
 
 
-def _read_cells(path: Path, reader, kind: str) -> Content:
+def _csv_rows(path: Path, stream: Iterable[str], between: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, with the line in which it begins: cells in quotes may hold line ends."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    taken: list[str] = []  # lines of the row
+
+    def lines() -> Iterator[str]:
+        for line in stream:
+            taken.append(line)
+            yield line
+
+    first = 1
     try:
-        columns: list[str] = next(reader, [])
-        if len(set(columns)) < len(columns):
-            raise InputError(f"{path}, line 1: two columns have the same name: {', '.join(columns)}.")
-        return columns, list(_check_cells(path, reader, columns))
+        for cells in csv.reader(lines(), delimiter=between, strict=True):
+            yield first, cells
+            first += len(taken)
+            taken.clear()
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid {kind}: {error}.") from None
+        last = first + len(taken) - 1
+        if "end of data" in str(error):
+            line = first + (_open_quote(taken, between) or 0)
+            raise InputError(f"{path}, line {line}: not valid csv: a quote begins here that does not end.") from None
+        opened = _open_quote(taken[:-1], between)
+        hint = "" if opened is None else f"; a quote has been open since line {first + opened}"
+        raise InputError(f"{path}, line {last}: not valid csv: {error}{hint}.") from None
 
 
-def _check_cells(path: Path, reader, columns: list[str]) -> Iterator[tuple[int, dict[str, Cell]]]:
-    for cells in reader:
+def _open_quote(lines: list[str], between: str) -> int | None:
+    """Index of the line in which the quote begins that is open after these lines of a row, if one is."""
+    opened: int | None = None
+    before: int | None = None
+    for number, line in enumerate(lines):
+        closed = -2
+        for place in (place for place, mark in enumerate(line) if mark == '"'):
+            if opened is not None:
+                before, opened, closed = opened, None, place
+            elif place == closed + 1:  # two quotes within quotes are one that is meant
+                opened = before
+            elif place == 0 or line[place - 1] == between:
+                opened = number
+    return opened
+
+
+def _read_cells(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Content:
+    _, columns = next(numbered, (1, []))
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}, line 1: two columns have the same name: {listed(columns, 50)}.")
+    return columns, list(_checked_rows(path, numbered, columns))
+
+
+def _checked_rows(
+    path: Path, numbered: Iterator[tuple[int, list[str]]], columns: list[str]
+) -> Iterator[tuple[int, dict[str, Cell]]]:
+    for line, cells in numbered:
         if not cells:
             continue
         if len(cells) != len(columns):
             raise InputError(
-                f"{path}, line {reader.line_num}: {len(cells)} fields where the header names {len(columns)} "
-                f"({', '.join(columns)})."
+                f"{path}, line {line}: {len(cells)} fields where the header names {len(columns)} "
+                f"({listed(columns, 50)})."
             )
-        yield reader.line_num, dict(zip(columns, cells, strict=True))
+        yield line, dict(zip(columns, cells, strict=True))
 
 
 def _read_json(path: Path, stream: io.TextIOBase) -> Content:

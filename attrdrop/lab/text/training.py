@@ -66,7 +66,7 @@ class Trainer:
         self.device = resolve_device(settings.device)
         self.kind = KINDS[task.kind](task, load_tokenizer(settings, task), settings.max_length)
         self.metric_name, self.metric = self.kind.metric(settings.metric or task.metric)
-        self.train_rows = self.kind.encode(task.train)
+        self.train_rows = self.kind.encode_to_train(task.train)
         self.dev_rows = self.kind.encode(task.dev)
         self.test_rows = self.kind.encode(task.test) if task.test is not None else []
         self.other_rows = {name: self.kind.encode(examples) for name, examples in task.other.items()}
@@ -118,7 +118,7 @@ class Trainer:
         other = copy.copy(self)
         other.settings = settings or self.settings
         if train is not None:
-            other.train_rows = self.kind.encode(train)
+            other.train_rows = self.kind.encode_to_train(train)
         return other
 
     def run(self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None) -> Run:
