@@ -262,6 +262,19 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ),
         ("train.jsonl", '{"text": NaN, "label": 1}\n{"text": "b", "label": 0}', {}, ["line 1", "'text' is empty"]),
         ("train.jsonl", '{"text": "a", "text": "b", "label": 1}', {}, ["line 1", "same name twice", "'text'"]),
+        (
+            "train.jsonl",
+            '{"text": "cut \\ud83d", "label": 1}\n{"text": "b", "label": 0}',
+            {},
+            ["line 1", r"'\ud83d', half"],
+        ),
+        ("train.jsonl", '{"text": "a", "label": "\\udc00x"}', {}, ["line 1", "'label' holds", r"'\udc00', half"]),
+        (
+            "train.jsonl",
+            '{"text": {"\\ud83d": 1}, "label": 1}\n{"text": "b", "label": 0}',
+            {},
+            ["line 1", r'{"\ud83d"'],
+        ),
         ("train.jsonl", "[" * 100_000, {}, ["line 1", "not usable JSON"]),
         ("train.csv", "text,label\na,1\nb,1\n", {}, ["only one class", "'1'"]),
         ("train.csv", "text,label\n" + "".join(f"a,{n / 7}\n" for n in range(30)), {}, ["30 different values"]),
@@ -306,6 +319,7 @@ WORDS = {"kind": "token-classification"}
         ("train.jsonl", '{"tokens": ["In"], "tags": "O"}', WORDS, ["line 1", "'tags' holds a text"]),
         ("train.jsonl", '{"tokens": ["a", "b"], "tags": ["B-X"]}', WORDS, ["--train", "line 1", "2 words but 1 tags"]),
         ("train.jsonl", '{"tokens": ["a", " "], "tags": ["B-X", "O"]}', WORDS, ["line 1", "empty word"]),
+        ("train.jsonl", '{"tokens": ["a", "\\ud83d"], "tags": ["B-X", "O"]}', WORDS, ["line 1", "half of a character"]),
         ("train.jsonl", '{"tokens": ["a", ["b"]], "tags": ["B-X", "O"]}', WORDS, ["line 1", 'than words: ["b"]']),
         ("train.jsonl", '{"tokens": [{"form": "a"}], "tags": ["B-X"]}', WORDS, ["line 1", 'than words: {"form": "a"}']),
         (

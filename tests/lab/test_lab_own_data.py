@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 
 import huggingface_hub
@@ -56,6 +57,22 @@ def test_classes_without_development_examples_are_named(finetune, tmp_path):
     outcome, _ = finetune(*files, "--seeds", 1, "--epochs", 1, "--arms", "plain", "--max-length", 16)
     assert outcome.exit_code == 0, outcome.output
     assert " ".join(outcome.output.split()).count("Warning: 1 of 2 classes have no test examples: 'bad'") == 1
+
+
+def test_names_that_are_not_in_utf_8_are_refused(train, finetune, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_text(ROWS)
+    assert_refused(*finetune("--train", path), r"--train: the name 'caf\udce9.csv' is not in UTF-8; rename it.")
+    for split in ("train", "val"):
+        for name in ("cat", os.fsdecode(b"\xe9")):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+    output, code = train("images", "--dataset", "folder", "--data", tmp_path / "set")
+    assert (code, output) == (2, r"Error: --data: the name '\udce9' is not in UTF-8; rename it.")
+    np.savez(tmp_path / "x.npz", **sticks(9))
+    path = (tmp_path / "x.npz").rename(tmp_path / os.fsdecode(b"\xe9.npz"))
+    for kind in ("images", "points"):
+        output, code = train(kind, "--dataset", "npz", "--data", path)
+        assert (code, output) == (2, r"Error: --data: the name '\udce9.npz' is not in UTF-8; rename it.")
 
 
 NOTHING = {"tokens": ["\u200b", "\u200b"], "tags": ["O", "B-X"]}  # words of which BERT's tokenizer makes nothing

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attrdrop.lab.arrays import checksum, class_indices, read_npz
-from attrdrop.lab.errors import InputError, listed, said
+from attrdrop.lab.errors import InputError, check_name, listed, said
 from attrdrop.lab.images.files import class_folders, file_images, refuse_empty
 from attrdrop.lab.images.settings import ImageData
 from attrdrop.lab.runs.splits import sample, split
@@ -180,6 +180,7 @@ def from_folder(folder: Path, size: int) -> ImageTask:
     held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or held_out is None:
         raise InputError(f"--data: {folder} must hold train and val (or test), with a folder for each class in them.")
+    check_name(folder, "--data")
     training, held = folder / "train", class_folders(held_out)
     found = class_folders(training)
     names = list(found)

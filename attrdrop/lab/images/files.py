@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attrdrop.lab.arrays import checksum
-from attrdrop.lab.errors import InputError, listed
+from attrdrop.lab.errors import InputError, check_name, listed
 
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 HIDDEN = {"__MACOSX", "@eaDir", "lost+found"}  # folders of systems and archives, beside those with a dot
@@ -58,6 +58,7 @@ def class_folders(split: Path) -> dict[str, list[Path]]:
         if _is_hidden(path.name):
             continue
         if path.is_dir():
+            check_name(path, "--data")
             files = _files_below(path)
             found[path.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
             others.update(file.suffix.lower() for file in files if file.suffix.lower() not in SUFFIXES)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrdrop.lab.errors import InputError, bad_byte, listed
+from attrdrop.lab.errors import InputError, bad_byte, check_name, is_text, listed
 
 Cell = Any  # a text, or a list of them; of JSON whatever else it holds, which no column that counts may
 Content = tuple[list[str], list[tuple[int, dict[str, Cell]]]]  # names of columns; rows with their line
@@ -48,11 +48,17 @@ class Table:
                 raise InputError(f"{where} is empty; it must be filled in every row.")
             if not isinstance(cell, kind):
                 raise InputError(f"{where} holds {_REFUSALS[type(cell)]}: {_shortened(cell)}.")
-            for part in cell if isinstance(cell, list) else []:
+            for part in cell if isinstance(cell, list) else [cell]:
                 if not isinstance(part, str):
                     raise InputError(f"{where} holds a list of other things than words: {_shortened(part)}.")
                 if not part.strip():
                     raise InputError(f"{where} holds an empty word.")
+                if not is_text(part):
+                    half = next(mark for mark in part if not is_text(mark))
+                    raise InputError(
+                        f"{where} holds {half!r}, half of a character, as where a text was cut; remove it or complete "
+                        "the pair."
+                    )
             yield cell
 
 
@@ -79,6 +85,7 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding:
         )
     if suffix not in formats:
         raise InputError(f"{option}: {path} is none of {', '.join(some)} and {last}, with or without .gz at the end.")
+    check_name(path, option)
     try:
         with _text(gzip.open(path) if gzipped else path.open("rb"), encoding) as stream:
             columns, numbered = formats[suffix].read(path, stream)
@@ -238,7 +245,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shortened(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
