@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub import constants, get_session
 from huggingface_hub.utils import logging as hub_logging
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -21,6 +22,7 @@ from attrdrop.lab.text.tasks import Task
 
 MINILM, BERT_TINY, SCRATCH = "minilm", "bert-tiny", "scratch"
 HUB_SECONDS = 10
+POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")  # of modules
 
 
 def quiet() -> None:
@@ -72,6 +74,19 @@ def load_tokenizer(settings: Settings, task: Task) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def longest_text(model: PreTrainedModel) -> int | None:
+    """How many tokens a model's tables of positions serve; None where it has none, as with relative positions."""
+    stated: int | None = getattr(model.config, "max_position_embeddings", None)
+    limits = []
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITIONS and isinstance(module, nn.Embedding):
+            padding = module.padding_idx  # RoBERTa and its kind count from there on, BART and its from an offset
+            first = getattr(module, "offset", 0) if padding is None else padding + 1
+            held = module.num_embeddings - first
+            limits.append(min(stated or held, held))
+    return min(limits, default=None)
+
+
 def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[PreTrainedModel, Method]:
     """A model with a fresh head, the same one in all arms at a seed, and the training method of the arm."""
     if settings.model == SCRATCH:
@@ -87,6 +102,11 @@ def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[Pre
         torch.manual_seed(seed)
         # A checkpoint stored in half precision would otherwise be trained in it.
         model = _loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, dtype=torch.float32, **options)
+    limit = longest_text(model)
+    if limit is not None and settings.max_length > limit:
+        raise InputError(
+            f"--max-length: {settings.max_length} tokens are more than the {limit} positions of {settings.model}."
+        )
     model.config.pad_token_id = kind.tokenizer.pad_token_id
     model.to(resolve_device(settings.device))
     return model, make_method(arm, model, settings, seed)

@@ -82,7 +82,7 @@ class Trainer:
             method.start_epoch(2)
             try:
                 method(**next(iter(self._loader(self.train_rows[:2], 2))).to(self.device))
-            except (ValueError, TypeError, RuntimeError) as error:
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 raise InputError(f"{arm} cannot work on {self.settings.model}: {error}.") from error
 
     def batches(self, seed: int) -> Iterator[Any]:
