@@ -335,6 +335,7 @@ WORDS = {"kind": "token-classification"}
             WORDS,
             ["line 1", "numbers ('1-2', '1')"],
         ),
+        ("train.conll", "w9. In O\nw10. Turin B-LOC\n\nw11. to O\nw12. us O\n", WORDS, ["line 1", "('w9.', 'w10.')"]),
         ("train.conll", "a/b 0 In IN O\na/b 1 Turin NNP B-LOC\n", WORDS, ["line 1", "again and again ('a/b', 'a/b')"]),
         ("train.jsonl", '{"tokens": [], "tags": []}', WORDS, ["line 1", "is empty"]),
         ("train.jsonl", '{"tokens": ["a"], "tags": ["X"]}', WORDS, ["line 1", "tag 'X'", "B-<name>"]),

@@ -302,10 +302,10 @@ def _check_first_column(path: Path, rows: list[tuple[int, dict[str, Cell]]]) -> 
 
 
 def _counts(before: str, after: str) -> bool:
-    """Whether two words are numbers that follow each other; in CoNLL-U 1-2 spans two words, and 8.1 is an empty one."""
-    found = [re.fullmatch(r"(\d{1,9})(?:[-.]\d+)?", word) for word in (before, after)]
-    first, second = (match and int(match[1]) for match in found)
-    return first is not None and second is not None and second - first in (0, 1)
+    """Whether two words are alike but for a number that goes on, as 1 and 2, w1 and w2, or CoNLL-U's 1-2 and 1."""
+    found = [re.fullmatch(r"(\D*)(\d{1,9})(?:\D\d*)?", word) for word in (before, after)]
+    first, second = (match and (match[1], int(match[2])) for match in found)
+    return first is not None and second is not None and second in (first, (first[0], first[1] + 1))
 
 
 def _read_lines(path: Path, stream: io.TextIOBase) -> Content:
