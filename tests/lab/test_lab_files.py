@@ -96,6 +96,13 @@ def test_labels_that_look_alike_are_named(write):
         UserWarning, match=r"'Spam', 'spam' in column 'label' of .*train\.csv look alike and are 2 labels"
     ):
         assert len(tasks.from_files(path, path).label_names) == 3
+    numbers = write("train.csv", "text,label\na,01\nb,1\nc,1e0\nd,2.50\ne,2.5\n")
+    with pytest.warns(UserWarning, match="look alike") as warned:
+        tasks.from_files(numbers, numbers)
+    assert [str(one.message).split(" in column")[0] for one in warned] == [
+        "--train: '01', '1', '1e0'",
+        "--train: '2.5', '2.50'",
+    ]
     tagged = write("train.conll", "a B-LOC\nb B-loc\n")
     with pytest.warns(UserWarning, match=r"'B-LOC', 'B-loc' in column 'tags'"):
         tasks.from_files(tagged, tagged, kind="token-classification")
@@ -104,7 +111,7 @@ def test_labels_that_look_alike_are_named(write):
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
 def test_csv_with_other_marks_between_its_columns(write, mark):
     rows = [("a, b", "0"), (f'"c{mark} d"', "1")]
-    path = write("train.csv", "".join(f"{mark.join(row)}\n" for row in [("text", "label"), *rows]))
+    path = write("train.csv", "\n\n" + "".join(f"{mark.join(row)}\n" for row in [("text", "label"), *rows]))
     task = tasks.from_files(path, path)
     assert (task.train.texts, task.train.labels) == (["a, b", f"c{mark} d"], [0, 1])
 
@@ -328,6 +335,7 @@ WORDS = {"kind": "token-classification"}
             WORDS,
             ["line 2: the first column holds running numbers ('1', '2')", "leave out"],
         ),
+        ("train.txt", "1 O\n2 B-X\n", WORDS, ["line 1", "running numbers"]),
         ("train.txt", "0 In IN O\n1 Turin NNP B-LOC\n", WORDS, ["line 1", "running numbers ('0', '1')"]),
         (
             "train.conll",

@@ -148,9 +148,10 @@ def _label_names(table: Table, columns: Columns, kind: str) -> list[str]:
     if kind not in (CLASSIFICATION, TOKEN_CLASSIFICATION):
         return []
     names = (_class_names if kind == CLASSIFICATION else _tag_names)(table, columns.label)
-    alike: dict[str, list[str]] = {}
+    alike: dict[str | float, list[str]] = {}
     for name in names:
-        alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+        number = _number(name)
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold() if number is None else number, []).append(name)
     for group in alike.values():
         if len(group) > 1:
             warnings.warn(

@@ -127,9 +127,11 @@ def _text(stream: Any, encoding: str) -> io.TextIOWrapper:
 
 def _read_csv(path: Path, stream: io.TextIOBase) -> Content:
     """Commas stand between the columns, or what else the line of their names is parted by where it has none."""
-    header = stream.readline()
-    between = next((mark for mark in ",;\t|" if mark in header), ",")
-    return _read_cells(path, _csv_rows(path, itertools.chain([header], stream), between))
+    begun: list[str] = []
+    while not (begun and begun[-1].strip()) and (line := stream.readline()):
+        begun.append(line)
+    between = next((mark for mark in ",;\t|" if begun and mark in begun[-1]), ",")
+    return _read_cells(path, _csv_rows(path, itertools.chain(begun, stream), between))
 
 
 def _read_tsv(path: Path, stream: io.TextIOBase) -> Content:
@@ -185,9 +187,9 @@ def _open_quote(lines: list[str], between: str) -> int | None:
 
 
 def _read_cells(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Content:
-    _, columns = next(numbered, (1, []))
+    line, columns = next((row for row in numbered if row[1]), (1, []))
     if len(set(columns)) < len(columns):
-        raise InputError(f"{path}, line 1: two columns have the same name: {listed(columns, 50)}.")
+        raise InputError(f"{path}, line {line}: two columns have the same name: {listed(columns, 50)}.")
     return columns, list(_checked_rows(path, numbered, columns))
 
 
@@ -269,7 +271,6 @@ def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
     rows: list[tuple[int, dict[str, Cell]]] = []
     words: list[str] = []
     tags: list[str] = []
-    widest = 0
     for number, line in enumerate(stream, start=1):
         line = line.rstrip()
         fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
@@ -282,9 +283,7 @@ def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
             rows.append((number, {"tokens": words, "tags": tags}))
         words.append(fields[0])
         tags.append(fields[-1])
-        widest = max(widest, len(fields))
-    if widest > 2:
-        _check_first_column(path, rows)
+    _check_first_column(path, rows)
     return ["tokens", "tags"], rows
 
 
