@@ -136,9 +136,10 @@ def _opened(path: Path) -> Any:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"--data: {path} cannot be read as an image: {error}.") from None
     if image.mode not in _EIGHT_BITS and not _bits(image):
+        image.close()
         raise InputError(
-            f"--data: {path} cannot be read as an image: its pixels, of the mode {image.mode}, have no known range; "
-            "store it with 8 or 16 bits."
+            f"--data: {path} cannot be read as an image: pixels of the mode {image.mode} have no known range; store it "
+            "in colours of 8 bits, or grey of 8 or 16 bits."
         )
     return image
 
