@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.errors import InputError, check_name, said
 
 
 def checksum(array: np.ndarray, start: int = 0) -> int:
@@ -17,6 +17,7 @@ def checksum(array: np.ndarray, start: int = 0) -> int:
 
 def read_npz(path: Path, optional: str = "") -> list[Any]:
     """The arrays x and y of a file, and an optional one or None."""
+    check_name(path, "--data")
     try:
         arrays = np.load(path, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):

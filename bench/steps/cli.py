@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import field, fields
 from pathlib import Path
@@ -15,10 +16,11 @@ def option(default: Any, **options: Any) -> Any:
     return field(default=default, metadata=options)
 
 
-def count(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+def count(text: str, least: int = 1, most: float = math.inf) -> int:
+    """A whole number within limits."""
+    if not text.isdecimal() or not least <= int(text) <= most:
+        limit = "on" if most == math.inf else f"to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} {limit}")
     return int(text)
 
 

@@ -27,7 +27,7 @@ class Settings(StepSettings):
     """One benchmark of steps on images."""
 
     model: str = option("resnet18", choices=MODELS)
-    batch: int = option(128, type=count)
+    batch: int = option(128, type=partial(count, least=2))  # BatchNorm cannot train on one
     size: int = option(32, type=count, help="height and width of the images")
     channels_last: bool = option(False, action="store_true", help="memory format of model and images")
 

@@ -33,9 +33,9 @@ class Settings(StepSettings):
     """One benchmark of steps on clouds."""
 
     model: str = option("ssg", choices=MODELS)
-    batch: int = option(16, type=count)
+    batch: int = option(16, type=partial(count, least=2))  # BatchNorm cannot train on one
     points: int = option(1024, type=count, help="points of a cloud")
-    channels: int = option(3, type=count, help="numbers of a point, 6 with normals")
+    channels: int = option(3, type=partial(count, least=3), help="numbers of a point, 6 with normals")
 
     def __str__(self) -> str:
         return f"{self.model} B{self.batch} {self.points}x{self.channels}"

@@ -32,13 +32,16 @@ MODELS = {
 }
 
 
+POSITIONS = 512  # of each of them
+
+
 @dataclass(frozen=True)
 class Settings(StepSettings):
     """One benchmark of steps on texts."""
 
     model: str = option("minilm", choices=MODELS)
     batch: int = option(16, type=count)
-    n: int = option(128, type=count, help="sequence length")
+    n: int = option(128, type=partial(count, most=POSITIONS), help="sequence length")
     p: float = option(0.3, flag="-p", type=float, help="candidate region")
     q: float = option(0.3, flag="-q", type=float, help="drop probability of a candidate")
     attention_dropout: float | None = option(None, type=float, help="ordinary attention dropout (default: the model's)")
@@ -76,7 +79,7 @@ def build_batch(settings: Settings) -> dict[str, Tensor]:
     """Random tokens; the first sample fills the sequence, the others between half of it and all."""
     generator = torch.Generator().manual_seed(1)
     shape = (settings.batch, settings.n)
-    lengths = torch.randint(settings.n // 2, settings.n + 1, (settings.batch, 1), generator=generator)
+    lengths = torch.randint(max(settings.n // 2, 1), settings.n + 1, (settings.batch, 1), generator=generator)
     lengths[0] = settings.n
     batch = {
         "input_ids": torch.randint(1000, 20000, shape, generator=generator),

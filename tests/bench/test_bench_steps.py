@@ -26,15 +26,18 @@ def test_the_memory_of_an_arm_is_its_own(kind, arm, settings):
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("images", ["--batch", "0"], "'0' is not a whole number from 1 on"),
+        ("images", ["--batch", "1"], "'1' is not a whole number from 2 on"),
         ("images", ["--size", "large"], "'large' is not a whole number from 1 on"),
         ("images", ["--model", "resnet9"], "invalid choice: 'resnet9'"),
         ("images", ["--arms", "plane"], "invalid choice: 'plane'"),
         ("images", ["--dtype", "float16"], "invalid choice: 'float16'"),
+        ("points", ["--batch", "1"], "'1' is not a whole number from 2 on"),
+        ("points", ["--channels", "2"], "'2' is not a whole number from 3 on"),
         ("points", ["--points", "0"], "'0' is not a whole number from 1 on"),
         ("points", ["--model", "pointnet3"], "invalid choice: 'pointnet3'"),
         ("points", ["--arms", "RelDrop2"], "invalid choice: 'RelDrop2'"),
-        ("text", ["--n", "0"], "'0' is not a whole number from 1 on"),
+        ("text", ["--n", "0"], "'0' is not a whole number from 1 to 512"),
+        ("text", ["--n", "1024"], "'1024' is not a whole number from 1 to 512"),
     ],
 )
 def test_arguments_are_checked(kind, arguments, message, capsys):

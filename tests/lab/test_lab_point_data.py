@@ -264,6 +264,21 @@ def broken_lists():
     yield "modelnet40-h5", "shape_names.txt", "sofa", "must lie in [0, 1), the classes named, got 0 to 1"
 
 
+@pytest.mark.parametrize(
+    ("archive", "file"),
+    [
+        ("modelnet40-text", "modelnet40_shape_names.txt"),
+        ("shapenet-text", "train_test_split/shuffled_test_file_list.json"),
+    ],
+)
+def test_the_byte_of_a_list_that_is_no_text_is_found(tmp_path, archive, file):
+    name, make = ARCHIVES[archive]
+    folder = make(tmp_path / "set")
+    (folder / file).write_bytes(b"a\nb\n\xe9\n")
+    with pytest.raises(InputError, match=r"cannot be read: it is not in UTF-8, line 3 holds the byte 0xe9\.$"):
+        load_task(name, folder, Reading(16))
+
+
 @pytest.mark.parametrize(("archive", "file", "content", "fragment"), broken_lists())
 def test_broken_lists(tmp_path, archive, file, content, fragment):
     name, make = ARCHIVES[archive]

@@ -122,8 +122,8 @@ def test_a_file_serves_as_another_set(tmp_path):
     ("content", "fragments"),
     [
         ("text,label\nlovely,good\n", ["line 2", "'good'", "'negative', 'positive'"]),
-        ("body,label\nlovely,positive\n", ["no column text or sentence", "body, label"]),
-        ("text,score\nlovely,positive\n", ["no column label", "text, score"]),
+        ("body,label\nlovely,positive\n", ["no column text or sentence", "'body', 'label'"]),
+        ("text,score\nlovely,positive\n", ["no column label", "'text', 'score'"]),
         ("question,sentence,label\nwhat,lovely,positive\n", ["pairs of texts", "rotten-tomatoes"]),
     ],
 )

@@ -32,7 +32,7 @@ def finetune(data: Data, settings: Settings, run: RunOptions, given: set[str]) -
 
 def check_data_options(given: set[str], named: str = "task") -> None:
     """Refuse options of files without files, and a named task beside files."""
-    stray = given & {*FILES[1:]}
+    stray = given & {*FILES[1:]} - ({"encoding"} if "other" in given else set())
     if "train" not in given and stray:
         raise InputError(f"--{min(stray).replace('_', '-')} goes with your own data: name the file with --train.")
     if {"train", named} <= given:
@@ -44,7 +44,7 @@ def load_task(data: Data) -> Any:
     from attrdrop.lab.text import tasks
 
     if data.train is None:
-        task = tasks.load_task(data.task, data.task_type, data.other)
+        task = tasks.load_task(data.task, data.task_type, data.other, data.encoding)
     else:
         task = tasks.from_files(**data.files, kind=data.task_type or tasks.KINDS[0], other=data.other)
     return task.limited(data.train_size, data.dev_size, data.test_size)

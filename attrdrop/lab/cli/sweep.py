@@ -73,6 +73,7 @@ def _prepare(settings: Settings, data: Data) -> Any:
         settings,
         files=data.files | {"kind": data.task_type or "classification"} if data.train else None,
         other=data.other,
+        encoding=data.encoding,
         train_size=data.train_size,
         dev_size=data.dev_size,
         test_size=data.test_size,

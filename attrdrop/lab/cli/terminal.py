@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import signal
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,9 +161,11 @@ def _noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what the user can act on into a sentence and an exit code."""
+    """Turn what the user can act on into a sentence and an exit code, and warnings into sentences."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            yield
     except InputError as error:
         errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
@@ -172,6 +175,10 @@ def one_sentence() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _warned(message: Warning | str, *place: Any, **options: Any) -> None:
+    errors.print(f"[yellow]Warning:[/] {escape(str(message))}", soft_wrap=True)
 
 
 def _show(experiment: Experiment, closing: str) -> None:

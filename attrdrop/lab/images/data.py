@@ -2,9 +2,7 @@
 
 import io
 import pickle
-import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from attrdrop.lab.arrays import checksum, class_indices, read_npz
-from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.errors import InputError, check_name, listed, said
+from attrdrop.lab.images.files import class_folders, file_images, refuse_empty
 from attrdrop.lab.images.settings import ImageData
 from attrdrop.lab.runs.splits import sample, split
 
@@ -23,8 +22,6 @@ MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DATASETS = (MNIST, *CIFAR, "npz", "folder")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-LOOKED_AT = 1000  # image files of a split that are opened before training begins
 
 
 class Images(Protocol):
@@ -66,30 +63,6 @@ class ArrayImages:
 
     def checksum(self) -> int:
         return checksum(self.data.numpy(), checksum(self.labels.numpy()))
-
-
-@dataclass(frozen=True)
-class FileImages:
-    """Images in files, read when they are needed; cut to size x size."""
-
-    paths: list[Path]
-    labels: Tensor
-    size: int
-    masks: None = None
-
-    def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
-        draws = torch.rand(len(indices), 5, generator=generator).tolist()
-        paths = [self.paths[i] for i in indices.tolist()]
-        with ThreadPoolExecutor() as pool:
-            arrays = list(pool.map(lambda path, draw: _read(path, self.size, augment, draw), paths, draws))
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-    def select(self, indices: Tensor) -> "FileImages":
-        return FileImages([self.paths[i] for i in indices.tolist()], self.labels[indices], self.size)
-
-    def checksum(self) -> int:
-        names = "/".join(path.name for path in self.paths)
-        return zlib.crc32(names.encode(errors="surrogateescape"), checksum(self.labels.numpy()))
 
 
 @dataclass(frozen=True)
@@ -203,28 +176,23 @@ def from_npz(path: Path) -> ImageTask:
 
 
 def from_folder(folder: Path, size: int) -> ImageTask:
-    """ImageNet's layout: train/<class>/<file> and val/<class>/<file> (or test/)."""
+    """ImageNet's layout: train/<class>/<file> and val/<class>/<file> (or test/), files perhaps in folders below."""
     held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or held_out is None:
         raise InputError(f"--data: {folder} must hold train and val (or test), with a folder for each class in them.")
-    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    check_name(folder, "--data")
+    training, held = folder / "train", class_folders(held_out)
+    found = class_folders(training)
+    names = list(found)
     if len(names) < 2:
-        raise InputError(f"--data: {folder / 'train'} holds {len(names)} class folders; two or more are needed.")
-
-    def images(split: Path) -> FileImages:
-        found = [
-            (path, label)
-            for label, name in enumerate(names)
-            for path in sorted((split / name).glob("*"))
-            if path.suffix.lower() in SUFFIXES
-        ]
-        if not found:
-            raise InputError(f"--data: {split} holds no image files ({', '.join(sorted(SUFFIXES))}) in class folders.")
-        for path, _ in found[:: max(1, len(found) // LOOKED_AT)]:
-            _opened(path).close()
-        return FileImages([path for path, _ in found], torch.tensor([label for _, label in found]), size)
-
-    train, test = images(folder / "train"), images(held_out)
+        raise InputError(f"--data: {training} holds {len(names)} class folders; two or more are needed.")
+    if unknown := [name for name in held if name not in found]:
+        raise InputError(
+            f"--data: {held_out} holds class folders that {training} lacks: {listed(unknown)}; those of training are "
+            f"{listed(names)}."
+        )
+    train, test = file_images(training, found, names, size), file_images(held_out, held, names, size)
+    refuse_empty(training, found)
     return ImageTask(folder.name, names, train, test, IMAGENET_MEAN, IMAGENET_STD, "crop-flip")
 
 
@@ -248,42 +216,6 @@ def _cropped(x: Tensor, flip: bool, generator: torch.Generator | None, margin: i
     padded = functional.pad(x, (margin,) * 4)
     place = torch.arange(count)
     return padded[place[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-def _read(path: Path, size: int, augment: str, draw: list[float]) -> np.ndarray:
-    """RGB (size, size, 3): a random resized crop in training, else the centre."""
-    from PIL import Image
-
-    opened = _opened(path)
-    try:
-        image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"--data: {path} cannot be read as an image: {error}.") from None
-    width, height = image.size
-    if augment == "none":
-        side = min(width, height) * 0.875
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    else:
-        area = width * height * (0.08 + 0.92 * draw[0])
-        aspect = (3 / 4) ** (1 - 2 * draw[1])
-        wide, high = min(width, (area * aspect) ** 0.5), min(height, (area / aspect) ** 0.5)
-        left, top = (width - wide) * draw[2], (height - high) * draw[3]
-        box = (left, top, left + wide, top + high)
-    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    if augment == "crop-flip" and draw[4] < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
-
-
-def _opened(path: Path) -> Any:
-    """A PIL image of which the header is read."""
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"--data: {path} cannot be read as an image: {error}.") from None
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from attrdrop.lab.errors import InputError, said
+from attrdrop.lab.errors import InputError, bad_byte, said
 from attrdrop.lab.points.settings import PointSettings
 from attrdrop.ops import farthest_point_sample
 
@@ -197,19 +197,25 @@ def _check_channels(path: Path, columns: int, reading: Reading) -> None:
 
 def _lines(path: Path) -> list[str]:
     """Lines of a list that are not blank; at least one."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"--data: {path} cannot be read: {said(error)}.") from None
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
     if not lines:
         raise InputError(f"--data: {path} is empty.")
     return lines
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"--data: {path} cannot be read: {said(error)}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"--data: {path} cannot be read: it is not in UTF-8, {bad_byte(error)}.") from None
+
+
 def _json_list(path: Path) -> list[Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(_text(path))
+    except json.JSONDecodeError as error:
         raise InputError(f"--data: {path} cannot be read: {said(error)}.") from None
     if not isinstance(found, list) or not found:
         raise InputError(f"--data: {path} must be a list of files, not empty.")

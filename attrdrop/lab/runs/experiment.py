@@ -1,6 +1,7 @@
 """Every arm at every seed, with results on disk after each run; what is done already is not done again."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -173,7 +174,9 @@ class Runner:
 
 def _prepared(trainer_type: type[Trainer], settings: Any, load: Callable[[], Any], folder: Path) -> Runner:
     """The one of another process."""
-    return Runner(trainer_type(settings, load()), folder, settings.first_seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first process has given them
+        return Runner(trainer_type(settings, load()), folder, settings.first_seed)
 
 
 def _result(record: Record) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """The one split and the one sample of a data set, the same in every start, so that seeds differ in training alone."""
 
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from attrdrop.lab.errors import listed
 
 SPLIT_SEED = 0
 
@@ -36,6 +39,22 @@ def sample(examples: Any, size: int | None) -> Any:
     if size is None or size >= len(examples.labels):
         return examples
     return examples.select(_divided(examples.labels, size)[1])
+
+
+def unseen(labels: Iterable[int], names: Sequence[str]) -> list[str]:
+    """The classes of which there is no example."""
+    seen = set(labels)
+    return [name for index, name in enumerate(names) if index not in seen]
+
+
+def warn_unseen(labels: Iterable[int], names: Sequence[str], examples: str) -> None:
+    """Warn of classes of which there are none of the examples, "test images" for instance."""
+    if missing := unseen(labels, names):
+        warnings.warn(
+            f"{len(missing)} of {len(names)} classes have no {examples}: {listed(missing)}; what is measured on them "
+            "is of the other classes alone",
+            stacklevel=2,
+        )
 
 
 def _divided(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:

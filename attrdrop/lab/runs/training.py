@@ -14,6 +14,7 @@ from attrdrop import lrp, metrics
 from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.arms import Arm
+from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
 
 EVAL_BATCH = 128
@@ -63,6 +64,8 @@ class ArmTrainer(abc.ABC):
         if settings.batch_size > count:
             raise InputError(f"--batch-size: {settings.batch_size} is more than the {count} training {self.examples}.")
         self.steps = len(self._batches(torch.arange(count)))
+        for part, found in (("training", task.train), ("test", task.test)):
+            warn_unseen(found.labels.tolist(), task.label_names, f"{part} {self.examples}")
 
     @abc.abstractmethod
     def build(self, seed: int) -> nn.Module:

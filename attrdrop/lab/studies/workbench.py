@@ -1,6 +1,7 @@
 """Does trials: keeps the data sets that a process has read, and trains, times or draws on them."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ class Prepare:
     settings: Settings
     files: dict[str, Any] | None = None  # arguments of tasks.from_files, in the place of named tasks
     other: tuple[str, ...] = ()
+    encoding: str = "utf-8"  # of files that are other sets of named tasks
     train_size: int | None = None
     dev_size: int | None = None
     test_size: int | None = None
@@ -32,7 +34,7 @@ class Prepare:
             task = tasks.from_files(**self.files, other=self.other)
         else:
             name, _, kind = name.partition(":")
-            task = tasks.load_task(name, kind or None, tasks.fitting(name, self.other))
+            task = tasks.load_task(name, kind or None, tasks.fitting(name, self.other), self.encoding)
         return task.limited(self.train_size, self.dev_size, self.test_size)
 
 
@@ -69,5 +71,7 @@ class Workbench:
 
     def _whole(self, name: str) -> Trainer:
         if name not in self._trainers:
-            self._trainers[name] = Trainer(self.prepare.settings, self.prepare.load(name))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # given when the sweep was checked
+                self._trainers[name] = Trainer(self.prepare.settings, self.prepare.load(name))
         return self._trainers[name]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.splits import SPLIT_SEED, stratified
+from attrdrop.lab.errors import InputError, listed
+from attrdrop.lab.runs.splits import SPLIT_SEED, stratified, unseen
 
 CLASSIFICATION = "classification"
 REGRESSION = "regression"
@@ -142,10 +142,4 @@ def missing_classes(examples: Examples, kind: str, label_names: Sequence[str]) -
     """The classes without an example; none in tasks without classes."""
     if kind != CLASSIFICATION or examples.labels is None:
         return []
-    seen = set(examples.labels)
-    return [name for index, name in enumerate(label_names) if index not in seen]
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """Names for a message, each in quotes, the first few of many."""
-    return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")
+    return unseen(examples.labels, label_names)

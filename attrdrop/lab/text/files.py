@@ -1,12 +1,14 @@
 """Tasks from the user's files: which columns count, and what they must hold for each kind of task."""
 
 import math
+import re
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, listed
 from attrdrop.lab.text.examples import (
     CAUSAL_LM,
     CLASSIFICATION,
@@ -17,7 +19,6 @@ from attrdrop.lab.text.examples import (
     TOKEN_CLASSIFICATION,
     Examples,
     Task,
-    listed,
     missing_classes,
     split,
 )
@@ -70,6 +71,7 @@ def from_files(
     label_column: str | None = None,
     kind: str = CLASSIFICATION,
     other: Sequence[str] = (),
+    encoding: str = "utf-8",
 ) -> Task:
     """A task from files; without a development file a tenth of the training file serves.
 
@@ -79,8 +81,8 @@ def from_files(
     if kind not in KINDS:
         raise InputError(f"--task-type: {kind!r} is none of {', '.join(KINDS)}.")
     formats = LAYOUTS[kind].formats
-    tables = {"--train": read_table(train, "--train", formats)}
-    tables |= {option: read_table(path, option, formats) for option, path in (("--dev", dev), ("--test", test)) if path}
+    given = {"--train": train, "--dev": dev, "--test": test}
+    tables = {option: read_table(path, option, formats, encoding) for option, path in given.items() if path}
     columns = _columns(tables["--train"], kind, text_column, text_pair_column, label_column)
     label_names = _label_names(tables["--train"], columns, kind)
     splits = {option: _examples(table, columns, kind, label_names, option) for option, table in tables.items()}
@@ -92,15 +94,15 @@ def from_files(
                 "left to train on; give more rows, or a development file with --dev."
             )
     others = {
-        name: _examples(read_table(Path(name), "--other", formats), columns, kind, label_names, "--other")
+        name: _examples(read_table(Path(name), "--other", formats, encoding), columns, kind, label_names, "--other")
         for name in other
     }
     return Task(train.name, kind, label_names, splits["--train"], splits["--dev"], splits.get("--test"), other=others)
 
 
-def labelled_like(task: Task, path: Path) -> Examples:
+def labelled_like(task: Task, path: Path, encoding: str = "utf-8") -> Examples:
     """The examples of a file with the usual columns of the task's kind, and labels that the task knows."""
-    table = read_table(path, "--other", LAYOUTS[task.kind].formats)
+    table = read_table(path, "--other", LAYOUTS[task.kind].formats, encoding)
     columns = _columns(table, task.kind, None, None, None, ("--other", "--other"))
     if (columns.pair is None) != (task.train.pairs is None):
         held = "single texts" if columns.pair is None else "pairs of texts"
@@ -137,19 +139,37 @@ def _usual(table: Table, names: Sequence[str], option: str, what: str) -> str:
             return name
     raise InputError(
         f"{option}: {table.path} has no column {' or '.join(names)} for the {what}; its columns are "
-        f"{', '.join(table.columns)}."
+        f"{listed(table.columns, 50)}."
     )
 
 
 def _label_names(table: Table, columns: Columns, kind: str) -> list[str]:
-    """The classes or tags of the training file; other kinds have none."""
-    if kind == CLASSIFICATION:
-        return _class_names(table, columns.label)
-    return _tag_names(table, columns.label) if kind == TOKEN_CLASSIFICATION else []
+    """The classes or tags of the training file; other kinds have none. Warns of names that look alike."""
+    if kind not in (CLASSIFICATION, TOKEN_CLASSIFICATION):
+        return []
+    names = (_class_names if kind == CLASSIFICATION else _tag_names)(table, columns.label)
+    alike: dict[str | float, list[str]] = {}
+    for name in names:
+        number = _number(name)
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold() if number is None else number, []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            warnings.warn(
+                f"--train: {listed(group)} in column {columns.label!r} of {table.path} look alike and are "
+                f"{len(group)} labels",
+                stacklevel=2,
+            )
+    return names
+
+
+def _labels(table: Table, column: str) -> list[str]:
+    """Those of a class each, without blanks around them; 1.0, as pandas writes 1 beside a gap, is 1."""
+    labels = [label.strip() for label in table.column(column, "--label-column")]
+    return [re.sub(r"(?<=\d)\.0+$", "", label) if _number(label) is not None else label for label in labels]
 
 
 def _class_names(table: Table, column: str) -> list[str]:
-    names = set(table.column(column, "--label-column"))
+    names = set(_labels(table, column))
     if len(names) < 2:
         raise InputError(
             f"--train: {table.path} holds only one class, {next(iter(names))!r} in column {column!r}; "
@@ -161,7 +181,7 @@ def _class_names(table: Table, column: str) -> list[str]:
             f"--label-column: column {column!r} of {table.path} has {len(names)} different values in "
             f"{len(table.rows)} rows, which looks like no class label{advice}."
         )
-    return sorted(names, key=int) if all(name.lstrip("-").isdecimal() for name in names) else sorted(names)
+    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,999}", name) for name in names) else sorted(names)
 
 
 def _tag_names(table: Table, column: str) -> list[str]:
@@ -192,12 +212,11 @@ def _examples(table: Table, columns: Columns, kind: str, label_names: list[str],
         return Examples(words, None, _indices(table, tags, label_names, option))
     texts = table.column(columns.text, "--text-column")
     pairs = table.column(columns.pair, "--text-pair-column") if columns.pair else None
-    labels: list[Any] | None = table.column(columns.label, "--label-column") if columns.label else None
-    if labels and kind == CLASSIFICATION:
-        labels = [index for (index,) in _indices(table, [[name] for name in labels], label_names, option)]
-    elif labels and kind == REGRESSION:
-        labels = _numbers(table, columns.label, labels)
-    return Examples(texts, pairs, labels)
+    if kind == CLASSIFICATION:
+        names = [[name] for name in _labels(table, columns.label)]
+        return Examples(texts, pairs, [index for (index,) in _indices(table, names, label_names, option)])
+    labels = table.column(columns.label, "--label-column") if columns.label else None
+    return Examples(texts, pairs, _numbers(table, columns.label, labels) if labels and kind == REGRESSION else labels)
 
 
 def _indices(table: Table, labels: list[list[str]], label_names: list[str], option: str) -> list[list[int]]:

@@ -1,10 +1,13 @@
 """Models and tokenizers: pre-trained ones, and small ones from scratch."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session
 from huggingface_hub.utils import logging as hub_logging
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -18,6 +21,8 @@ from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.tasks import Task
 
 MINILM, BERT_TINY, SCRATCH = "minilm", "bert-tiny", "scratch"
+HUB_SECONDS = 10
+POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")  # of modules
 
 
 def quiet() -> None:
@@ -69,6 +74,19 @@ def load_tokenizer(settings: Settings, task: Task) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def longest_text(model: PreTrainedModel) -> int | None:
+    """How many tokens a model's tables of positions serve; None where it has none, as with relative positions."""
+    stated: int | None = getattr(model.config, "max_position_embeddings", None)
+    limits = []
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITIONS and isinstance(module, nn.Embedding):
+            padding = module.padding_idx  # RoBERTa and its kind count from there on, BART and its from an offset
+            first = getattr(module, "offset", 0) if padding is None else padding + 1
+            held = module.num_embeddings - first
+            limits.append(min(stated or held, held))
+    return min(limits, default=None)
+
+
 def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[PreTrainedModel, Method]:
     """A model with a fresh head, the same one in all arms at a seed, and the training method of the arm."""
     if settings.model == SCRATCH:
@@ -84,6 +102,11 @@ def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[Pre
         torch.manual_seed(seed)
         # A checkpoint stored in half precision would otherwise be trained in it.
         model = _loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, dtype=torch.float32, **options)
+    limit = longest_text(model)
+    if limit is not None and settings.max_length > limit:
+        raise InputError(
+            f"--max-length: {settings.max_length} tokens are more than the {limit} positions of {settings.model}."
+        )
     model.config.pad_token_id = kind.tokenizer.pad_token_id
     model.to(resolve_device(settings.device))
     return model, make_method(arm, model, settings, seed)
@@ -101,11 +124,24 @@ def _fitting_config(kind: Kind, settings: Settings) -> Any:
     return config
 
 
+@cache
+def _hub_answers() -> bool:
+    """Asked once: transformers would ask for every file, each six times in half a minute."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # those of requests or of httpx, whichever the hub's library uses
+        return False
+    return True
+
+
 def _loaded(factory: Any, name: str, **options: Any) -> Any:
     path = model_path(name)
+    is_local = Path(path).is_dir()
+    if not is_local and not _hub_answers():
+        options["local_files_only"] = True
     try:
         return factory.from_pretrained(path, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        kind = "" if Path(path).is_dir() else "is no folder here and as a hub id "
+        kind = "" if is_local else "is no folder here and as a hub id "
         raise InputError(f"--model: {name} {kind}could not be loaded: {first_line}") from error

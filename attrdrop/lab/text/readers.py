@@ -1,18 +1,22 @@
 """Text files read with line numbers, plain or gzipped: tables, tagged sentences, plain texts."""
 
+import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, bad_byte, check_name, is_text, listed
 
-Cell = str | list[str]
+Cell = Any  # a text, or a list of them; of JSON whatever else it holds, which no column that counts may
 Content = tuple[list[str], list[tuple[int, dict[str, Cell]]]]  # names of columns; rows with their line
 
 
@@ -27,25 +31,34 @@ class Table:
 
     def column(self, name: str, option: str) -> list[str]:
         """A column of texts; `option` is the command-line option a message about a missing column names."""
-        return list(self._cells(name, option, str, "a list, which only token-classification takes"))
+        return list(self._cells(name, option, str))
 
     def words(self, name: str, option: str) -> list[list[str]]:
         """A column of lists."""
-        return list(self._cells(name, option, list, "a text where token-classification takes a list"))
+        return list(self._cells(name, option, list))
 
-    def _cells(self, name: str, option: str, kind: type, refusal: str) -> Iterator:
+    def _cells(self, name: str, option: str, kind: type) -> Iterator:
         if name not in self.columns:
             raise InputError(
-                f"{option}: {self.path} has no column {name!r}; its columns are {', '.join(self.columns)}."
+                f"{option}: {self.path} has no column {name!r}; its columns are {listed(self.columns, 50)}."
             )
         for line, row in zip(self.lines, self.rows, strict=True):
             where, cell = f"{self.path}, line {line}: column {name!r}", row[name]
             if not cell or (isinstance(cell, str) and not cell.strip()):
                 raise InputError(f"{where} is empty; it must be filled in every row.")
             if not isinstance(cell, kind):
-                raise InputError(f"{where} holds {refusal}.")
-            if isinstance(cell, list) and not all(part.strip() for part in cell):
-                raise InputError(f"{where} holds an empty word.")
+                raise InputError(f"{where} holds {_REFUSALS[type(cell)]}: {_shortened(cell)}.")
+            for part in cell if isinstance(cell, list) else [cell]:
+                if not isinstance(part, str):
+                    raise InputError(f"{where} holds a list of other things than words: {_shortened(part)}.")
+                if not part.strip():
+                    raise InputError(f"{where} holds an empty word.")
+                if not is_text(part):
+                    half = next(mark for mark in part if not is_text(mark))
+                    raise InputError(
+                        f"{where} holds {half!r}, half of a character, as where a text was cut; remove it or complete "
+                        "the pair."
+                    )
             yield cell
 
 
@@ -57,7 +70,7 @@ class Format:
     holds: str
 
 
-def read_table(path: Path, option: str, formats: Mapping[str, Format]) -> Table:
+def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding: str = "utf-8") -> Table:
     """Read one data file in the format of its ending, with or without .gz: TABLES, SENTENCES or TEXTS.
 
     Raises InputError with the option, the file and the line at fault.
@@ -72,10 +85,16 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format]) -> Table:
         )
     if suffix not in formats:
         raise InputError(f"{option}: {path} is none of {', '.join(some)} and {last}, with or without .gz at the end.")
+    check_name(path, option)
     try:
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") if gzipped else _open(path) as stream:
+        with _text(gzip.open(path) if gzipped else path.open("rb"), encoding) as stream:
             columns, numbered = formats[suffix].read(path, stream)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeError as error:
+        raise InputError(
+            f"{option}: {path} is not in {encoding}: {_misfit(path, gzipped, encoding) or error}; name its encoding "
+            "with --encoding, cp1252 (of Windows) or utf-16 for instance."
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{option}: {path} cannot be read{' as gzip' if gzipped else ''}: {error}.") from None
     if not numbered:
         raise InputError(f"{option}: {path} holds no rows; it needs {formats[suffix].holds}.")
@@ -83,39 +102,109 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format]) -> Table:
     return Table(path, columns, list(rows), list(lines))
 
 
-def _open(path: Path) -> io.TextIOBase:
-    return path.open(encoding="utf-8-sig", newline="")
+def _misfit(path: Path, gzipped: bool, encoding: str) -> str:
+    """Which byte of a file the encoding does not have, and its line; readers know of a part of it only."""
+    try:
+        (gzip.decompress(path.read_bytes()) if gzipped else path.read_bytes()).decode(encoding)
+    except UnicodeDecodeError as error:
+        return bad_byte(error)
+    except UnicodeError:
+        pass
+    return ""
+
+
+def _text(stream: Any, encoding: str) -> io.TextIOWrapper:
+    """A binary stream as text, without the mark that Windows puts before UTF-8."""
+    try:
+        name = codecs.lookup(encoding).name
+        return io.TextIOWrapper(stream, encoding="utf-8-sig" if name == "utf-8" else name, newline="")
+    except LookupError:
+        stream.close()
+        raise InputError(
+            f"--encoding: {encoding!r} is no encoding of texts that Python knows, such as utf-8, cp1252 or utf-16."
+        ) from None
 
 
 def _read_csv(path: Path, stream: io.TextIOBase) -> Content:
-    return _read_cells(path, csv.reader(stream, strict=True), "csv")
+    """Commas stand between the columns, or what else the line of their names is parted by where it has none."""
+    begun: list[str] = []
+    while not (begun and begun[-1].strip()) and (line := stream.readline()):
+        begun.append(line)
+    between = next((mark for mark in ",;\t|" if begun and mark in begun[-1]), ",")
+    return _read_cells(path, _csv_rows(path, itertools.chain(begun, stream), between))
 
 
 def _read_tsv(path: Path, stream: io.TextIOBase) -> Content:
-    return _read_cells(path, csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), "tsv")
+    lines = (line.rstrip("\r\n") for line in stream)
+    columns, rows = _read_cells(path, enumerate((line.split("\t") if line else [] for line in lines), start=1))
+    if len(columns) == 1 and {",", ";"} & {*columns[0]}:
+        raise InputError(
+            f"{path}, line 1: no tabs in {columns[0]!r}; a file with other marks between columns is a .csv."
+        )
+    return columns, rows
 
 
-def _read_cells(path: Path, reader, kind: str) -> Content:
+def _csv_rows(path: Path, stream: Iterable[str], between: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, with the line in which it begins: cells in quotes may hold line ends."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    taken: list[str] = []  # lines of the row
+
+    def lines() -> Iterator[str]:
+        for line in stream:
+            taken.append(line)
+            yield line
+
+    first = 1
     try:
-        columns: list[str] = next(reader, [])
-        if len(set(columns)) < len(columns):
-            raise InputError(f"{path}, line 1: two columns have the same name: {', '.join(columns)}.")
-        return columns, list(_check_cells(path, reader, columns))
+        for cells in csv.reader(lines(), delimiter=between, strict=True):
+            yield first, cells
+            first += len(taken)
+            taken.clear()
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid {kind}: {error}.") from None
+        last = first + len(taken) - 1
+        if "end of data" in str(error):
+            line = first + (_open_quote(taken, between) or 0)
+            raise InputError(f"{path}, line {line}: not valid csv: a quote begins here that does not end.") from None
+        opened = _open_quote(taken[:-1], between)
+        hint = "" if opened is None else f"; a quote has been open since line {first + opened}"
+        raise InputError(f"{path}, line {last}: not valid csv: {error}{hint}.") from None
 
 
-def _check_cells(path: Path, reader, columns: list[str]) -> Iterator[tuple[int, dict[str, Cell]]]:
-    for cells in reader:
+def _open_quote(lines: list[str], between: str) -> int | None:
+    """Index of the line in which the quote begins that is open after these lines of a row, if one is."""
+    opened: int | None = None
+    before: int | None = None
+    for number, line in enumerate(lines):
+        closed = -2
+        for place in (place for place, mark in enumerate(line) if mark == '"'):
+            if opened is not None:
+                before, opened, closed = opened, None, place
+            elif place == closed + 1:  # two quotes within quotes are one that is meant
+                opened = before
+            elif place == 0 or line[place - 1] == between:
+                opened = number
+    return opened
+
+
+def _read_cells(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Content:
+    line, columns = next((row for row in numbered if row[1]), (1, []))
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}, line {line}: two columns have the same name: {listed(columns, 50)}.")
+    return columns, list(_checked_rows(path, numbered, columns))
+
+
+def _checked_rows(
+    path: Path, numbered: Iterator[tuple[int, list[str]]], columns: list[str]
+) -> Iterator[tuple[int, dict[str, Cell]]]:
+    for line, cells in numbered:
         if not cells:
             continue
         if len(cells) != len(columns):
             raise InputError(
-                f"{path}, line {reader.line_num}: {len(cells)} fields where the header names {len(columns)} "
-                f"({', '.join(columns)})."
+                f"{path}, line {line}: {len(cells)} fields where the header names {len(columns)} "
+                f"({listed(columns, 50)})."
             )
-        yield reader.line_num, dict(zip(columns, cells, strict=True))
+        yield line, dict(zip(columns, cells, strict=True))
 
 
 def _read_json(path: Path, stream: io.TextIOBase) -> Content:
@@ -123,11 +212,14 @@ def _read_json(path: Path, stream: io.TextIOBase) -> Content:
     rows = []
     for number, line in _filled(stream):
         try:
-            record = json.loads(line)
+            record = _DECODER.decode(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not valid JSON: {error.msg} (column {error.colno}).") from None
+        except (ValueError, RecursionError) as error:  # a name twice; brackets within brackets
+            raise InputError(f"{path}, line {number}: not usable JSON: {error}.") from None
         if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: a {type(record).__name__} where a JSON object is needed.")
+            what = "list" if isinstance(record, list) else "single value"
+            raise InputError(f"{path}, line {number}: a {what} where a JSON object is needed.")
         columns = columns or list(record)
         if missing := [name for name in columns if name not in record]:
             raise InputError(f"{path}, line {number}: no {', '.join(map(repr, missing))}, which the first line has.")
@@ -135,19 +227,53 @@ def _read_json(path: Path, stream: io.TextIOBase) -> Content:
     return columns, rows
 
 
-def _cell(value: object) -> Cell:
-    if isinstance(value, list):
-        return ["" if part is None else str(part) for part in value]
-    return "" if value is None else str(value)
+def _cell(value: Any) -> Cell:
+    return [_simple(part) for part in value] if isinstance(value, list) else _simple(value)
+
+
+def _simple(value: Any) -> Any:
+    """A scalar as JSON spells it, "" for null; lists and objects as they are."""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "true", False: "false"}[value]
+    return str(value) if isinstance(value, float) else value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a JSON object, in which no name stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"an object has the same name twice, of {', '.join(repr(name) for name, _ in pairs)}")
+    return found
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=str,  # of any length
+    parse_constant=lambda name: None if name == "NaN" else name,  # pandas and others write it for what is missing
+)
+_REFUSALS: dict[type, str] = {
+    str: "a text where token-classification takes a list",
+    list: "a list, which only token-classification takes",
+    dict: "a JSON object, which is no text",
+}
 
 
 def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
-    """One word a line, its tag in the last column; blank lines and -DOCSTART- stand between sentences."""
+    """One word a line, its tag in the last column; blank lines and -DOCSTART- stand between sentences.
+
+    Where tabs part the columns, a word may hold spaces.
+    """
     rows: list[tuple[int, dict[str, Cell]]] = []
     words: list[str] = []
     tags: list[str] = []
     for number, line in enumerate(stream, start=1):
-        fields = line.split()
+        line = line.rstrip()
+        fields = [field.strip() for field in line.split("\t")] if "\t" in line else line.split()
         if not fields or fields[0] == "-DOCSTART-":
             words, tags = [], []
             continue
@@ -157,7 +283,28 @@ def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
             rows.append((number, {"tokens": words, "tags": tags}))
         words.append(fields[0])
         tags.append(fields[-1])
+    _check_first_column(path, rows)
     return ["tokens", "tags"], rows
+
+
+def _check_first_column(path: Path, rows: list[tuple[int, dict[str, Cell]]]) -> None:
+    """Refuse numbers that count the words, or names of documents, in the place of the words."""
+    steps = [(line, *pair) for line, row in rows for pair in itertools.pairwise(row["tokens"])]
+    odd = [(line, a, b) for line, a, b in steps if a == b or _counts(a, b)]
+    if len(odd) > len(steps) / 2:
+        line, *pair = odd[0]
+        what = "running numbers" if _counts(*pair) else "the same again and again"
+        raise InputError(
+            f"{path}, line {line}: the first column holds {what} ({', '.join(map(repr, pair))}) where the words are "
+            "needed; leave out what stands before them."
+        )
+
+
+def _counts(before: str, after: str) -> bool:
+    """Whether two words are alike but for a number that goes on, as 1 and 2, w1 and w2, or CoNLL-U's 1-2 and 1."""
+    found = [re.fullmatch(r"(\D*)(\d{1,9})(?:\D\d*)?", word) for word in (before, after)]
+    first, second = (match and (match[1], int(match[2])) for match in found)
+    return first is not None and second is not None and second in (first, (first[0], first[1] + 1))
 
 
 def _read_lines(path: Path, stream: io.TextIOBase) -> Content:

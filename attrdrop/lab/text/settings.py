@@ -25,7 +25,7 @@ from attrdrop.ops.keep_mask import REGIONS
 ATTENTION_DROPOUT, R_DROP, DROP_HEAD = "attention-dropout", "r-drop", "drop-head"
 HIDDEN_CUT, DROP_KEY = "hidden-cut", "drop-key"
 ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY)
-FILES = ("train", "dev", "test", "text_column", "text_pair_column", "label_column")  # fields of Data
+FILES = ("train", "dev", "test", "text_column", "text_pair_column", "label_column", "encoding")  # fields of Data
 
 # Small enough for two CPU cores and about four minutes, with two AD-DROP epochs in four.
 DEMO: dict[str, Any] = {
@@ -90,6 +90,9 @@ class Data(Options):
         str | None,
         Option(Panel.DATA, "Column with the class, number or target text; label is found by itself."),
     ] = None
+    encoding: Annotated[
+        str, Option(Panel.DATA, "Encoding of your files: cp1252 and latin-1 are those of older European ones.")
+    ] = "utf-8"
     train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training examples.", min=2)] = None
     dev_size: Annotated[int | None, Option(Panel.DATA, "Use only so many development examples.", min=1)] = None
     test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test examples.", min=1)] = None

@@ -16,11 +16,11 @@ __all__ = ["KINDS", "TASKS", "Examples", "Task", "from_files", "load_task", "rot
 TASKS = [*shipped.TASKS, *hub.TASKS]
 
 
-def load_task(name: str, kind: str | None = None, other: Sequence[str] = ()) -> Task:
+def load_task(name: str, kind: str | None = None, other: Sequence[str] = (), encoding: str = "utf-8") -> Task:
     """A task of TASKS, as `kind` where it may be read as several, with out-of-distribution sets.
 
-    `other` are names of sets that the task knows, or files. Raises InputError for a name, kind or set that is not
-    there.
+    `other` are names of sets that the task knows, or files in that encoding. Raises InputError for a name, kind or set
+    that is not there.
     """
     if name not in TASKS:
         raise InputError(f"--task: {name!r} is none of {', '.join(TASKS)}.")
@@ -31,7 +31,7 @@ def load_task(name: str, kind: str | None = None, other: Sequence[str] = ()) -> 
     for unknown in (one for one in other if one not in known and not Path(one).is_file()):
         raise InputError(f"--other: {unknown!r} is no file{' and none of ' + ', '.join(known) if known else ''}.")
     task = source.load(name, kind or kinds[0], [one for one in other if one in known])
-    files = {one: labelled_like(task, Path(one)) for one in other if one not in known}
+    files = {one: labelled_like(task, Path(one), encoding) for one in other if one not in known}
     return replace(task, other={**task.other, **files})
 
 

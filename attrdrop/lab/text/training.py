@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 
 from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
+from attrdrop.lab.text.examples import CLASSIFICATION
 from attrdrop.lab.text.kinds import KINDS, Prediction, Row
 from attrdrop.lab.text.methods import METHODS, Method
 from attrdrop.lab.text.models import load_model, load_tokenizer, quiet
@@ -64,10 +66,13 @@ class Trainer:
         self.device = resolve_device(settings.device)
         self.kind = KINDS[task.kind](task, load_tokenizer(settings, task), settings.max_length)
         self.metric_name, self.metric = self.kind.metric(settings.metric or task.metric)
-        self.train_rows = self.kind.encode(task.train)
+        self.train_rows = self.kind.encode_to_train(task.train)
         self.dev_rows = self.kind.encode(task.dev)
         self.test_rows = self.kind.encode(task.test) if task.test is not None else []
         self.other_rows = {name: self.kind.encode(examples) for name, examples in task.other.items()}
+        if task.kind == CLASSIFICATION:
+            for name, examples in task.sets.items():
+                warn_unseen(examples.labels or [], task.label_names, f"{name} examples")
 
     def check(self) -> None:
         """Let every arm train on two examples, so that what cannot work fails before anything is written."""
@@ -77,7 +82,7 @@ class Trainer:
             method.start_epoch(2)
             try:
                 method(**next(iter(self._loader(self.train_rows[:2], 2))).to(self.device))
-            except (ValueError, TypeError, RuntimeError) as error:
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 raise InputError(f"{arm} cannot work on {self.settings.model}: {error}.") from error
 
     def batches(self, seed: int) -> Iterator[Any]:
@@ -113,7 +118,7 @@ class Trainer:
         other = copy.copy(self)
         other.settings = settings or self.settings
         if train is not None:
-            other.train_rows = self.kind.encode(train)
+            other.train_rows = self.kind.encode_to_train(train)
         return other
 
     def run(self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None) -> Run:

@@ -78,6 +78,10 @@ class Kind(abc.ABC):
         assert examples.labels is not None
         return [row | {"labels": label} for row, label in zip(rows_of(encoded), examples.labels, strict=True)]
 
+    def encode_to_train(self, examples: Examples) -> list[Row]:
+        """The rows that have something to learn."""
+        return self.encode(examples)
+
     @abc.abstractmethod
     def collate(self, seed: int) -> Collate:
         """Makes a padded batch of rows; draws, where it draws, from the seed."""

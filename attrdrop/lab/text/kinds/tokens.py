@@ -38,6 +38,13 @@ class TokenClassification(Kind):
             rows.append(row | {"labels": labels, "words": active, "tags": tags})
         return rows
 
+    def encode_to_train(self, examples: Examples) -> list[Row]:
+        """Without words that are nothing to the tokenizer: the loss of a batch of them would be NaN."""
+        rows = [row for row in self.encode(examples) if row["words"]]
+        if not rows:
+            raise InputError(f"--task-type: {self.name} finds no word in these texts that the tokenizer knows.")
+        return rows
+
     def collate(self, seed: int) -> Collate:
         pad = DataCollatorForTokenClassification(self.tokenizer)
         return lambda rows: pad(self._select(rows))
