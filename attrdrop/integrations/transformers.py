@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterfa
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from attrdrop._core.warning import warn
 from attrdrop.addrop import ADDrop, ADDropConfig
 from attrdrop.addrop.passes import AttentionCall
 
@@ -135,12 +135,12 @@ class PassCounter(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.number += 1
 
-    def warn(self, epochs: float | None, steps: int | None, stacklevel: int = 1) -> None:
+    def warn(self, epochs: float | None, steps: int | None) -> None:
         """Once, where a run of so many epochs, None if that is not known, and steps may never come to AD-DROP."""
         message = None if self._has_warned else _never_active(self.config, epochs, steps)
         if message is not None:
             self._has_warned = True
-            warnings.warn(f"with cross_tuning, {message}", stacklevel=stacklevel + 1)
+            warn(f"with cross_tuning, {message}")
 
 
 def _never_active(config: ADDropConfig, epochs: float | None, steps: int | None) -> str | None:
@@ -182,7 +182,7 @@ class ADDropTrainer(Trainer):
         self._passes = PassCounter(self.addrop.config)
         self.add_callback(self._passes)
         if self.args.max_steps <= 0:
-            self._passes.warn(self.args.num_train_epochs, None, stacklevel=2)
+            self._passes.warn(self.args.num_train_epochs, None)
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
         model = super().call_model_init(*args, **kwargs)

@@ -33,8 +33,9 @@ def test_cross_tuning_is_seen_in_the_log(tmp_path):
 
 
 def test_a_single_epoch_under_cross_tuning_is_warned_about(tmp_path):
-    with pytest.warns(UserWarning, match="a run of one epoch is plain training"):
+    with pytest.warns(UserWarning, match="a run of one epoch is plain training") as found:
         ADDropTrainer(model=build("bert"), args=arguments(tmp_path, num_train_epochs=1), train_dataset=Sentences())
+    assert __file__ in [entry.filename for entry in found]
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -69,9 +70,10 @@ def test_a_run_that_never_comes_to_addrop_is_warned_about_once(tmp_path, options
     with pytest.warns(UserWarning, match="with cross_tuning") as found:
         trainer = train(tmp_path, options=options, **more)
     assert set(fractions_of(trainer)) == {0.0}
-    said = [str(entry.message) for entry in found if "cross_tuning" in str(entry.message)]
+    said = [entry for entry in found if "cross_tuning" in str(entry.message)]
     assert len(said) == 1
-    assert re.search(message, said[0])
+    assert re.search(message, str(said[0].message))
+    assert said[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("ignore:with cross_tuning")
