@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from attrdrop._core.modules import unwrap
-from attrdrop.addrop.adapters import adapt
+from attrdrop.addrop.adapters import adapt, takes
 
 CROSS_NAMES = ("cross", "encoder_attn", "encdec")  # in transformers, attention to the encoder's outputs
 
@@ -25,7 +24,7 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
             f"model must be a transformers model (PreTrainedModel), got {type(inner).__name__}; for your own attention "
             "use attrdrop.keep_mask and attrdrop.masked_attention directly"
         )
-    if inner is not pretrained and not _hands_on(inner):
+    if inner is not pretrained and not takes(inner, "attrdrop"):
         raise ValueError(
             f"{type(inner).__name__}.forward must take **kwargs and pass them on to the {type(pretrained).__name__} "
             "inside, for AD-DROP hands it the keyword attrdrop"
@@ -46,12 +45,6 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
             f"attention is for encoder-decoder models, which {type(pretrained).__name__} is not; got {attention!r}"
         )
     return set(inner.modules())
-
-
-def _hands_on(module: nn.Module) -> bool:
-    parameters = inspect.signature(module.forward).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return takes_any or "attrdrop" in parameters
 
 
 def _part(model: Any, attention: str) -> set[nn.Module]:
