@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop.addrop.passes import AttentionCall, Pass
+from attrdrop.addrop.untold import attends_untold
 from attrdrop.ops import masked_attention
 
 
@@ -112,6 +113,7 @@ def _forward(module: nn.Module, original: Callable[..., tuple], adapter: Adapter
     """In the place of a self-attention module's forward."""
     carrier = next((value for value in (*args, *kwargs.values()) if isinstance(value, Carrier)), None)
     if carrier is None:
+        attends_untold(module)
         return original(*args, **kwargs)
     call = adapter.describe(module, *args, **kwargs)
     out = carrier.carried.attend(call, lambda: _attend_plainly(call))

@@ -9,7 +9,7 @@ larger batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Integrand:
 class IntegratedPass1(GradientPass1):
     """Step m, and after :meth:`walk_back` the others, by :meth:`integrate`."""
 
-    def __init__(self, draws: Draws, scope: Collection[nn.Module], sites: Sequence[Site] = ()):
+    def __init__(self, draws: Draws, scope: Container[nn.Module], sites: Sequence[Site] = ()):
         super().__init__(draws, scope, sites)
         self._device = draws.sample_ids.device
         self._replay = Replay(self._device)
@@ -86,10 +86,11 @@ class IntegratedPass1(GradientPass1):
             self._integrands.append(Integrand(site, call.detached(), out.detach(), random))
         return out
 
-    def walk_back(self, target: Tensor) -> None:
+    def walk_back(self, target: Tensor, may_miss: bool = False) -> None:
         self._integrands = [integrand for integrand in self._integrands if integrand.site.is_masked]
         self._replay.forget_above(max((integrand.site.index for integrand in self._integrands), default=0))
-        super().walk_back(target)
+        super().walk_back(target, may_miss)
+        self._integrands = [integrand for integrand in self._integrands if integrand.site.is_masked]
 
     def integrate(self, score: Callable[[ScaledPass1], Tensor], steps: int, at_once: int = 1) -> None:
         """Steps 1 to m - 1 of each masked layer, so many at once; then its bits.

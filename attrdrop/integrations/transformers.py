@@ -15,6 +15,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from attrdrop._core.warning import warn
 from attrdrop.addrop import ADDrop, ADDropConfig
 from attrdrop.addrop.passes import AttentionCall
+from attrdrop.addrop.untold import attends_untold
 
 NAME = "attrdrop"
 
@@ -57,6 +58,7 @@ def attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs,
     )  # fmt: skip
     if attrdrop is None:
+        attends_untold(module)
         return plain()
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
