@@ -126,6 +126,47 @@ def test_each_model_of_model_init_is_trained_with_addrop(tmp_path, name):
     assert min(fractions) > 0.1
 
 
+class CountLayers(TrainerCallback):
+    """How many layers each step masked, by run."""
+
+    def __init__(self):
+        self.runs = []
+        self.trainer = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.runs.append([])
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.runs[-1].append(self.trainer.addrop.statistics().valid)
+        self.trainer.addrop.reset_statistics()
+
+
+def test_a_search_trains_each_trials_model_with_addrop(tmp_path):
+    """The trials' models have two, three and one layers."""
+    optuna = pytest.importorskip("optuna")
+    depths = [2, 3, 1]
+
+    def model_init(trial):
+        return build("bert", num_hidden_layers=1 if trial is None else depths[trial.number])
+
+    counter = CountLayers()
+    trainer = ADDropTrainer(
+        model_init=model_init, args=arguments(tmp_path, max_steps=2, logging_strategy="no"), callbacks=[counter],
+        train_dataset=Sentences(8), eval_dataset=Sentences(4), addrop=ADDropConfig(cross_tuning=False),
+    )  # fmt: skip
+    counter.trainer = trainer
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)},
+        n_trials=3, backend="optuna", direction="minimize", sampler=optuna.samplers.RandomSampler(0),
+    )  # fmt: skip
+    assert best.run_id in "012"
+    one = counter.runs[2]
+    assert min(one) > 0
+    assert [[valid / ones for valid, ones in zip(run, one, strict=True)] for run in counter.runs] == [
+        [depth] * 2 for depth in depths
+    ]
+
+
 def test_without_drops_it_is_the_plain_trainer(tmp_path):
     ours = train(tmp_path / "a", addrop=ADDropConfig(p=0.0, cross_tuning=False))
     plain = train(tmp_path / "b", trainer_class=Trainer, attention="sdpa")
