@@ -172,7 +172,7 @@ class ADDropTrainer(Trainer):
 
     Args:
         addrop: an :class:`attrdrop.ADDropConfig`; default, its defaults. Everything else as for Trainer. The fraction
-            dropped is logged as ``addrop_fraction_dropped`` beside the loss.
+            dropped, over all processes, is logged as ``addrop_fraction_dropped`` beside the loss.
     """
 
     def __init__(self, *args: Any, addrop: ADDropConfig | None = None, **kwargs: Any):
@@ -205,8 +205,11 @@ class ADDropTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs["addrop_fraction_dropped"] = self.addrop.statistics().fraction_dropped
+            found = self.addrop.statistics()
             self.addrop.reset_statistics()
+            counts = torch.tensor([found.dropped, found.valid], device=self.args.device)
+            dropped, valid = self.accelerator.reduce(counts, "sum").tolist()
+            logs["addrop_fraction_dropped"] = dropped / max(valid, 1)
         super().log(logs, *args, **kwargs)
 
 

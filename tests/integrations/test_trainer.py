@@ -1,5 +1,6 @@
 """The Trainer integration and several processes."""
 
+import json
 import os
 import re
 import subprocess
@@ -199,19 +200,31 @@ def test_a_resumed_run_draws_the_same_masks(tmp_path):
         torch.testing.assert_close(a, b, msg=name)
 
 
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
-def test_two_processes_draw_what_one_draws(tmp_path, attribution):
-    saved = tmp_path / "gradients.pt"
+def run_in_two_processes(script, *arguments):
     helpers = Path(__file__).parents[1] / "helpers"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
-        str(helpers / "distributed_step.py"), attribution, str(saved),
+        str(helpers / script), *map(str, arguments),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(helpers)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_two_processes_draw_what_one_draws(tmp_path, attribution):
+    saved = tmp_path / "gradients.pt"
+    run_in_two_processes("distributed_step.py", attribution, saved)
     model, inputs = build("bert"), batch("bert", size=4)
     addrop = ADDrop(model, p=0.4, q=0.5, attribution=attribution, iga_steps=3, cross_tuning=False)
     addrop(**inputs).loss.backward()
     for name, gradient in torch.load(saved).items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_fraction_in_the_log_is_that_of_all_processes(tmp_path):
+    run_in_two_processes("distributed_trainer.py", tmp_path)
+    rows = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert rows[0]["dropped"] != rows[1]["dropped"]
+    whole = sum(row["dropped"] for row in rows) / sum(row["valid"] for row in rows)
+    assert [row["logged"] for row in rows] == [[whole]] * 2
