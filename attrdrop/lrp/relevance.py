@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.checks import check_choice
+from attrdrop._core.checks import check_choice, check_tensor
 from attrdrop._core.halves import saturated
 from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, unwrap, without_hooks
 from attrdrop.lrp.checkpoints import without_checkpoints
@@ -245,8 +245,7 @@ def _check(request: _Request) -> None:
     model, inputs, target, rule = request.model, request.inputs, request.target, request.rule
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
+    check_tensor("inputs", inputs)
     if not inputs.is_floating_point():
         raise TypeError(f"inputs must be floating point (normalised images, say), got {inputs.dtype}")
     if inputs.dim() < 2:
