@@ -23,11 +23,14 @@ class Part:
     modules: set[nn.Module]
 
 
-class Scope(dict[str, Part]):
+@dataclass(frozen=True)
+class Scope:
     """By name, the parts whose attention may be masked; a module is in it that is in one of them."""
 
+    parts: dict[str, Part]
+
     def __contains__(self, module: object) -> bool:
-        return any(module in part.modules for part in self.values())
+        return any(module in part.modules for part in self.parts.values())
 
 
 def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
@@ -49,12 +52,12 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
     is_adapted = adapt(pretrained)
     if not (is_adapted or pretrained._can_set_attn_implementation()):
         raise ValueError(unreachable(pretrained))
-    scope = Scope({name: _part(pretrained, name, attention) for name in attention})
-    if set(scope) == {"encoder"} and scope["encoder"].model is pretrained:  # a model of one part
-        scope["encoder"] = Part(pretrained, set(inner.modules()))
-    for part in () if is_adapted else scope.values():
+    parts = {name: _part(pretrained, name, attention) for name in attention}
+    if set(parts) == {"encoder"} and parts["encoder"].model is pretrained:  # a model of one part
+        parts["encoder"] = Part(pretrained, set(inner.modules()))
+    for part in () if is_adapted else parts.values():
         _check_implementation(part, is_whole=part.model is pretrained)
-    return scope
+    return Scope(parts)
 
 
 def _check_implementation(part: Part, is_whole: bool) -> None:

@@ -36,7 +36,7 @@ class SurveyingStrategy(Strategy):
                 model(**batch, attrdrop=survey)
             self._modules = survey.modules
         sites = [Site(index, module) for index, module in enumerate(self._modules)]
-        idle = [name for name, part in self.scope.items() if part.modules.isdisjoint(self._modules)]
+        idle = [name for name, part in self.scope.parts.items() if part.modules.isdisjoint(self._modules)]
         self._is_stale = bool(idle) or self.attends_by_image(sites)
         self.select(model, batch, sites, self._untold)
         return sites

@@ -106,3 +106,14 @@ def test_a_diagnosis_leaves_the_model_alone():
     assert [dict(module._forward_pre_hooks) for module in model.modules()] == hooks
     assert all(module.training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_attention_that_is_told_in_part_is_said():
+    model = build("bert")
+    attention = model.bert.encoder.layer[1].attention.self
+    told = attention.forward
+    attention.forward = lambda *args, attrdrop=None, **kwargs: told(*args, **kwargs)
+    addrop = ADDrop(model, cross_tuning=False)
+    with pytest.warns(UserWarning, match="attention: that of BertSelfAttention stays plain and is no layer of AD-DROP"):
+        addrop(**batch("bert"))
+    assert addrop.statistics().valid == 2 * 4 * 20 * (20 + 12 + 20)
