@@ -28,6 +28,12 @@ class IntegratedGradientAttribution(GradientAttribution):
     """Pass 1 is GA's, and then a forward and a walk back for each other step of each masked layer."""
 
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
+        images, size = batch.get("pixel_values"), len(draws.sample_ids)
+        if self.config.iga_batch > 1 and isinstance(images, Tensor) and images.shape[0] != size:
+            raise ValueError(
+                f"iga_batch must be 1 where pixel_values have another first dimension than the batch, "
+                f"{images.shape[0]} for {size} samples, got {self.config.iga_batch}"
+            )
         sites = self.known_sites(model, batch)
         with torch.enable_grad(), self.pass1_mode(model):
             pass1 = IntegratedPass1(draws, self.scope, sites)

@@ -41,6 +41,18 @@ def test_the_named_part_is_masked_alone(attention, attribution):
     assert addrop.statistics().valid == sum(expected[name] for name in names)
 
 
+def test_steps_that_run_at_once_need_as_many_images_as_texts():
+    settings = dict(attribution="IGA", iga_steps=3, pass1="eval", cross_tuning=False)
+    several = ADDrop(build("llava"), iga_batch=2, **settings)
+    with pytest.raises(ValueError, match=r"iga_batch must be 1 where pixel_values .* 4 for 3 samples, got 2"):
+        several(**batch("llava"))
+    found = [
+        bits_of(ADDrop(build("llava"), iga_batch=at_once, **settings).attribute(**batch("llava", (1, 1, 1))))
+        for at_once in (1, 2)
+    ]
+    assert sum((a != b).sum() for a, b in zip(*found, strict=True)) <= 8  # that rounding flips
+
+
 def test_images_draw_apart():
     """Four images of three texts, each with a mask of its own."""
     addrop = ADDrop(build("llava"), attention="vision", layers="first", p=1.0, q=0.5, cross_tuning=False)
