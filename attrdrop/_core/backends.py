@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterator
 
 import torch
+from torch.autograd import forward_ad
 
 from attrdrop._core.library import COMPILED_ERROR
 
 BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
-"""auto: CUDA C++ where built, else Triton, for CUDA tensors; C++ for CPU tensors; else the reference."""
+"""auto: CUDA C++ where built, else Triton, for CUDA tensors; C++ for CPU tensors; else the reference. Meta tensors get
+the shapes of the C++ operator."""
 
 COMPILED_MISSING = None if COMPILED_ERROR is None else f"attrdrop._C is not there ({COMPILED_ERROR})"
 CUDA_MISSING = COMPILED_MISSING
@@ -23,6 +25,14 @@ TRITON_INTERPRETED = TRITON_MISSING is None and os.environ.get("TRITON_INTERPRET
 """Triton's interpreter runs kernels on CPU tensors, slowly, for tests."""
 
 _ENVIRONMENT = "ATTRDROP_BACKEND"
+TRANSFORMED = "inside a transform of torch.func and under forward-mode gradients the reference alone serves"
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation runs, which see through plain torch alone."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _check_name(backend: str, where: str) -> str:
@@ -73,6 +83,8 @@ def resolve(op: str, tensor: torch.Tensor, backend: str | None, missing: dict[st
     if asked == "reference":
         return asked
     usable = {name: reason or _wrong_device(name, tensor) for name, reason in missing.items()}
+    if asked == "auto" and tensor.device.type == "meta" and "cpp" in missing:
+        return "cpp"
     if asked == "auto":
         return next((name for name, reason in usable.items() if reason is None), "reference")
     if asked == "triton" and TRITON_INTERPRETED:  # by name only: it is slow

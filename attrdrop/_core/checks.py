@@ -53,6 +53,10 @@ def check_choice(name: str, value: object, choices: Sequence[str], *, quoted: bo
 def check_tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one; pad it (torch.nested.to_padded_tensor)")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}; to_dense() makes it so")
     return value
 
 
@@ -156,6 +160,8 @@ def check_sample_ids(sample_ids: Tensor | None, batch: int, device: torch.device
         raise ValueError(
             f"sample_ids must be int64 of shape ({batch},), got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
         )
+    if sample_ids.device.type == "meta" and device.type != "meta":
+        raise ValueError(f"sample_ids must hold values for tensors on {device}, got a meta tensor")
     return sample_ids.to(device)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,10 +37,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+
+
 @contextlib.contextmanager
-def without_backward_hooks(model: nn.Module) -> Iterator[None]:
-    """No module's hooks on its backward for a while; they come back as they were, also after an error."""
-    names = ("_backward_hooks", "_backward_pre_hooks")
+def without_hooks(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """None of these hooks of modules for a while; they come back as they were, also after an error."""
     kept = [(module, name, hooks) for module in model.modules() for name in names if (hooks := getattr(module, name))]
     for module, name, _ in kept:
         setattr(module, name, OrderedDict())

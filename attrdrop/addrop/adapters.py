@@ -1,14 +1,17 @@
-"""AD-DROP in models of transformers whose self-attention is code of its own: DeBERTa (v1 to v3) and MPNet.
+"""AD-DROP in models of transformers that hand no keyword down to all of their attention.
 
-They never call the attention interface and hand no keyword down to it. So :func:`adapt` takes over the forward of each
-self-attention module of one model, and a pass travels there in the place of ``output_attentions``, the one argument
-that every layer hands on as it is. No state is kept on the model: threads, and layers that run again under gradient
-checkpointing, each see the pass of their own call.
+DeBERTa (v1 to v3) and MPNet have self-attention in code of their own. They never call the attention interface and hand
+no keyword down to it. So :func:`adapt` takes over the forward of each self-attention module of one model, and a pass
+travels there in the place of ``output_attentions``, the one argument that every layer hands on as it is. No state is
+kept on the model: threads, and layers that run again under gradient checkpointing, each see the pass of their own call.
+
+Models that are made of an encoder and a decoder model hand each keyword to one of them, by its prefix; both get a pass.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop.addrop.passes import AttentionCall, Pass
+from attrdrop.addrop.untold import attends_untold
 from attrdrop.ops import masked_attention
 
 
@@ -41,10 +45,11 @@ class Carrier:
 
 
 def adapt(model: Any) -> bool:
-    """Prepares a transformers model for ``model(..., attrdrop=...)``; False where it has no module that needs it.
+    """Prepares a transformers model for ``model(..., attrdrop=...)``; False where it has no attention that needs it.
 
     Without a pass the model computes what it did before, bit for bit.
     """
+    _hand_to_parts(model)
     modules = [(module, adapter) for module in model.modules() if (adapter := _adapter_of(module)) is not None]
     for module, adapter in modules:
         if getattr(module.forward, "func", None) is not _forward:
@@ -52,6 +57,36 @@ def adapt(model: Any) -> bool:
     if modules and _take_pass not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_take_pass, with_kwargs=True)
     return bool(modules)
+
+
+def takes(module: nn.Module, keyword: str) -> bool:
+    """Whether a module's forward takes this keyword."""
+    parameters = inspect.signature(module.forward).parameters
+    return keyword in parameters or any(x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters.values())
+
+
+def _hand_to_parts(model: nn.Module) -> None:
+    for module in model.modules():
+        parts = PARTS.get(type(module).__name__)
+        if parts is None or any(
+            getattr(hook, "func", None) is _prefixed for hook in module._forward_pre_hooks.values()
+        ):
+            continue
+        reached = [keyword for keyword, name in parts.items() if _can_be_told(getattr(module, name))]
+        module.register_forward_pre_hook(functools.partial(_prefixed, tuple(reached)), with_kwargs=True)
+
+
+def _can_be_told(part: nn.Module) -> bool:
+    return takes(part, "attrdrop") or any(_adapter_of(module) is not None for module in part.modules())
+
+
+def _prefixed(
+    keywords: tuple[str, ...], _model: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """Forward pre-hook: attrdrop=... goes on under each of these keywords."""
+    others = {name: value for name, value in kwargs.items() if name != "attrdrop"}
+    carried = kwargs.get("attrdrop")
+    return args, others if carried is None else {**others, **dict.fromkeys(keywords, carried)}
 
 
 def _adapter_of(module: nn.Module) -> Adapter | None:
@@ -78,6 +113,7 @@ def _forward(module: nn.Module, original: Callable[..., tuple], adapter: Adapter
     """In the place of a self-attention module's forward."""
     carrier = next((value for value in (*args, *kwargs.values()) if isinstance(value, Carrier)), None)
     if carrier is None:
+        attends_untold(module)
         return original(*args, **kwargs)
     call = adapter.describe(module, *args, **kwargs)
     out = carrier.carried.attend(call, lambda: _attend_plainly(call))
@@ -179,6 +215,13 @@ def _projected(module: Any, out: Tensor) -> tuple:
     return (module.o(out),)
 
 
+_ENCODER_DECODER = {"attrdrop": "encoder", "decoder_attrdrop": "decoder"}
+PARTS = {
+    "EncoderDecoderModel": _ENCODER_DECODER,
+    "VisionEncoderDecoderModel": _ENCODER_DECODER,
+    "SpeechEncoderDecoderModel": _ENCODER_DECODER,
+    "MusicgenMelodyForConditionalGeneration": {"text_encoder_attrdrop": "text_encoder", "decoder_attrdrop": "decoder"},
+}  # of models made of models: by which keyword each part is told
 ADAPTERS = {
     "transformers.models.deberta.modeling_deberta.DisentangledSelfAttention": Adapter(_deberta, _without_weights),
     "transformers.models.deberta_v2.modeling_deberta_v2.DisentangledSelfAttention": Adapter(

@@ -33,7 +33,7 @@ class AttentionPass1(Pass1):
     def __init__(self, sites: list[Site], draws: Draws):
         super().__init__(draws)
         self._order = SiteOrder(sites)
-        self._last = max(site.index for site in sites if site.is_masked)
+        self._last = max((site.index for site in sites if site.is_masked), default=-1)
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
         site = self._order.find(call.module)

@@ -11,7 +11,7 @@ from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule
 
 ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
-ATTENTIONS = ("encoder", "decoder", "cross")
+ATTENTIONS = ("encoder", "decoder", "cross", "vision")
 LAYERS = ("all", "first")
 PASS1_MODES = ("train", "eval")
 ALTERNATIONS = ("epochs", "steps")
@@ -31,9 +31,11 @@ class ADDropConfig:
         iga_steps: m of Eq. 3.
         iga_batch: how many of these steps run as one batch of so many times the size: the same work in fewer, larger
             kernels. More than 1 needs pass1="eval", since all steps have the same dropout, and no callable target.
-        layers: "all", "first", or indices of attention layers, counted from the input, negative from the end.
-        attention: which attention of an encoder-decoder model is masked: "encoder", its self-attention; "decoder", the
-            decoder's self-attention; "cross"; or a list of them. Layers are counted over all of these.
+        layers: "all", "first", or indices of attention layers, counted from the input, negative from the end. "all" is
+            all that the target depends on.
+        attention: which attention is masked. "encoder": the encoder's self-attention in an encoder-decoder model, the
+            language model's beside a vision or audio tower, else all. "decoder": the decoder's self-attention; "cross";
+            "vision": that of a vision tower; or a list of them. Layers are counted over all of these.
         target: what is attributed. "pseudo": the logit of the predicted class (Eq. 4; for token-level logits minus
             the cross-entropy to the model's own prediction, over the tokens that the model's loss reads; for
             regression minus the loss). "gold": the same with the labels. Or a callable from (outputs, batch) to a

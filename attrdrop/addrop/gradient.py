@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site, SiteOrder
 from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.addrop.targets import attribution_target
+from attrdrop.addrop.untold import noting_untold
 
 
 class GradientAttribution(SurveyingStrategy):
@@ -25,10 +26,12 @@ class GradientAttribution(SurveyingStrategy):
 
     def _walk_back(self, pass1: GradientPass1, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         """The model's outputs."""
-        outputs = pass1.run(model, batch)
+        with noting_untold() as untold:
+            outputs = pass1.run(model, batch)
         if not pass1.is_surveyed:
-            self.select(model, pass1.sites)
-        pass1.walk_back(attribution_target(outputs, batch, self.config.target, model))
+            self.select(model, batch, pass1.sites, untold)
+        target = attribution_target(outputs, batch, self.config.target, model)
+        pass1.walk_back(target, may_miss=self.config.layers == "all")
         return outputs
 
 
@@ -38,7 +41,7 @@ class GradientPass1(Pass1):
     sites: the layers in scope in the model's order, where they are known before; else those that attend are.
     """
 
-    def __init__(self, draws: Draws, scope: Collection[nn.Module], sites: Sequence[Site] = ()):
+    def __init__(self, draws: Draws, scope: Container[nn.Module], sites: Sequence[Site] = ()):
         super().__init__(draws)
         self.scope = scope
         self.sites = list(sites)
@@ -67,16 +70,24 @@ class GradientPass1(Pass1):
         out = self._attend_plainly(call, site, plain)
         return _Tap.apply(out, call.value, self._markers[site.index], site, self._receive)
 
-    def walk_back(self, target: Tensor) -> None:
-        """From the target to the lowest masked layer; the taps on the way give the masked layers their bits."""
+    def walk_back(self, target: Tensor, may_miss: bool = False) -> None:
+        """From the target to the lowest masked layer; the taps on the way give the masked layers their bits.
+
+        may_miss: some layers, on which the target does not depend, may stay plain.
+        """
         self._is_recording = False
         masked = [site.index for site in self.sites if site.is_masked and site.index in self._markers]
         if not masked:  # LayerDrop skipped them all
             return
         torch.autograd.grad(target, [self._markers[index] for index in masked], allow_unused=True)
         missing = sorted(set(masked) - self._reached)
-        if missing:
-            raise RuntimeError(f"the attribution target does not depend on attention layers {missing}; leave them out")
+        if missing and not (may_miss and self._reached):
+            kinds = ", ".join(sorted({type(self.sites[index].module).__name__ for index in missing}))
+            raise RuntimeError(
+                f"the attribution target does not depend on attention layers {missing} ({kinds}); leave them out"
+            )
+        for index in missing:
+            self.sites[index].is_masked = False
 
     def _record(self, call: AttentionCall) -> Site | None:
         site = self._order.find(call.module) if self.is_surveyed else Site(len(self.sites), call.module)

@@ -9,7 +9,7 @@ larger batch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,12 @@ class IntegratedGradientAttribution(GradientAttribution):
     """Pass 1 is GA's, and then a forward and a walk back for each other step of each masked layer."""
 
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
+        images, size = batch.get("pixel_values"), len(draws.sample_ids)
+        if self.config.iga_batch > 1 and isinstance(images, Tensor) and images.shape[0] != size:
+            raise ValueError(
+                f"iga_batch must be 1 where pixel_values have another first dimension than the batch, "
+                f"{images.shape[0]} for {size} samples, got {self.config.iga_batch}"
+            )
         sites = self.known_sites(model, batch)
         with torch.enable_grad(), self.pass1_mode(model):
             pass1 = IntegratedPass1(draws, self.scope, sites)
@@ -67,7 +73,7 @@ class Integrand:
 class IntegratedPass1(GradientPass1):
     """Step m, and after :meth:`walk_back` the others, by :meth:`integrate`."""
 
-    def __init__(self, draws: Draws, scope: Collection[nn.Module], sites: Sequence[Site] = ()):
+    def __init__(self, draws: Draws, scope: Container[nn.Module], sites: Sequence[Site] = ()):
         super().__init__(draws, scope, sites)
         self._device = draws.sample_ids.device
         self._replay = Replay(self._device)
@@ -86,10 +92,11 @@ class IntegratedPass1(GradientPass1):
             self._integrands.append(Integrand(site, call.detached(), out.detach(), random))
         return out
 
-    def walk_back(self, target: Tensor) -> None:
+    def walk_back(self, target: Tensor, may_miss: bool = False) -> None:
         self._integrands = [integrand for integrand in self._integrands if integrand.site.is_masked]
         self._replay.forget_above(max((integrand.site.index for integrand in self._integrands), default=0))
-        super().walk_back(target)
+        super().walk_back(target, may_miss)
+        self._integrands = [integrand for integrand in self._integrands if integrand.site.is_masked]
 
     def integrate(self, score: Callable[[ScaledPass1], Tensor], steps: int, at_once: int = 1) -> None:
         """Steps 1 to m - 1 of each masked layer, so many at once; then its bits.

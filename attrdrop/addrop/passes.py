@@ -70,6 +70,10 @@ class AttentionCall(NamedTuple):
         return self.query.shape[-1] ** -0.5 if self.scale is None else float(self.scale)
 
 
+IMAGES_AT_MOST = 4096
+"""Per sample, lest images of one call have the ids of another's."""
+
+
 class Draws(NamedTuple):
     """What the random bits of a step depend on besides their place, and how candidates are chosen.
 
@@ -84,10 +88,13 @@ class Draws(NamedTuple):
     region: str = "high"
 
     def samples(self, batch: int) -> Tensor:
-        """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order."""
+        """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order;
+        images that are not equally many per sample are numbered from the first sample on."""
         count = len(self.sample_ids)
-        if not count or batch % count:
+        if not count:
             return self.sample_ids
+        if batch % count:
+            return self.sample_ids[:1] * IMAGES_AT_MOST + torch.arange(batch, device=self.sample_ids.device)
         windows = batch // count
         return (self.sample_ids[:, None] * windows + torch.arange(windows, device=self.sample_ids.device)).flatten()
 

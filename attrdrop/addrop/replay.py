@@ -14,9 +14,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import SUPPORTED_NODES, _get_node_type
 
 from attrdrop._core.modules import RandomState, unwrap
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A tree with its leaves replaced; torch's own tree_map leaves cycles of references behind at each call."""
+    node = SUPPORTED_NODES.get(_get_node_type(tree))
+    if node is None:
+        return function(tree)
+    children, context = node.flatten_fn(tree)
+    return node.unflatten_fn([mapped(function, child) for child in children], context)
 
 
 class Repeat(NamedTuple):
@@ -28,7 +37,7 @@ class Repeat(NamedTuple):
     def __call__(self, tree: Any) -> Any:
         if self.times == 1:
             return tree
-        return tree_map(lambda x: x.repeat(self.times, *[1] * (x.dim() - 1)) if self._is_batch(x) else x, tree)
+        return mapped(lambda x: x.repeat(self.times, *[1] * (x.dim() - 1)) if self._is_batch(x) else x, tree)
 
     def _is_batch(self, x: Any) -> bool:
         return isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == self.size
@@ -61,7 +70,7 @@ class Replay:
         """Keeps what a forward in here returns; ``attended`` says how many sites have attended."""
 
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-            fixed = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
+            fixed = mapped(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
             run = _Run(attended(), RandomState.now(self._device), fixed)
             self._runs[module] = None if module in self._runs else run
 

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from attrdrop._core.modules import unwrap
-from attrdrop.addrop.adapters import adapt
+from attrdrop.addrop.adapters import adapt, takes
 
 CROSS_NAMES = ("cross", "encoder_attn", "encdec")  # in transformers, attention to the encoder's outputs
+MODALITIES = {"image": "vision_config", "audio": "audio_config"}  # of towers beside a language model
 
 
-def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module]:
-    """The modules whose attention may be masked: all, or the parts of an encoder-decoder model that are named."""
+@dataclass(frozen=True)
+class Part:
+    """What a name in ``attention`` stands for: modules of some model inside."""
+
+    model: nn.Module
+    modules: set[nn.Module]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """By name, the parts whose attention may be masked; a module is in it that is in one of them."""
+
+    parts: dict[str, Part]
+
+    def __contains__(self, module: object) -> bool:
+        return any(module in part.modules for part in self.parts.values())
+
+
+def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
+    """The parts of a transformers model that are named; of a model without parts, all of it."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a transformers model, got {type(model).__name__}")
     inner = unwrap(model)
@@ -25,7 +44,7 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
             f"model must be a transformers model (PreTrainedModel), got {type(inner).__name__}; for your own attention "
             "use attrdrop.keep_mask and attrdrop.masked_attention directly"
         )
-    if inner is not pretrained and not _hands_on(inner):
+    if inner is not pretrained and not takes(inner, "attrdrop"):
         raise ValueError(
             f"{type(inner).__name__}.forward must take **kwargs and pass them on to the {type(pretrained).__name__} "
             "inside, for AD-DROP hands it the keyword attrdrop"
@@ -33,31 +52,63 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> set[nn.Module
     is_adapted = adapt(pretrained)
     if not (is_adapted or pretrained._can_set_attn_implementation()):
         raise ValueError(unreachable(pretrained))
-    chosen = pretrained.config._attn_implementation
-    if chosen != "attrdrop" and not is_adapted:
+    parts = {name: _part(pretrained, name, attention) for name in attention}
+    if set(parts) == {"encoder"} and parts["encoder"].model is pretrained:  # a model of one part
+        parts["encoder"] = Part(pretrained, set(inner.modules()))
+    for part in () if is_adapted else parts.values():
+        _check_implementation(part, is_whole=part.model is pretrained)
+    return Scope(parts)
+
+
+def _check_implementation(part: Part, is_whole: bool) -> None:
+    model: Any = part.model
+    if not getattr(model, "_can_set_attn_implementation", lambda: True)():
+        raise ValueError(unreachable(model))
+    configs = (getattr(module, "config", None) for module in part.modules)
+    chosen = {found for config in configs if (found := getattr(config, "_attn_implementation", None)) is not None}
+    if chosen and "attrdrop" not in chosen:
+        which = "the model" if is_whole else f"the {type(model).__name__} inside"
         raise ValueError(
-            f"the model attends with {chosen!r}; load it with attn_implementation='attrdrop' after "
-            "'import attrdrop.integrations.transformers', or call model.set_attn_implementation('attrdrop')"
+            f"{which} attends with {' and '.join(map(repr, sorted(chosen)))}; load it with "
+            "attn_implementation='attrdrop' after 'import attrdrop.integrations.transformers', or call "
+            "model.set_attn_implementation('attrdrop')"
         )
-    if getattr(pretrained.config, "is_encoder_decoder", False):
-        return {module for name in attention for module in _part(pretrained, name)}
-    if set(attention) != {"encoder"}:
-        raise ValueError(
-            f"attention is for encoder-decoder models, which {type(pretrained).__name__} is not; got {attention!r}"
-        )
-    return set(inner.modules())
 
 
-def _hands_on(module: nn.Module) -> bool:
-    parameters = inspect.signature(module.forward).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return takes_any or "attrdrop" in parameters
+def _part(model: Any, name: str, attention: Sequence[str]) -> Part:
+    towers = _towers(model)
+    if name == "vision":
+        if "image" not in towers:
+            raise ValueError(
+                f"attention 'vision' is for models with a vision tower, which {type(model).__name__} lacks"
+            )
+        return Part(towers["image"], set(towers["image"].modules()))
+    if getattr(model.config, "is_encoder_decoder", False):
+        return _half(model, name)
+    language = model.get_decoder() if towers else model
+    if getattr(language.config, "is_encoder_decoder", False):
+        return _half(language, name)
+    if name != "encoder":
+        raise ValueError(f"attention is for encoder-decoder models, which {type(language).__name__} is not; got "
+                         f"{attention!r}")  # fmt: skip
+    return Part(language, set(language.modules()).difference(*(tower.modules() for tower in towers.values())))
 
 
-def _part(model: Any, attention: str) -> set[nn.Module]:
-    """The modules of one kind of attention in an encoder-decoder model."""
+def _towers(model: Any) -> dict[str, nn.Module]:
+    """By modality, what encodes images or sounds beside a language model."""
+    found = {}
+    for modality, config in MODALITIES.items():
+        if getattr(model.config, config, None) is not None and model.config.get_text_config() is not model.config:
+            tower = model.get_encoder(modality=modality)
+            if tower is not model and tower is not model.base_model:
+                found[modality] = tower
+    return found
+
+
+def _half(model: Any, attention: str) -> Part:
+    """One kind of attention in an encoder-decoder model."""
     if attention == "encoder":
-        return set(model.get_encoder().modules())
+        return Part(model.get_encoder(), set(model.get_encoder().modules()))
     decoder = model.get_decoder()
     cross = {
         part
@@ -70,13 +121,11 @@ def _part(model: Any, attention: str) -> set[nn.Module]:
             f"attention {attention!r}: no module of {type(decoder).__name__} is named as a cross-attention "
             f"({', '.join(CROSS_NAMES)}), so self- and cross-attention cannot be told apart"
         )
-    return cross if attention == "cross" else set(decoder.modules()) - cross
+    return Part(decoder, cross if attention == "cross" else set(decoder.modules()) - cross)
 
 
-def masked_layers(model: nn.Module, layers: str | Sequence[int], count: int) -> list[int]:
+def masked_layers(layers: str | Sequence[int], count: int) -> list[int]:
     """The layers to be masked, of so many that attend."""
-    if not count:
-        raise ValueError(unreachable(model))
     if isinstance(layers, str):
         return list(range(count)) if layers == "all" else [0]
     wrong = [index for index in layers if not -count <= index < count]
@@ -86,7 +135,7 @@ def masked_layers(model: nn.Module, layers: str | Sequence[int], count: int) -> 
 
 
 def unreachable(model: nn.Module) -> str:
-    """What to say of a model whose attention no pass is told of."""
+    """What to say of a model that never calls the attention interface."""
     return (
         f"{type(model).__name__} computes attention in its own code and never calls transformers' attention interface, "
         "so AD-DROP cannot reach it; take a model that does (BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, ViT, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import process_count, process_rank
 from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
+from attrdrop._core.warning import warn
 from attrdrop.addrop.attention import AttentionAttribution
 from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.gradient import GradientAttribution
@@ -162,10 +162,10 @@ class ADDrop:
                 self.start_step(self._step + 1)
 
     def _warn(self, message: str) -> None:
-        """Once, at the line that called this object."""
+        """Once."""
         if message not in self._warnings:
             self._warnings.add(message)
-            warnings.warn(message, stacklevel=6)  # attribute and __call__ are wrapped
+            warn(message)
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:

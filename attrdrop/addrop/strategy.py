@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from attrdrop._core.modules import evaluation_mode, uncompiled
+from attrdrop._core.warning import warn
 from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.passes import Draws, Pass2, Site
-from attrdrop.addrop.scope import masked_layers
+from attrdrop.addrop.reach import why_unreached
+from attrdrop.addrop.scope import Scope, masked_layers
 from attrdrop.addrop.statistics import DropCounter
+
+IDLE = "no module of attention={!r} ({}) runs on this batch, so nothing is dropped there"
+PARTLY = (
+    "the model does not hand the keyword attrdrop on to all of its attention: that of {} stays plain and is no layer "
+    "of AD-DROP"
+)
 
 
 class Strategy(ABC):
     """How positions are ranked.
 
-    scope: the modules whose attention may be masked. counter: is told what was dropped.
+    scope: whose attention may be masked. counter: is told what was dropped.
     """
 
-    def __init__(self, config: ADDropConfig, scope: Collection[nn.Module], counter: DropCounter):
+    def __init__(self, config: ADDropConfig, scope: Scope, counter: DropCounter):
         self.config, self.scope, self.counter = config, scope, counter
+        self._said: set[str] = set()  # warnings
 
     @abstractmethod
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
@@ -37,10 +46,43 @@ class Strategy(ABC):
             self.counter.add(torch.stack(counts).sum(0))
         return Pass2(sites, draws)
 
-    def select(self, model: nn.Module, sites: list[Site]) -> None:
-        """Tells the sites of all attention layers which of them are to be masked."""
-        for index in masked_layers(model, self.config.layers, len(sites)):
+    def select(
+        self, model: nn.Module, batch: Mapping[str, Any], sites: Sequence[Site], untold: Collection[nn.Module]
+    ) -> None:
+        """Tells the sites of all attention layers which of them are to be masked.
+
+        untold: modules that attended in the same forward without a pass.
+        """
+        reached = {site.module for site in sites}
+        for name, part in self.scope.parts.items():
+            if reached & part.modules:
+                continue
+            reason = why_unreached(model, batch, name, part, untold)
+            if reason is not None:
+                raise ValueError(reason)
+            self._say(IDLE.format(name, type(part.model).__name__))
+        lost = {type(module).__name__ for module in untold if module in self.scope and module not in reached}
+        if lost:
+            self._say(PARTLY.format(", ".join(sorted(lost))))
+        if self.config.layers != "all" and self.attends_by_image(sites):
+            raise ValueError(
+                f"layers must be 'all' where a vision tower attends to each image in a call of its own, as "
+                f"{type(self.scope.parts['vision'].model).__name__} does, got {self.config.layers!r}"
+            )
+        for index in masked_layers(self.config.layers, len(sites)) if sites else ():
             sites[index].is_masked = True
+
+    def attends_by_image(self, sites: Sequence[Site]) -> bool:
+        """Whether a layer of a vision tower has several calls, so that how many there are depends on the batch."""
+        part = self.scope.parts.get("vision")
+        seen = [site.module for site in sites if part is not None and site.module in part.modules]
+        return len(set(seen)) < len(seen)
+
+    def _say(self, message: str) -> None:
+        """Once."""
+        if message not in self._said:
+            self._said.add(message)
+            warn(message)
 
     @contextlib.contextmanager
     def pass1_mode(self, model: nn.Module) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from attrdrop._core.modules import evaluation_mode, uncompiled
 from attrdrop.addrop.passes import AttentionCall, Site
 from attrdrop.addrop.strategy import Strategy
+from attrdrop.addrop.untold import noting_untold
 
 
 class SurveyingStrategy(Strategy):
     """Finds the attention layers by one plain forward at its first step."""
 
+    _is_stale = True
     _modules: Sequence[nn.Module] = ()
+    _untold: Sequence[nn.Module] = ()
     _skips: bool | None = None
 
     def known_sites(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
@@ -27,20 +30,22 @@ class SurveyingStrategy(Strategy):
 
     def survey(self, model: nn.Module, batch: Mapping[str, Any]) -> list[Site]:
         """The attention layers, none with bits; those to be masked know it."""
-        if not self._modules:
+        if self._is_stale:
             survey = Survey(self.scope)
-            with evaluation_mode(model), uncompiled(), torch.no_grad():
+            with evaluation_mode(model), uncompiled(), torch.no_grad(), noting_untold() as self._untold:
                 model(**batch, attrdrop=survey)
             self._modules = survey.modules
         sites = [Site(index, module) for index, module in enumerate(self._modules)]
-        self.select(model, sites)
+        idle = [name for name, part in self.scope.parts.items() if part.modules.isdisjoint(self._modules)]
+        self._is_stale = bool(idle) or self.attends_by_image(sites)
+        self.select(model, batch, sites, self._untold)
         return sites
 
 
 class Survey:
     """Plain attention; notes which modules of a scope attend, in order, one entry a layer."""
 
-    def __init__(self, scope: Collection[nn.Module]):
+    def __init__(self, scope: Container[nn.Module]):
         self.scope = scope
         self.modules: list[nn.Module] = []
 

@@ -31,7 +31,6 @@ def attribution_target(
         return _checked(target(outputs, batch))
     given, outputs = outputs, _by_name(outputs)
     logits = getattr(outputs, "logits", None)
-    labels: Any = batch.get("labels")
     if not isinstance(logits, Tensor):
         names = ", ".join(given.keys()) if hasattr(given, "keys") else type(given).__name__
         raise ValueError(
@@ -48,11 +47,33 @@ def attribution_target(
     if predicted is None:
         predicted = logits.argmax(-1)
     if logits.dim() == 2:
-        if target == "gold" and labels is None:
-            raise ValueError("target 'gold' needs labels in the batch")
-        chosen = predicted if target == "pseudo" else labels.view(-1)
-        return logits.gather(-1, chosen.unsqueeze(-1)).float().sum()
+        chosen = predicted if target == "pseudo" else _gold_classes(batch.get("labels"), logits)
+        found = logits.gather(-1, chosen.clamp(min=0).unsqueeze(-1)).squeeze(-1).float()
+        return found.masked_fill(chosen.eq(IGNORED), 0).sum()
     return -_token_loss(outputs, batch, target, predicted, repeats)
+
+
+def _gold_classes(labels: Any, logits: Tensor) -> Tensor:
+    """The labels (B,) of logits (B, C), -100 where the loss reads none."""
+    if labels is None:
+        raise ValueError("target 'gold' needs labels in the batch")
+    count, classes = logits.shape
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.numel() != count:
+        raise ValueError(f"target 'gold' needs labels as an int64 tensor of shape ({count},), got {_described(labels)}")
+    if labels.device.type == "cpu" and count:
+        low, high = map(int, labels.masked_fill(labels.eq(IGNORED), 0).aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"target 'gold' needs labels in [0, {classes}), or {IGNORED} for a sample to be ignored, "
+                f"got {low if low < 0 else high}"
+            )
+    return labels.flatten().long()
+
+
+def _described(labels: Any) -> str:
+    if isinstance(labels, Tensor):
+        return f"{labels.dtype} of shape {tuple(labels.shape)}"
+    return "none" if labels is None else type(labels).__name__
 
 
 def _by_name(outputs: Any) -> Any:
@@ -96,7 +117,7 @@ def _token_loss(outputs: Any, batch: Mapping[str, Any], target: str, predicted: 
     if read is not None:
         chosen = read if target == "gold" else predicted.masked_fill(read.eq(IGNORED), IGNORED)
     elif target == "gold":
-        found = None if batch.get("labels") is None else tuple(batch["labels"].shape)
+        found = _described(batch.get("labels"))
         raise ValueError(f"target 'gold' needs labels of shape {tuple(shape)} for these logits, got {found}")
     elif attention_mask is not None and attention_mask.shape == shape:
         chosen = predicted.masked_fill(attention_mask == 0, IGNORED)
@@ -118,7 +139,7 @@ def _labels_read(outputs: Any, log_p: Tensor, batch: Mapping[str, Any]) -> tuple
     given, labels = batch.get("shift_labels"), batch.get("labels")
     if isinstance(given, Tensor) and given.shape == shape:
         return given, count
-    if labels is None or labels.shape != shape:
+    if not isinstance(labels, Tensor) or labels.shape != shape:
         return None, None
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         return labels, count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from typing import Any
 
 import torch
@@ -13,8 +12,10 @@ from transformers import MODEL_MAPPING, AttentionInterface, AttentionMaskInterfa
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from attrdrop._core.warning import warn
 from attrdrop.addrop import ADDrop, ADDropConfig
 from attrdrop.addrop.passes import AttentionCall, attend_plainly
+from attrdrop.addrop.untold import attends_untold
 
 NAME = "attrdrop"
 
@@ -57,6 +58,8 @@ def attention_forward(
         sdpa_attention_forward,
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs,
     )  # fmt: skip
+    if attrdrop is None:
+        attends_untold(module)
     if attrdrop is None and sinks is None:
         return plain()
     is_causal = kwargs.get("is_causal")
@@ -141,12 +144,12 @@ class PassCounter(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.number += 1
 
-    def warn(self, epochs: float | None, steps: int | None, stacklevel: int = 1) -> None:
+    def warn(self, epochs: float | None, steps: int | None) -> None:
         """Once, where a run of so many epochs, None if that is not known, and steps may never come to AD-DROP."""
         message = None if self._has_warned else _never_active(self.config, epochs, steps)
         if message is not None:
             self._has_warned = True
-            warnings.warn(f"with cross_tuning, {message}", stacklevel=stacklevel + 1)
+            warn(f"with cross_tuning, {message}")
 
 
 def _never_active(config: ADDropConfig, epochs: float | None, steps: int | None) -> str | None:
@@ -176,7 +179,7 @@ class ADDropTrainer(Trainer):
 
     Args:
         addrop: an :class:`attrdrop.ADDropConfig`; default, its defaults. Everything else as for Trainer. The fraction
-            dropped is logged as ``addrop_fraction_dropped`` beside the loss.
+            dropped, over all processes, is logged as ``addrop_fraction_dropped`` beside the loss.
     """
 
     def __init__(self, *args: Any, addrop: ADDropConfig | None = None, **kwargs: Any):
@@ -188,7 +191,7 @@ class ADDropTrainer(Trainer):
         self._passes = PassCounter(self.addrop.config)
         self.add_callback(self._passes)
         if self.args.max_steps <= 0:
-            self._passes.warn(self.args.num_train_epochs, None, stacklevel=2)
+            self._passes.warn(self.args.num_train_epochs, None)
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
         model = super().call_model_init(*args, **kwargs)
@@ -209,8 +212,11 @@ class ADDropTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs["addrop_fraction_dropped"] = self.addrop.statistics().fraction_dropped
+            found = self.addrop.statistics()
             self.addrop.reset_statistics()
+            counts = torch.tensor([found.dropped, found.valid], device=self.args.device)
+            dropped, valid = self.accelerator.reduce(counts, "sum").tolist()
+            logs["addrop_fraction_dropped"] = dropped / max(valid, 1)
         super().log(logs, *args, **kwargs)
 
 

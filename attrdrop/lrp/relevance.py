@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.checks import check_choice
+from attrdrop._core.checks import check_choice, check_tensor
 from attrdrop._core.halves import saturated
-from attrdrop._core.modules import evaluation_mode, uncompiled, unwrap, without_backward_hooks
+from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, unwrap, without_hooks
 from attrdrop.lrp.checkpoints import without_checkpoints
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
+from attrdrop.lrp.modes import check_modes
 from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput, Rule
 
 STARTS = ("logit", "one", "contrastive")
@@ -78,7 +79,8 @@ def relevance(
         attention: "attnlrp" halves relevance at each product of two activations; "detach" sends all of it through the
             values and none through the attention probabilities.
         unknown: what to do about a function without a rule: "error", or "gradient" to pass the plain gradient.
-        output: picks the logits from what the model returns.
+        output: picks the logits from what the model returns in eval mode. A model in training mode whose outputs there
+            are of another width, as those that give features in eval mode, is refused without it.
         arguments: further keyword arguments of the model.
 
     Returns:
@@ -142,7 +144,9 @@ def _propagate(request: _Request) -> list[Tensor]:
             raise ValueError(
                 "inside torch.compile the model must be in eval mode, and stop_at and layers are not there"
             )
-        return _run(request, inputs.detach().requires_grad_(True), propagation, caught)
+        x = inputs.detach().requires_grad_(True)
+        return _walk_back(request, _run(request, x, propagation), [x], propagation)
+    training = [module for module in model.modules() if module.training] if model.training else []
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -150,17 +154,31 @@ def _propagate(request: _Request) -> list[Tensor]:
         stack.enter_context(torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []))
         stack.enter_context(evaluation_mode(model))
         stack.enter_context(without_checkpoints())
-        stack.enter_context(without_backward_hooks(model))
-        for place, module in enumerate(modules):
-            stack.enter_context(_catching(module, place, caught, propagation, request.stops))
+        stack.enter_context(without_hooks(model, BACKWARD_HOOKS))
         x = inputs.clone() if inputs.is_inference() else inputs.detach()
         x.requires_grad_(not (modules and request.stops))
         stack.callback(propagation.facts.clear)
-        return _run(request, x, propagation, caught)
+        with contextlib.ExitStack() as hooks:
+            for place, module in enumerate(modules):
+                hooks.enter_context(_catching(module, place, caught, propagation, request.stops))
+            forward = _run(request, x, propagation)
+        if training and request.output is None:
+            classes = forward.logits.shape[1]
+            check_modes(model, training, inputs, request.arguments, classes, lambda outputs: _logits(outputs, None))
+        points = [_caught(place, caught, module) for place, module in enumerate(modules)] or [x]
+        return _walk_back(request, forward, points, propagation)
 
 
-def _run(request: _Request, x: Tensor, propagation: Propagation, caught: dict[int, Tensor]) -> list[Tensor]:
-    """The forward from x, the backward, R = a c; caught: filled with the modules' outputs in the forward."""
+class _Forward(NamedTuple):
+    """A forward with its graph. carrier: of what does not go through the inputs, if relevance is theirs."""
+
+    x: Tensor
+    carrier: Tensor | None
+    logits: Tensor
+
+
+def _run(request: _Request, x: Tensor, propagation: Propagation) -> _Forward:
+    """The forward from x."""
     carrier = None
     if not request.modules and not request.is_plain:
         carrier = torch.zeros_like(x).requires_grad_(True)
@@ -171,7 +189,12 @@ def _run(request: _Request, x: Tensor, propagation: Propagation, caught: dict[in
         logits = _logits(outputs, request.output)
     logits = propagation.finished(logits)
     propagation.check_seen(logits, "the logits are")
-    points = [_caught(place, caught, module) for place, module in enumerate(request.modules)] or [x]
+    return _Forward(x, carrier, logits)
+
+
+def _walk_back(request: _Request, forward: _Forward, points: list[Tensor], propagation: Propagation) -> list[Tensor]:
+    """The backward to the points, R = a c."""
+    x, carrier, logits = forward
     _check_outcome(request, logits, is_treated=propagation.linear_layers > 0 or not x.requires_grad)
     roots = points if carrier is None else [*points, carrier]
     seed = _seed(logits.detach(), request.target, request.start)
@@ -222,8 +245,7 @@ def _check(request: _Request) -> None:
     model, inputs, target, rule = request.model, request.inputs, request.target, request.rule
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
+    check_tensor("inputs", inputs)
     if not inputs.is_floating_point():
         raise TypeError(f"inputs must be floating point (normalised images, say), got {inputs.dtype}")
     if inputs.dim() < 2:

@@ -45,7 +45,12 @@ def group_points(points: Tensor, index: Tensor, centres: Tensor | None = None, *
         centres = clouds.check_centres(centres, points).detach()
         if centres.shape[1] != index.shape[1]:
             raise ValueError(f"centres must be one for each of the {index.shape[1]} groups, got {centres.shape[1]}")
-    return _Group.apply(points, index, centres, backends.resolve_compiled("group_points", points, backend))
+    chosen = backends.resolve_compiled("group_points", points, backend)
+    if backends.is_transformed():
+        if chosen != "reference" and backend not in (None, "auto"):
+            raise RuntimeError(f"group_points: backend {backend!r} cannot serve this call: {backends.TRANSFORMED}")
+        return reference.group_points(points, index, centres)
+    return _Group.apply(points, index, centres, chosen)
 
 
 def _is_watched() -> bool:

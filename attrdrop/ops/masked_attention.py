@@ -32,7 +32,8 @@ def masked_attention(
     """dropout(softmax(q kᵀ scale + bias, over the set bits)) v (AD-DROP, Eq. 1 with a packed M).
 
     Deterministic; differentiable in q, k, v, and in bias and sinks where they require a gradient. Nothing of size n x n
-    is kept for the backward but the bits; with create_graph it is materialised, as the reference does.
+    is kept for the backward but the bits; with create_graph, inside transforms of torch.func and under forward-mode
+    gradients it is materialised, as the reference does.
 
     Args:
         q: (B, H, n_q, d), float32, bfloat16, float16 or float64.
@@ -139,6 +140,7 @@ class _MaskedAttention(torch.autograd.Function):
         needs_grad_bias = bias is not None and ctx.needs_input_grad[4]
         if torch.is_grad_enabled():  # create_graph: gradients that have gradients are those of the definition
             q, k, v, _, _, rows, _ = saved
+            q, k, v = (x.view_as(x) for x in (q, k, v))  # they may be one tensor, of which each has a share
             out, _ = reference.masked_attention(q, k, v, rows, bias, *ctx.constants, sample_ids)
             wanted = [x if needed else None for x, needed in zip((q, k, v, bias), _first_needs(ctx), strict=True)]
             found = iter(torch.autograd.grad(out, [x for x in wanted if x is not None], grad_out, create_graph=True))
@@ -166,6 +168,8 @@ def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backen
         widest = WIDEST_SINGLE if q.dtype == torch.float32 else WIDEST_HALF
         if not all(1 <= width <= widest for width in (q.shape[-1], v.shape[-1])):
             triton = f"{q.dtype} heads must be 1 to {widest} wide, got {q.shape[-1]} of q and {v.shape[-1]} of v"
+    if backends.is_transformed():
+        triton = cpp = backends.TRANSFORMED
     return backends.resolve("masked_attention", q, backend, {"triton": triton, "cpp": cpp})
 
 

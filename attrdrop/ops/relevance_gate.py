@@ -83,6 +83,8 @@ def _gate(
                 f"surrogate must be as z, {z.dtype} of shape {tuple(z.shape)} on {z.device}, "
                 f"got {surrogate.dtype} of shape {tuple(surrogate.shape)} on {surrogate.device}"
             )
+    if backends.is_transformed():
+        raise RuntimeError("relevance_gate has a backward of its own, which transforms of torch.func do not run")
     missing = {"triton": backends.TRITON_MISSING, "cpp": backends.COMPILED_MISSING}
     if z.dtype == torch.float64:
         missing["triton"] = "float64 is served by the reference and C++ only"

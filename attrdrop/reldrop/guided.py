@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
-from attrdrop._core.checks import check_choice, check_seed, check_size, is_int
+from attrdrop._core.checks import check_choice, check_seed, check_size, check_tensor, is_int
 from attrdrop._core.distributed import process_rank
 from attrdrop._core.seeds import derive_seed
 from attrdrop.schedules import Schedule, check_schedule, scheduled
@@ -114,6 +114,8 @@ class Guided:
                 f"{type(self).__name__} runs in a worker of a DataLoader, where the model is a copy that does not "
                 "train; call it on batches in the training loop, after the loader"
             )
+        if isinstance(inputs, Tensor):
+            check_tensor(self._name, inputs)
         if not isinstance(inputs, Tensor) or inputs.dim() != shape.count(",") + 1:
             got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise ValueError(f"{self._name} must be a tensor of shape {shape}, got {got}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attrdrop import lrp
 from attrdrop._core.checks import check_choice, check_positive_int
-from attrdrop._core.modules import unwrap
+from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, occlude_blocks
 from attrdrop.reldrop.guided import Attribution, Guided
@@ -152,6 +152,7 @@ class RelDrop(_Blocks):
         check_choice("policy", policy, POLICIES)
         self.value, self.policy, self.inplace = value, policy, inplace
 
+    @outside_graphs
     def __call__(self, images: Tensor, labels: Tensor | None = None, relevance: Tensor | None = None) -> Tensor:
         """The batch with blocks occluded.
 
@@ -186,6 +187,7 @@ class RelCutMix(_Blocks):
         check_positive_int("num_classes", num_classes)
         self.num_classes, self.guide = num_classes, guide
 
+    @outside_graphs
     def __call__(self, images: Tensor, labels: Tensor, relevance: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mixed images, and soft labels (N, num_classes) in the type of the images for ``cross_entropy``.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
-from attrdrop._core.modules import unwrap
+from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop.ops.occlude_points import Value, occlude_points
 from attrdrop.reldrop.guided import Attribution, Guided
 from attrdrop.schedules import Schedule
@@ -95,6 +95,7 @@ class RelDropPoints(Guided):
         points, dropped = (0, 0) if self._sums is None else map(int, self._sums.tolist())
         return PointStatistics(self._seen, points, dropped, self._attributed, self._steps)
 
+    @outside_graphs
     def __call__(
         self,
         points: Tensor,

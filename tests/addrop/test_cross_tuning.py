@@ -77,6 +77,18 @@ def test_evaluation_mode_is_said_once_where_gradients_flow():
         addrop(**inputs)
 
 
+@pytest.mark.parametrize("run", ["call", "attribute", "compiled"])
+def test_warnings_name_the_line_that_calls(run):
+    model, inputs = build("bert").eval(), batch("bert")
+    addrop = ADDrop(model)
+    calls = {"call": addrop, "attribute": addrop.attribute, "compiled": torch.compile(addrop, backend="eager")}
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"model.train\(\)|start_epoch\(2\)") as found:
+            calls[run](**inputs)
+        assert [entry.filename for entry in found] == [__file__]
+        model.train()
+
+
 def test_training_that_never_names_an_epoch_is_said_once():
     model, inputs = build("bert"), batch("bert")
     addrop = ADDrop(model)

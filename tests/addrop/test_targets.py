@@ -1,5 +1,6 @@
 """What is attributed is what the model's loss reads: tokens, their shift, and what the loss divides by."""
 
+import models
 import pytest
 import torch
 from eager import bits_of
@@ -155,3 +156,42 @@ def test_a_target_of_one_entry_may_have_dimensions(attribution):
         target=lambda out, _batch: -out.loss.view(1, 1),
     )  # fmt: skip
     assert addrop(**language()).loss.isfinite()
+
+
+@pytest.mark.parametrize("attribution", ["GA", "IGA"])
+def test_a_sample_whose_label_is_ignored_has_no_gold_target(attribution):
+    """As the model's own loss leaves it out: its rows tie, and the others are ranked as without it."""
+    model, inputs = models.build("bert"), models.batch("bert")
+    inputs["labels"][1] = -100
+
+    def kept(samples):
+        addrop = ADDrop(model, attribution=attribution, target="gold", iga_steps=2, q=1.0, cross_tuning=False)
+        return bits_of(addrop.attribute(**{name: value[samples] for name, value in inputs.items()}))
+
+    for every, alone in zip(kept([0, 1, 2]), kept([0]), strict=True):
+        assert torch.equal(every[:1], alone)
+        assert torch.equal(every[1], inputs["attention_mask"][1].bool().expand_as(every[1]))  # all dropped, so rescued
+    outputs = model(**inputs)
+    assert outputs.loss.isfinite()
+    found = attribution_target(outputs, inputs, "gold", model)
+    torch.testing.assert_close(found, outputs.logits[[0, 2], inputs["labels"][[0, 2]]].sum())
+    assert attribution_target(outputs, {"labels": torch.full((3,), -100)}, "gold", model) == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 0], r"an int64 tensor of shape \(3,\), got list"),
+        (torch.tensor([0.0, 1.0, 0.0]), r"shape \(3,\), got torch.float32 of shape \(3,\)"),
+        (torch.tensor([0, 1]), r"shape \(3,\), got torch.int64 of shape \(2,\)"),
+        (torch.tensor([0, 1, 2]), r"labels in \[0, 2\), or -100 for a sample to be ignored, got 2"),
+        (torch.tensor([0, -1, 1]), r"labels in \[0, 2\), .* got -1"),
+    ],
+)
+def test_gold_labels_that_are_none_are_named(labels, message):
+    model, inputs = models.build("bert"), models.batch("bert")
+    outputs = model(input_ids=inputs["input_ids"])
+    with pytest.raises(ValueError, match=message):
+        attribution_target(outputs, {"labels": labels}, "gold", model)
+    taken = attribution_target(outputs, {"labels": torch.tensor([[0], [1], [0]], dtype=torch.int32)}, "gold", model)
+    assert taken == outputs.logits[torch.arange(3), [0, 1, 0]].sum()

@@ -1,5 +1,6 @@
 """The Trainer integration and several processes."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,8 +34,9 @@ def test_cross_tuning_is_seen_in_the_log(tmp_path):
 
 
 def test_a_single_epoch_under_cross_tuning_is_warned_about(tmp_path):
-    with pytest.warns(UserWarning, match="a run of one epoch is plain training"):
+    with pytest.warns(UserWarning, match="a run of one epoch is plain training") as found:
         ADDropTrainer(model=build("bert"), args=arguments(tmp_path, num_train_epochs=1), train_dataset=Sentences())
+    assert __file__ in [entry.filename for entry in found]
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -69,9 +71,10 @@ def test_a_run_that_never_comes_to_addrop_is_warned_about_once(tmp_path, options
     with pytest.warns(UserWarning, match="with cross_tuning") as found:
         trainer = train(tmp_path, options=options, **more)
     assert set(fractions_of(trainer)) == {0.0}
-    said = [str(entry.message) for entry in found if "cross_tuning" in str(entry.message)]
+    said = [entry for entry in found if "cross_tuning" in str(entry.message)]
     assert len(said) == 1
-    assert re.search(message, said[0])
+    assert re.search(message, str(said[0].message))
+    assert said[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("ignore:with cross_tuning")
@@ -124,6 +127,47 @@ def test_each_model_of_model_init_is_trained_with_addrop(tmp_path, name):
     assert min(fractions) > 0.1
 
 
+class CountLayers(TrainerCallback):
+    """How many layers each step masked, by run."""
+
+    def __init__(self):
+        self.runs = []
+        self.trainer = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.runs.append([])
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.runs[-1].append(self.trainer.addrop.statistics().valid)
+        self.trainer.addrop.reset_statistics()
+
+
+def test_a_search_trains_each_trials_model_with_addrop(tmp_path):
+    """The trials' models have two, three and one layers."""
+    optuna = pytest.importorskip("optuna")
+    depths = [2, 3, 1]
+
+    def model_init(trial):
+        return build("bert", num_hidden_layers=1 if trial is None else depths[trial.number])
+
+    counter = CountLayers()
+    trainer = ADDropTrainer(
+        model_init=model_init, args=arguments(tmp_path, max_steps=2, logging_strategy="no"), callbacks=[counter],
+        train_dataset=Sentences(8), eval_dataset=Sentences(4), addrop=ADDropConfig(cross_tuning=False),
+    )  # fmt: skip
+    counter.trainer = trainer
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)},
+        n_trials=3, backend="optuna", direction="minimize", sampler=optuna.samplers.RandomSampler(0),
+    )  # fmt: skip
+    assert best.run_id in "012"
+    one = counter.runs[2]
+    assert min(one) > 0
+    assert [[valid / ones for valid, ones in zip(run, one, strict=True)] for run in counter.runs] == [
+        [depth] * 2 for depth in depths
+    ]
+
+
 def test_without_drops_it_is_the_plain_trainer(tmp_path):
     ours = train(tmp_path / "a", addrop=ADDropConfig(p=0.0, cross_tuning=False))
     plain = train(tmp_path / "b", trainer_class=Trainer, attention="sdpa")
@@ -156,19 +200,31 @@ def test_a_resumed_run_draws_the_same_masks(tmp_path):
         torch.testing.assert_close(a, b, msg=name)
 
 
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
-def test_two_processes_draw_what_one_draws(tmp_path, attribution):
-    saved = tmp_path / "gradients.pt"
+def run_in_two_processes(script, *arguments):
     helpers = Path(__file__).parents[1] / "helpers"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
-        str(helpers / "distributed_step.py"), attribution, str(saved),
+        str(helpers / script), *map(str, arguments),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(helpers)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
+def test_two_processes_draw_what_one_draws(tmp_path, attribution):
+    saved = tmp_path / "gradients.pt"
+    run_in_two_processes("distributed_step.py", attribution, saved)
     model, inputs = build("bert"), batch("bert", size=4)
     addrop = ADDrop(model, p=0.4, q=0.5, attribution=attribution, iga_steps=3, cross_tuning=False)
     addrop(**inputs).loss.backward()
     for name, gradient in torch.load(saved).items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_fraction_in_the_log_is_that_of_all_processes(tmp_path):
+    run_in_two_processes("distributed_trainer.py", tmp_path)
+    rows = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert rows[0]["dropped"] != rows[1]["dropped"]
+    whole = sum(row["dropped"] for row in rows) / sum(row["valid"] for row in rows)
+    assert [row["logged"] for row in rows] == [[whole]] * 2
