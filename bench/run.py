@@ -21,6 +21,7 @@ from torch import Tensor
 
 import attrdrop
 from attrdrop._core import backends
+from attrdrop.lab.device import busy
 from bench import rows, timing
 from bench.ops import kernels
 from bench.ops.registry import REGISTRY, Entry
@@ -244,7 +245,7 @@ def bench(
     device, begin = current_device(), time.monotonic()
     output = Path(output) if output else rows.default_output(device)
     budget = seconds or (2.0 if quick else 10.0)
-    if warning := timing.busy():
+    if warning := busy():
         console.print(f"[yellow]{warning}[/yellow]")
     selected = list(cases(ops, device, quick, selection))
     if not selected:

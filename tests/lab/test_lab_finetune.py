@@ -1,6 +1,7 @@
 """`attrdrop finetune` end to end: a tiny random BERT with MiniLM's tokenizer on the shipped sentences."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -79,6 +80,13 @@ def test_pairs_with_string_labels_from_files(finetune, tmp_path):
     }
     assert "dev accuracy" in outcome.output
     assert "test accuracy" not in outcome.output
+
+
+def test_a_busy_machine_is_told_of(finetune, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (64.0, 64.0, 64.0))
+    outcome, _ = finetune(*SMALL, "--seeds", 1, "--arms", "plain")
+    assert "load 64.0 on" in outcome.output
+    assert "timings will be off" in outcome.output
 
 
 @pytest.mark.parametrize("attribution", ["IGA", "AA", "RD"])

@@ -73,6 +73,10 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
     """
     import torch
 
+    from attrdrop.lab.device import busy
+
+    if run.jobs == 1 and (warning := busy()):
+        console.print(f"[yellow]{warning}[/]")
     if run.threads:
         torch.set_num_threads(run.threads)
     with console.status("Reading the data and checking the model"):

@@ -19,6 +19,7 @@ class PointReport(ArmReport):
     kind = "train-points"
     all_arms = ARMS
     changed = "dropped"
+    tested = "test clouds"
     measures = (
         ACCURACY,
         entry("class_accuracy", "class acc., %", percent()),
@@ -54,10 +55,10 @@ class PointReport(ArmReport):
         return (
             f"Mean ± standard deviation over seeds; {self.sizes} clouds; accuracy (of all clouds, and mean over the "
             "classes) and calibration error of the test split after the last epoch. Dropped: share of all training "
-            "points. Attributed: share of clouds. Step: transform, forward, backward and update, median. Memory: peak "
-            "above the start of the run. Flip: mean probability of the class while the most relevant, random or least "
-            "relevant points move to the origin. Point loss: mean accuracy while 0 to 90 % of the points go at random. "
-            "Relevance by epsilon and flat."
+            "points. Attributed: share of clouds. Step: transform, forward, backward and update, median of all; step / "
+            "plain: on the same batch. Memory: peak above the start of the run. Flip: mean probability of the class "
+            "while the most relevant, random or least relevant points move to the origin. Point loss: mean accuracy "
+            "while 0 to 90 % of the points go at random. Relevance by epsilon and flat."
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from attrdrop import plots
+from attrdrop.lab.runs import times
 from attrdrop.lab.runs.report import (
     CURVES,
     MEMORY,
@@ -16,12 +17,11 @@ from attrdrop.lab.runs.report import (
     Result,
     difference,
     entry,
-    intervals,
-    median_ms,
-    number,
     percent,
     points,
+    timed,
 )
+from attrdrop.lab.runs.verdict import verdict
 
 FLIPPING = "flipping.csv"
 DIFFERENCE = "accuracy_difference_to_plain"
@@ -39,30 +39,29 @@ def flipping(order: str, label: str) -> Column:
     return Column(f"flipping_{order}", lambda run, plain: run["flipping_auc"][order], label, percent())
 
 
-def _step_ms(run: Result, plain: Result | None) -> float:
-    found = median_ms(run["epochs"])
-    assert found is not None
-    return found
+def _step_ms(run: Result, plain: Result | None) -> np.ndarray:
+    return times.step_ms(run["epochs"])
 
 
-def _step_ratio(run: Result, plain: Result | None) -> float | None:
-    return _step_ms(run, plain) / _step_ms(plain, plain) if plain else None
+def _step_ratios(run: Result, plain: Result | None) -> np.ndarray:
+    return times.step_ratios(run["epochs"], plain["epochs"] if plain else [])
 
 
 ACCURACY = entry("test_accuracy", "accuracy, %", percent())
 CALIBRATION = entry("calibration_error", "calib. err., %", percent())
 COSTS = (
     entry("attributed", "attributed, %", percent(0)),
-    Column("step_ms", _step_ms, "step, ms", number(0), is_time=True),
-    Column("step_ratio", _step_ratio, "step / plain", number(2), is_time=True),
+    timed("step_ms", _step_ms, "step, ms"),
+    timed("step_ratio", _step_ratios, "step / plain", 2, is_ratio=True),
     entry("peak_memory_bytes", "memory, MiB", MEMORY.show),
 )
-ENDING = (SECONDS, difference(DIFFERENCE, "test_accuracy", "acc. - plain", points, always=True))
+ENDING = (SECONDS, difference(DIFFERENCE, "test_accuracy", "acc. - plain", points, limit=1, always=True))
 
 
 class ArmReport(Report):
-    """Results with curves of flipping; `changed` is the name of `Epoch.changed`."""
+    """Results with curves of flipping; `changed` is the name of `Epoch.changed`, `tested` what the test split has."""
 
+    tested: ClassVar[str]
     changed: ClassVar[str]
     measures: ClassVar[tuple[Column, ...]]
 
@@ -92,4 +91,5 @@ class ArmReport(Report):
 
     def verdict(self) -> str:
         found: dict[str, Any] = self.summary()[DIFFERENCE]
-        return intervals(found, points, "accuracy difference to plain, in points", "the accuracies")
+        examples = f"{self.header['task']['sizes']['test']} {self.tested}"
+        return verdict(found, points, "accuracy", examples, unit="points")

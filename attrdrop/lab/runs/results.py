@@ -19,6 +19,7 @@ from attrdrop.lab.errors import InputError
 
 RESULTS, SWEEP = "results.json", "sweep.json"  # of an experiment, of a sweep
 TIME_MARK = "*"  # of times that are not comparable
+FEWEST = 3  # seeds that an interval needs: of two it is as wide as all that could be
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -69,14 +70,24 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
     return {"mean": mean, "std": float(values.std(ddof=1)) if len(values) > 1 else None, "n": len(values)}
 
 
-def paired(differences: Iterable[float]) -> dict[str, Any]:
-    """Spread of per-seed differences with Student's 95 % interval of their mean."""
+def paired(differences: Iterable[float], limit: float = float("inf")) -> dict[str, Any]:
+    """Spread of per-seed differences, with Student's 95 % interval of their mean where there are enough seeds.
+
+    limit: the largest difference that could be, at which the interval is cut.
+    """
     differences = np.asarray(list(differences), dtype=float)
     result = spread(differences) | {"interval_95": None}
-    if result["std"] is not None:
+    if len(differences) >= FEWEST:
         half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-        result["interval_95"] = [result["mean"] - half, result["mean"] + half]
+        result["interval_95"] = [max(result["mean"] - half, -limit), min(result["mean"] + half, limit)]
     return result
+
+
+def widest(metric: str, percent: bool) -> float:
+    """The largest difference that two scores can have: shares lie within 0 and 1, correlations within -1 and 1."""
+    if not percent:
+        return float("inf")
+    return 2.0 if "correlation" in metric else 1.0
 
 
 def cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:

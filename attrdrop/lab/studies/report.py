@@ -13,6 +13,7 @@ from attrdrop.lab.names import ADDROP, PLAIN, Record
 from attrdrop.lab.runs.report import jobs_of
 from attrdrop.lab.runs.results import replace_file, spoilt_times
 from attrdrop.lab.runs.store import TrialStore, key_of
+from attrdrop.lab.runs.times import UNSTEADY, is_steady
 from attrdrop.lab.studies import tables
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
 from attrdrop.lab.studies.plan import COSTS, MAPS, Plan
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 RUNS, CURVES, REPORT = "runs.csv", "curves.csv", "report.md"
+SEEDS, ABLATION, SHOTS, RIVALS = "Repeated seeds (Table 3)", "Ablation (Table 2)", "Few shots (Table 5)", "Rivals"
 
 
 class SweepReport:
@@ -49,11 +51,11 @@ class SweepReport:
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of formatted cells by title."""
         made = {
-            "Repeated seeds (Table 3)": ("seeds", tables.repeated_seeds),
+            SEEDS: ("seeds", tables.repeated_seeds),
             "Other data sets (Table 6)": ("seeds", tables.other_sets),
-            "Ablation (Table 2)": ("ablation", tables.ablation),
-            "Few shots (Table 5)": ("shots", tables.few_shot),
-            "Rivals": ("rivals", tables.baselines),
+            ABLATION: ("ablation", tables.ablation),
+            SHOTS: ("shots", tables.few_shot),
+            RIVALS: ("rivals", tables.baselines),
         }
         tried = {title: self._made(study, make) for title, (study, make) in made.items()}
         found = {title: table for title, table in tried.items() if table is not None and len(table.columns)}
@@ -62,6 +64,21 @@ class SweepReport:
         runs = runs_frame(self.of("grid") + self._searched())
         if len(runs) and len(runs.loc[runs["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
             found["Best p and q by the development split"] = tables.best_setting(runs)
+        return found
+
+    @functools.cached_property
+    def verdicts(self) -> dict[str, list[str]]:
+        """What the tables show, in words, by title."""
+        ablated = {label: name for name, label in tables.ABLATED.items()}
+        said = {"seeds": SEEDS, "ablation": ABLATION, "shots": SHOTS, "rivals": RIVALS}
+        sizes = {name: task["sizes"] for name, task in self.header["tasks"].items()}
+        found = {}
+        for study, title in said.items():
+            frame = runs_frame(self.of(study))
+            if study == "shots" and len(frame):
+                frame = frame[frame["shots"].notna()]
+            if len(frame):
+                found[title] = tables.verdicts(frame, sizes, ablated if study == "ablation" else None)
         return found
 
     def figures(self) -> dict[str, bytes]:
@@ -106,7 +123,7 @@ class SweepReport:
                 table.add_column(str(name), justify="right")
             for row in frame.itertuples():
                 table.add_row(*map(str, row))
-            shown.append(table)
+            shown += [table, *map(Text, self.verdicts.get(title, [])), ""]
         return Group(*shown, Text(self._caption(), "dim"))
 
     @functools.cached_property
@@ -128,12 +145,14 @@ class SweepReport:
             f"{done} of {len(self._planned)} planned runs are done"
             + (f", {failed} failed" if failed else "")
             + ". Mean ± standard deviation over seeds; the development split chose the best epoch of each run."
+            + (UNSTEADY if any(map(_is_unsteady, cost_frame(self.of(COSTS)).to_dict("records"))) else "")
             + spoilt_times(max((jobs_of(record) for record in self.of(COSTS)), default=1))
         )
 
     def _markdown(self, figures: list[str]) -> str:
         parts = [f"# Sweep of {Path(self.header['settings']['model']).name}", self._caption()]
-        parts += [f"## {title}\n\n{tables.markdown(frame)}" for title, frame in self.tables.items()]
+        for title, frame in self.tables.items():
+            parts += [f"## {title}\n\n{tables.markdown(frame)}", *self.verdicts.get(title, [])]
         parts += [f"## {name.removesuffix('.png')}\n\n![{name}]({name})" for name in figures]
         return "\n\n".join(parts) + "\n"
 
@@ -157,6 +176,10 @@ def cost_frame(records: list[Record]) -> pd.DataFrame:
             if row["attribution"]  # the plain step itself has none
         ]
     )
+
+
+def _is_unsteady(row: dict[str, Any]) -> bool:
+    return not is_steady({"median": row["ratio"], "quartiles": (row["low"], row["high"])})
 
 
 def attention_maps(result: dict[str, Any]) -> list[sweep_plots.AttentionMap]:
