@@ -116,6 +116,41 @@ def test_report_of_a_folder_without_results(tmp_path):
     assert "holds no results" in outcome.output
 
 
+TASKS = '"settings": {"model": "m"}, "tasks": {}'
+UNREADABLE = [
+    ("sweep.json", "{}", "'plans'"),
+    ("sweep.json", "[]", "sweep.json is no JSON object"),
+    ("sweep.json", '{"plans": []}', "'tasks'"),
+    ("sweep.json", '{"plans": [], "tasks": {}}', "'settings'"),
+    ("sweep.json", f'{{"plans": [3], {TASKS}}}', "a plan in it cannot be read"),
+    ("sweep.json", f'{{"plans": [{{"depth": 2}}], {TASKS}}}', "a plan in it cannot be read"),
+    ("sweep.json", f'{{"plans": [{{"studies": ["depth"]}}], {TASKS}}}', "'depth' is none of seeds"),
+    ("sweep.json", '{"plans": [', "line 1"),
+    ("results.json", "{}", "'runs'"),
+    ("results.json", "null", "results.json is no JSON object"),
+    ("results.json", '{"runs": 3, "summary": {}}', "'task'"),
+    ("results.json", '{"kind": "zoo"}', "of another command"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "fragment"), UNREADABLE)
+def test_files_that_hold_no_results_are_one_sentence(name, content, fragment, tmp_path):
+    (tmp_path / name).write_text(content)
+    outcome = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert outcome.exit_code == 2
+    assert outcome.output.startswith(f"Error: {tmp_path} holds no results")
+    assert fragment in outcome.output
+    assert len(outcome.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none", "there is no such folder"), ("file", "it is a file")])
+def test_a_report_of_no_folder_says_so(name, reason, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = CliRunner().invoke(app, ["report", str(tmp_path / name)])
+    assert outcome.exit_code == 2
+    assert outcome.output == f"Error: {tmp_path / name} holds no results: {reason}.\n"
+
+
 @pytest.mark.parametrize("arguments", [["bench"], ["verify", "keep_mask"]])
 def test_bench_outside_a_checkout_says_so(arguments, tmp_path):
     """The package copied elsewhere has no bench folder beside it."""

@@ -192,6 +192,17 @@ def test_every_study_asks_for_each_run_once():
         Plan(("seeds",), ())
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"plans": [3], "tasks": {}, "settings": {"model": "m"}}'])
+def test_a_sweep_does_not_go_on_from_what_cannot_be_read(sweep, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sweep.json").write_text(content)
+    outcome, output = sweep("--studies", "seeds", "--seeds", 1)
+    assert outcome.exit_code == 2
+    message = " ".join(outcome.output.split("Error: ")[1].split())
+    assert message.startswith(f"{output} holds no results of 'attrdrop sweep'")
+    assert message.endswith("give another folder, or --overwrite.")
+
+
 def test_costs_are_ratios_to_plain_steps(workbench):
     found = workbench({"task": "rotten-tomatoes", "seed": 0, "arm": "costs", "p": 0.3, "q": 0.3, "layers": "all"})
     ratios = {(row["attribution"], row["layers"]): row["ratio"] for row in found["rows"]}

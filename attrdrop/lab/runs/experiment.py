@@ -13,8 +13,8 @@ from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import Record, Trial
 from attrdrop.lab.runs.pool import open_pool
 from attrdrop.lab.runs.report import Report
-from attrdrop.lab.runs.results import RESULTS, described, in_turn, replace_file, unwritable
-from attrdrop.lab.runs.store import TrialStore
+from attrdrop.lab.runs.results import RESULTS, described, in_turn, readable, replace_file, unwritable
+from attrdrop.lab.runs.store import ADVICE, TrialStore
 
 Advance = Callable[[float], None]  # is told of work that was done, in the units of `Experiment.work`
 
@@ -79,7 +79,9 @@ class Experiment:
             "settings": dataclasses.asdict(settings),
         }
         self.store = TrialStore(output, header, overwrite, RESULTS)
-        self.report = self.report_type(self.store.header, self._finished())
+        with readable(output, self.report_type.kind, ADVICE):
+            self.report = self.report_type(self.store.header, self._finished())
+            self.report.summary()  # needs all that this version writes
         if self.pending:
             self._trainer.check()
 

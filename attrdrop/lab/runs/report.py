@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs import times
-from attrdrop.lab.runs.results import RESULTS, TIME_MARK, cell, paired, replace_file, spoilt_times, spread
+from attrdrop.lab.runs.results import (
+    RESULTS,
+    TIME_MARK,
+    cell,
+    paired,
+    read_object,
+    readable,
+    replace_file,
+    spoilt_times,
+    spread,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -118,17 +127,14 @@ class Report(abc.ABC):
     @classmethod
     def load(cls, folder: Path) -> "Self":
         """The results in a folder, finished or not."""
-        try:
-            content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        with readable(folder, cls.kind):
+            content = read_object(folder / RESULTS)
             if content.get("kind", "finetune") != cls.kind:
                 raise ValueError("those in it are of another command")
             report = cls(content, content.pop("runs"))
             del content["summary"]  # computed anew
             report.summary()  # needs all that this version writes
-        except (OSError, ValueError, LookupError, AttributeError) as error:
-            reason = repr(error) if isinstance(error, LookupError) else error
-            raise InputError(f"{folder} holds no results of 'attrdrop {cls.kind}': {reason}.") from None
-        return report
+            return report
 
     def content(self) -> dict[str, Any]:
         """What results.json holds."""

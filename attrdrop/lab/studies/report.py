@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from attrdrop.lab.errors import InputError, said
 from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.names import ADDROP, PLAIN, Record
 from attrdrop.lab.runs.report import jobs_of
-from attrdrop.lab.runs.results import replace_file, spoilt_times
+from attrdrop.lab.runs.results import readable, replace_file, spoilt_times
 from attrdrop.lab.runs.store import TrialStore, key_of
 from attrdrop.lab.runs.times import UNSTEADY, is_steady
 from attrdrop.lab.studies import tables
@@ -33,13 +34,20 @@ class SweepReport:
     def __init__(self, store: TrialStore) -> None:
         self.store, self.header = store, store.header
         self.files: list[str] = []  # written by `save`
-        self.plans = [Plan.from_json(plan) for plan in self.header["plans"]]
+        self.plans = list(map(_plan, self.header["plans"]))
         self.runs = store.results()
 
     @classmethod
     def load(cls, folder: Path) -> "SweepReport":
         """The sweep in a folder, finished or not."""
-        return cls(TrialStore.load(folder))
+        with readable(folder, cls.kind):
+            report = cls(TrialStore.load(folder))
+            _ = report.tables, report.verdicts, report.title  # need all that this version writes
+            return report
+
+    @property
+    def title(self) -> str:
+        return Path(self.header["settings"]["model"]).name
 
     def of(self, study: str) -> list[Record]:
         """The finished trials of a study, over all plans that asked for it."""
@@ -83,7 +91,6 @@ class SweepReport:
 
     def figures(self) -> dict[str, bytes]:
         """PNGs by file name."""
-        title = f"{Path(self.header['settings']['model']).name}"
         drawn: dict[str, tuple[Callable[..., None], Any]] = {}
         for task, rows in _by_task(runs_frame(self.of("grid"))).items():
             if set(rows["method"]) >= {PLAIN, ADDROP}:
@@ -97,7 +104,7 @@ class SweepReport:
         for record in self.of(MAPS):
             maps = (sweep_plots.attention_maps, attention_maps(record["result"]))
             drawn[f"attention_{_file_name(record['trial']['task'])}.png"] = maps
-        return {name: _drawn(draw, data, title) for name, (draw, data) in drawn.items()}
+        return {name: _drawn(draw, data, self.title) for name, (draw, data) in drawn.items()}
 
     def save(self) -> None:
         """Write everything into the folder of the sweep."""
@@ -150,11 +157,18 @@ class SweepReport:
         )
 
     def _markdown(self, figures: list[str]) -> str:
-        parts = [f"# Sweep of {Path(self.header['settings']['model']).name}", self._caption()]
+        parts = [f"# Sweep of {self.title}", self._caption()]
         for title, frame in self.tables.items():
             parts += [f"## {title}\n\n{tables.markdown(frame)}", *self.verdicts.get(title, [])]
         parts += [f"## {name.removesuffix('.png')}\n\n![{name}]({name})" for name in figures]
         return "\n\n".join(parts) + "\n"
+
+
+def _plan(fields: dict[str, Any]) -> Plan:
+    try:
+        return Plan.from_json(fields)
+    except (InputError, TypeError, AttributeError) as error:
+        raise ValueError(f"a plan in it cannot be read: {said(error)}") from None
 
 
 def region_curves(records: list[Record]) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from typing import Any
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import ADDROP, Record, Trial
 from attrdrop.lab.runs.pool import Pool, open_pool
-from attrdrop.lab.runs.results import SWEEP, described
-from attrdrop.lab.runs.store import TrialStore
+from attrdrop.lab.runs.results import SWEEP, described, readable
+from attrdrop.lab.runs.store import ADVICE, TrialStore
 from attrdrop.lab.studies.plan import COSTS, MAPS, VARIED, Plan, addrop
 from attrdrop.lab.studies.report import SweepReport
 from attrdrop.lab.studies.workbench import Prepare
@@ -132,9 +132,10 @@ class Sweep:
         prepare = self.prepare
         plans, facts = [dataclasses.asdict(self.plan)], {}
         if not overwrite and (self.output / SWEEP).is_file():
-            earlier = TrialStore.load(self.output).header
+            with readable(self.output, "sweep", ADVICE):
+                earlier = SweepReport(TrialStore.load(self.output, ADVICE)).header
+                facts = earlier["tasks"]
             plans = [plan for plan in earlier["plans"] if plan != _plain(plans[0])] + plans
-            facts = earlier["tasks"]
         shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED}
         device = next(iter(trainers.values())).device
         return described(device) | {
