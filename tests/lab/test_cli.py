@@ -2,15 +2,20 @@
 
 import ast
 import dataclasses
+import errno
 import inspect
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
 import pytest
+from lab_runs import heed_interrupts, names
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -25,6 +30,7 @@ from attrdrop.lab.names import USUAL
 from attrdrop.lab.points import arms as point_arms
 from attrdrop.lab.points.settings import PointData, PointSettings
 from attrdrop.lab.runs.settings import Option, Options, Panel, RunOptions, alternatives, arms_of, options_of, share
+from attrdrop.lab.runs.store import TrialStore
 from attrdrop.lab.studies.plan import Plan
 from attrdrop.lab.text.settings import Data, Settings
 
@@ -141,6 +147,82 @@ def test_files_that_hold_no_results_are_one_sentence(name, content, fragment, tm
     assert outcome.output.startswith(f"Error: {tmp_path} holds no results")
     assert fragment in outcome.output
     assert len(outcome.output.splitlines()) == 1
+
+
+def sweep_of(folder, *scores):
+    """A sweep of the study of seeds, written by hand."""
+    plan = Plan(("seeds",), ("rte",), seeds=len(scores))
+    metric = {"name": "accuracy", "better": 1, "percent": True}
+    task = {"kind": "classification", "sizes": {"train": 8, "dev": 4}, "metric": metric}
+    header = {"kind": "sweep", "settings": {"model": "m"}, "task": {}, "tasks": {"rte": task}}
+    store = TrialStore(folder, header | {"plans": [dataclasses.asdict(plan)]})
+    epoch = {"number": 1, "active": False, "train_loss": 1.0, "dev_loss": 1.0, "dev_score": 0.5, "step_seconds": [1.0],
+             "statistics": None}  # fmt: skip
+    run = {"metric": metric, "train_size": 8, "test_score": None, "other_scores": {}, "best_epoch": 1, "seconds": 1.0}
+    with store.locked():
+        for trial in plan.trials():
+            store.save(trial, run | {"dev_score": scores[trial["seed"]], "epochs": [epoch]}, 1.0)
+    return folder
+
+
+def test_a_sweep_on_a_full_disk_is_shown_all_the_same(tmp_path, monkeypatch):
+    folder = sweep_of(tmp_path / "sweep", 0.5, 0.25)
+
+    def full(draft, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    outcome = CliRunner().invoke(app, ["report", str(folder)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "37.5 ± 17.7" in outcome.output
+    written = f"Not drawn anew: --output: {folder} cannot be written: No space left on device."
+    assert written in outcome.output.splitlines()
+    assert names(folder) == [".lock", "sweep.json", "trials"]
+
+
+def command(*arguments, entry="attrdrop.lab.cli.main", **environment):
+    """The command in a process of its own."""
+    code = f"import sys; from {entry} import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+def test_a_terminal_without_all_letters_gets_others(tmp_path):
+    folder = sweep_of(tmp_path / "sweep", 0.5, 0.25)
+    outcome = command("report", folder, PYTHONIOENCODING="ascii")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "37.5 ~ 17.7" in outcome.stdout
+    assert len({len(line) for line in outcome.stdout.splitlines() if line.startswith("|")}) == 1
+
+
+def test_a_backend_that_is_none_is_one_sentence():
+    shown = command("doctor", ATTRDROP_BACKEND="foo", COLUMNS="200")
+    assert shown.returncode == 0
+    assert "environment ATTRDROP_BACKEND  foo" in shown.stdout
+    assert "must be one of auto, reference, cpp, triton, cuda, got 'foo'" in shown.stdout
+    refused = command("finetune", "--model", "scratch", ATTRDROP_BACKEND="foo")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(
+        "Error: environment variable ATTRDROP_BACKEND must be one of auto"
+    )
+    assert "Traceback" not in shown.stderr + refused.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_ctrl_c_while_everything_is_imported(seconds):
+    code = "import sys, attrdrop_command; print('here', flush=True); sys.exit(attrdrop_command.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "report", "/nowhere"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=Path(attrdrop.__file__).parents[1], preexec_fn=heed_interrupts,
+    )  # fmt: skip
+    assert process.stdout.readline() == "here\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    if process.returncode != 2:  # it was done already
+        assert process.returncode == 130
+        assert said == "Interrupted.\n"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none", "there is no such folder"), ("file", "it is a file")])

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
 from attrdrop.lab.cli.points import train_points
 from attrdrop.lab.cli.sweep import sweep
-from attrdrop.lab.cli.terminal import FAILED, OK, console, one_sentence
+from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors, one_sentence
 from attrdrop.lab.errors import InputError
 
 app = typer.Typer(
@@ -54,7 +55,10 @@ def report(
         reports: list[Any] = [TextReport, ImageReport, PointReport, SweepReport]
         found = {report.kind: report for report in reports}.get(kind_of(folder), TextReport).load(folder)
         if isinstance(found, SweepReport):
-            found.save()
+            try:
+                found.save()
+            except InputError as error:  # the tables can be read all the same
+                errors.print(f"[yellow]Not drawn anew:[/] {escape(str(error))}", soft_wrap=True)
         console.print(found.table())
 
 
@@ -97,7 +101,10 @@ def verify(op: Annotated[str, typer.Argument(help="The op, keep_mask for instanc
 
 
 def main() -> None:
-    """Entry point of the `attrdrop` script."""
+    """Everything but the seconds in which PyTorch is imported."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_LETTERS)
     app()
 
 

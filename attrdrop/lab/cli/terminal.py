@@ -1,5 +1,6 @@
 """What the commands share in the terminal: messages, exit codes, the progress of an experiment."""
 
+import codecs
 import contextlib
 import itertools
 import signal
@@ -20,6 +21,20 @@ from attrdrop.lab.runs.settings import RunOptions
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+LETTERS = {"±": "~", "…": ".", "━": "-"}  # each as wide as what it stands for, so that columns stay columns
+PLAIN_LETTERS = "attrdrop.plain_letters"  # how a stream treats what a terminal of few letters cannot show
+
+
+def _plain_letters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(LETTERS.get(letter, "?") for letter in lacking), error.end
+
+
+codecs.register_error(PLAIN_LETTERS, _plain_letters)
 
 
 class Experiment(Protocol):
@@ -73,8 +88,13 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
     """
     import torch
 
+    import attrdrop
     from attrdrop.lab.device import busy
 
+    try:
+        attrdrop.get_backend()
+    except ValueError as error:
+        raise InputError(f"{error}.") from None
     if run.jobs == 1 and (warning := busy()):
         console.print(f"[yellow]{warning}[/]")
     if run.threads:
@@ -88,7 +108,7 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
     try:
         with _noticed_interrupts() as watch.raise_lost_one, watch.progress:
             failures = experiment.run(watch.starting, watch.finished, watch.failed, watch.advance)
-    except (KeyboardInterrupt, RunError):
+    except (KeyboardInterrupt, RunError, InputError):  # the last of a disk that is full
         _show(experiment, f"Stopped early: {watch.done} of {experiment.total} runs are finished and kept in")
         raise
     _show(experiment, "Results are in")

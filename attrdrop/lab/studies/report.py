@@ -12,7 +12,7 @@ from attrdrop.lab.errors import InputError, said
 from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.names import ADDROP, PLAIN, Record
 from attrdrop.lab.runs.report import jobs_of
-from attrdrop.lab.runs.results import readable, replace_file, spoilt_times
+from attrdrop.lab.runs.results import readable, replace_file, spoilt_times, unwritable
 from attrdrop.lab.runs.store import TrialStore, key_of
 from attrdrop.lab.runs.times import UNSTEADY, is_steady
 from attrdrop.lab.studies import tables
@@ -107,13 +107,16 @@ class SweepReport:
         return {name: _drawn(draw, data, self.title) for name, (draw, data) in drawn.items()}
 
     def save(self) -> None:
-        """Write everything into the folder of the sweep."""
+        """Write everything into the folder of the sweep. Raises InputError where it cannot be written."""
         runs, curves = runs_frame(self.runs), curves_frame(self.runs)
         files = {RUNS: runs.to_csv(index=False).encode(), CURVES: curves.to_csv(index=False).encode()}
         figures = self.figures()
         files |= figures | {REPORT: self._markdown(list(figures)).encode()}
-        for name, content in files.items():
-            replace_file(self.store.folder / name, content)
+        try:
+            for name, content in files.items():
+                replace_file(self.store.folder / name, content)
+        except OSError as error:
+            raise unwritable(self.store.folder, error) from error
         self.files = list(files)
 
     def table(self) -> "Group":
