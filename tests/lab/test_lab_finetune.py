@@ -52,6 +52,11 @@ def test_two_seeds_on_the_shipped_sentences(finetune):
     for text in ("test accuracy", "active step", "peak memory", "positions dropped", "2 seeds", str(output.name)):
         assert text in outcome.output
 
+    lines = outcome.output.splitlines()  # of a log: a line for each epoch
+    first = lines.index("run 1 of 4: plain, seed 0")
+    assert [line.split(":")[0] for line in lines[first + 1 : first + 3]] == ["  epoch 1 of 2", "  epoch 2 of 2"]
+    assert sum("dev accuracy" in line and "training loss" in line for line in lines) == 8
+
     again, _ = finetune(*SMALL, "--seeds", 1)
     assert again.exit_code == 2
     assert "--overwrite" in again.output

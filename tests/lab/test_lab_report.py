@@ -138,6 +138,34 @@ def test_a_score_that_should_be_low_is_better_when_it_is_lower():
     assert report.verdict().startswith("Better than plain: ad-drop. 95 %")
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_seven_arms_are_whole_at_any_width(width):
+    """What does not fit goes on below, beside the plain arm again."""
+    arms = ["plain", "ad-drop", "attention-dropout", "r-drop", "drop-head", "hidden-cut", "drop-key"]
+    steps = [([1.0, 2.0], False), ([1.0, 2.0], True)]
+    runs = [run(arm, seed, 0.123 + 0.1 * seed + 0.01 * arms.index(arm), steps) for seed in (0, 1) for arm in arms]
+    header = HEADER | {"settings": {"model": "a/model", "arms": arms, "seeds": 8}}
+    report = TextReport(header, runs)
+    text = printed(report, width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    scores = [line.split()[3:] for line in lines if line.startswith("test accuracy, %")]
+    whole = [f"{17.3 + place:.1f} ± 7.1".split() for place in range(7)]
+    assert [part[:3] for part in scores] == [whole[0]] * len(scores)
+    assert [word for part in scores for word in part[3:]] == [word for cells in whole[1:] for word in cells]
+    heads = [word for line in lines for word in line.split() if word in arms[1:]]
+    assert heads[:6] == arms[1:]
+    assert report.unfinished == "14 of 56 runs are finished; it goes on, or was stopped early."
+    assert lines[0].split() == ["model", "on", "task,", "2", "seeds"]
+
+
+def test_words_of_the_table_are_explained():
+    words = " ".join(printed(TextReport(HEADER, two_seeds())).split())
+    for label in ("Plain step:", "active step:", "Positions dropped:"):
+        assert label in words.split("Mean ±")[1]
+
+
 def test_interval_is_students():
     from scipy import stats
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import SHARES, name_of
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
-from attrdrop.lab.studies.plan import STUDIES, Plan
+from attrdrop.lab.studies.plan import STUDIES, Plan, addrop
 from attrdrop.lab.studies.report import SweepReport
 from attrdrop.lab.studies.workbench import Prepare
 from attrdrop.lab.text.settings import Settings
@@ -174,6 +175,14 @@ def test_a_run_that_diverges_is_told_of_and_tried_again(sweep):
     assert "training loss became" in outcome.output.replace("\n", " ")
     assert len(list((output / "failed").iterdir())) == 2
     assert sweep("--studies", "seeds", "--seeds", 1, "--lr", "1e30")[0].exit_code == 1
+
+
+def test_different_runs_have_different_names():
+    plan = Plan(tuple(STUDIES), ("a", "b"), seeds=2, grid_seeds=2, shots=(16, 64))
+    trials = plan.trials()
+    assert len({name_of(trial) for trial in trials}) == len(trials)
+    assert name_of(addrop(plan, attribution="IGA", p=0.5) | {"seed": 3}) == "ad-drop, p 0.5, IGA, seed 3"
+    assert {name: getattr(Settings, name) for name in SHARES} == SHARES
 
 
 def test_every_study_asks_for_each_run_once():

@@ -64,6 +64,7 @@ class Experiment(Protocol):
         finished: Callable[[Record], None],
         failed: Callable[[Trial, str], None],
         advance: Callable[[float], None],
+        epoch: Callable[[str], None],
     ) -> int:
         """Do all that are left, and return how many failed."""
 
@@ -107,7 +108,7 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
         console.print(f"{watch.done} of {experiment.total} runs are in {where} already and are not repeated.")
     try:
         with _noticed_interrupts() as watch.raise_lost_one, watch.progress:
-            failures = experiment.run(watch.starting, watch.finished, watch.failed, watch.advance)
+            failures = experiment.run(watch.starting, watch.finished, watch.failed, watch.advance, watch.epoch)
     except (KeyboardInterrupt, RunError, InputError):  # the last of a disk that is full
         _show(experiment, f"Stopped early: {watch.done} of {experiment.total} runs are finished and kept in")
         raise
@@ -131,7 +132,7 @@ class _Watch:
         description = f"run {next(self._numbers)} of {self.experiment.total}: {name_of(trial)}"
         self.progress.update(self._bar, description=description)
         if not console.is_terminal:
-            console.print(description)
+            console.print(description, soft_wrap=True)
 
     def finished(self, record: Record) -> None:
         self.done += 1
@@ -140,12 +141,17 @@ class _Watch:
     def failed(self, trial: Trial, message: str) -> None:
         if not self.goes_on:
             raise RunError(f"{name_of(trial)}: {message}")
-        console.print(f"[yellow]{escape(f'{trial}: {message}')}[/]")
+        console.print(f"[yellow]{escape(f'{name_of(trial)}: {message}')}[/]")
         self._ended(trial)
 
     def advance(self, work: float) -> None:
         self.raise_lost_one()
         self.progress.advance(self._bar, work)
+
+    def epoch(self, text: str) -> None:
+        """A log shows what a bar would."""
+        if not console.is_terminal:
+            console.print(f"  {text}", soft_wrap=True)
 
     def _ended(self, trial: Trial) -> None:
         self._work += self.experiment.work(trial)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs import times
+from attrdrop.lab.runs.layout import WideTable
 from attrdrop.lab.runs.results import (
     RESULTS,
     TIME_MARK,
@@ -200,6 +201,14 @@ class Report(abc.ABC):
         return f"{model} on {task}, {seeds} seed{'s' if seeds != 1 else ''}"
 
     @property
+    def unfinished(self) -> str:
+        """How many runs are done, where some are not."""
+        total = len(self.arms) * int(self.header["settings"].get("seeds", 0))
+        if len(self.runs) >= total:
+            return ""
+        return f"{len(self.runs)} of {total} runs are finished; it goes on, or was stopped early."
+
+    @property
     def arms(self) -> list[str]:
         return list(self.header["settings"]["arms"])
 
@@ -265,23 +274,17 @@ class Report(abc.ABC):
 
     def table(self) -> "Group":
         """The summary for a terminal."""
-        from rich.box import SIMPLE_HEAD
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
-        # Without frame and padding five arms fit into 80 columns.
-        table = Table(
-            title=self.title if self.runs else None, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False
-        )
-        table.add_column("", no_wrap=True)
-        for arm in self.arms:
-            table.add_column(arm, justify="right")
+        rows = []
         for column in self.rows:
             cells = [self._cell(column, arm) for arm in self.arms]
             label = column.label + ("\n  quartiles" if any("\n" in text for text in cells) else "")
             if set(cells) != {"-"} or column.always or self._is_unsteady(column) or not self.runs:
-                table.add_row(label, *cells)
+                rows.append((label, cells))
+        is_compared = len(self.arms) > 1 and self.arms[0] == PLAIN
+        table = WideTable(self.title if self.runs else "", self.arms, rows, repeated=int(is_compared))
         begun = [] if self.runs else ["No run is finished yet.", ""]
         unsteady = times.UNSTEADY if any(map(self._is_unsteady, self.rows)) else ""
         caption = Text(f"{self.caption()}{unsteady}{spoilt_times(self.jobs)}", "dim")

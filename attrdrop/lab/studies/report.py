@@ -11,6 +11,7 @@ import pandas as pd
 from attrdrop.lab.errors import InputError, said
 from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.names import ADDROP, PLAIN, Record
+from attrdrop.lab.runs.layout import WideTable
 from attrdrop.lab.runs.report import jobs_of
 from attrdrop.lab.runs.results import readable, replace_file, spoilt_times, unwritable
 from attrdrop.lab.runs.store import TrialStore, key_of
@@ -122,18 +123,13 @@ class SweepReport:
     def table(self) -> "Group":
         """The tables for a terminal."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         shown: list[Any] = []
         for title, frame in self.tables.items():
-            table = Table(title=title)
-            table.add_column("")
-            for name in frame.columns:
-                table.add_column(str(name), justify="right")
-            for row in frame.itertuples():
-                table.add_row(*map(str, row))
-            shown += [table, *map(Text, self.verdicts.get(title, [])), ""]
+            rows = [(str(label), list(map(str, cells))) for label, *cells in frame.itertuples()]
+            table = WideTable(title, list(map(str, frame.columns)), rows)
+            shown += [table, "", *map(Text, self.verdicts.get(title, [])), ""]
         return Group(*shown, Text(self._caption(), "dim"))
 
     @functools.cached_property

@@ -3,6 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,12 @@ class Sweep:
         finished: Callable[[Record], None],
         failed: Callable[[Trial, str], None],
         advance: Callable[[float], None],
+        epoch: Callable[[str], None] = lambda text: None,
     ) -> int:
         """Do the plan, then the search, then draw what is there, and return how many runs failed."""
         notices = (starting, finished, failed)
-        with open_pool(self.prepare, self.store, self.jobs, self.threads) as pool:
+        prepare = self.prepare if self.jobs > 1 else partial(self.prepare, epoch)
+        with open_pool(prepare, self.store, self.jobs, self.threads) as pool:
             try:
                 failures = pool.run(self.trials, *notices)
                 return failures + (self._search(pool, *notices) if self.points else 0)

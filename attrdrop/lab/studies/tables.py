@@ -14,7 +14,6 @@ from attrdrop.lab.figures.frames import (
     OTHER,
     SETTING,
     TRIALS,
-    WORDS,
     at_best_setting,
     data_parts,
     difference_label,
@@ -27,7 +26,7 @@ from attrdrop.lab.figures.frames import (
     shown,
     variant_label,
 )
-from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, WORDS
 from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread, widest
 from attrdrop.lab.runs.times import is_steady
 from attrdrop.lab.runs.verdict import verdict

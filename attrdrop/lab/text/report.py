@@ -77,9 +77,11 @@ class TextReport(Report):
         memory = "resident" if self.header["environment"]["device"] == "cpu" else "allocated on the GPU"
         chosen = "The dev split chose the best epoch" + (", so its score flatters." if self.split == "dev" else ".")
         return (
-            f"Mean ± standard deviation over seeds; {self.sizes} examples. {chosen} Difference: paired by seed. Active "
-            "step: one in which the arm does not train plainly, against the plain arm's step on the same batch; median "
-            f"of all steps. Peak memory: {memory}, above what was in use when the run began."
+            f"Mean ± standard deviation over seeds; {self.sizes} examples. {chosen} Difference: paired by seed. Plain "
+            "step: one of an epoch in which the arm trains plainly, as under cross-tuning in every other one; active "
+            "step: one of the others, also over the plain arm's step on the same batch; medians of all steps. Peak "
+            f"memory: {memory}, above what was in use when the run began. Positions dropped: of what active steps "
+            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units."
         )
 
     def verdict(self) -> str:
