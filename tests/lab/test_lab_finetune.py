@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from lab_runs import one_thread, results, start  # noqa: F401
+from lab_runs import names, one_thread, results, start, wait_for_runs  # noqa: F401
 from refusals import assert_refused
 from transformers import (
     MPNetConfig,
@@ -219,6 +219,26 @@ def test_interrupt_keeps_finished_runs(tiny_bert, tmp_path):
     loaded = report.TextReport.load(output)
     assert loaded.runs == content["runs"]
     assert loaded.summary() == content["summary"]
+
+
+def test_a_command_in_the_background_of_a_script_ends_on_sigterm(tiny_bert, tmp_path):
+    """Such a process ignores Ctrl-C."""
+    output = tmp_path / "out"
+    arguments = ["finetune", "--model", tiny_bert, "--output", output, "--seeds", 500, *SMALL]
+    process = start(*arguments, prepared=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    wait_for_runs(process, output, 1)
+    process.send_signal(signal.SIGINT)
+    kept = len(results(output)["runs"])
+    wait_for_runs(process, output, kept + 1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, printed
+    assert printed.splitlines()[-1] == "Terminated."
+    content = results(output)
+    assert len(content["runs"]) > kept
+    assert f"Stopped early: {len(content['runs'])} of 1000 runs are finished and kept" in printed
+    assert "Traceback" not in printed
+    assert names(output) == FILES  # figures too
 
 
 def test_a_failing_write_leaves_the_old_results(tmp_path):

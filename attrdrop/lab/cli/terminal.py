@@ -19,7 +19,7 @@ from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import Record, Trial, name_of
 from attrdrop.lab.runs.settings import RunOptions
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
@@ -35,6 +35,10 @@ def _plain_letters(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(PLAIN_LETTERS, _plain_letters)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops what was started in the background of a script: such a process ignores Ctrl-C."""
 
 
 class Experiment(Protocol):
@@ -161,31 +165,33 @@ class _Watch:
 
 @contextlib.contextmanager
 def _noticed_interrupts() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises KeyboardInterrupt where Ctrl-C was pressed but lost.
+    """Has SIGTERM end an experiment as Ctrl-C does, and gives a function that raises where one of them was lost.
 
-    Python raises it wherever it is, and ignores it in the callback of a weak reference, as in a garbage collection.
+    Python raises wherever it is, and ignores it in the callback of a weak reference, as in a garbage collection.
     """
-    pressed = False
+    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    noticed: type[KeyboardInterrupt] | None = None
 
     def notice(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
+        nonlocal noticed
+        noticed = kinds[signal.Signals(number)]
         if frame is None or frame.f_code.co_filename != weakref.__file__:
-            raise KeyboardInterrupt
+            raise noticed
 
     def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
+        if noticed:
+            raise noticed
 
-    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not is_usual or threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    signal.signal(signal.SIGINT, notice)
+    is_main = threading.current_thread() is threading.main_thread()
+    changed = [number for number in kinds if is_main and signal.getsignal(number) is usual[number]]
+    for number in changed:
+        signal.signal(number, notice)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in changed:
+            signal.signal(number, usual[number])
 
 
 @contextlib.contextmanager
@@ -199,6 +205,9 @@ def one_sentence() -> Iterator[None]:
     except RunError as error:
         errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
+    except Terminated:
+        errors.print("Terminated.")
+        raise typer.Exit(TERMINATED) from None
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None
