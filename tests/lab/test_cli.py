@@ -25,6 +25,7 @@ from attrdrop.lab.cli.main import app
 from attrdrop.lab.cli.sweep import Search
 from attrdrop.lab.cli.terminal import LETTERS
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.images import arms as image_arms
 from attrdrop.lab.images.settings import ImageData, ImageSettings
 from attrdrop.lab.names import USUAL
@@ -156,9 +157,9 @@ def test_files_that_hold_no_results_are_one_sentence(name, content, fragment, tm
     assert len(outcome.output.splitlines()) == 1
 
 
-def sweep_of(folder, *scores):
-    """A sweep of the study of seeds, written by hand."""
-    plan = Plan(("seeds",), ("rte",), seeds=len(scores))
+def sweep_of(folder, *scores, study="seeds"):
+    """A sweep of a study, written by hand."""
+    plan = Plan((study,), ("rte",), seeds=len(scores))
     metric = {"name": "accuracy", "better": 1, "percent": True}
     task = {"kind": "classification", "sizes": {"train": 8, "dev": 4}, "metric": metric}
     header = {"kind": "sweep", "settings": {"model": "m"}, "task": {}, "tasks": {"rte": task}}
@@ -170,6 +171,18 @@ def sweep_of(folder, *scores):
         for trial in plan.trials():
             store.save(trial, run | {"dev_score": scores[trial["seed"]], "epochs": [epoch]}, 1.0)
     return folder
+
+
+def test_figures_of_a_sweep_say_of_how_many_seeds_and_examples_they_are(tmp_path, monkeypatch):
+    titles = []
+    draw = sweep_plots.region_curves
+    monkeypatch.setattr(
+        sweep_plots, "region_curves", lambda *arguments, title: [titles.append(title), draw(*arguments, title=title)]
+    )
+    outcome = CliRunner().invoke(app, ["report", str(sweep_of(tmp_path / "sweep", 0.5, 0.25, study="regions"))])
+    assert outcome.exit_code == 0, outcome.output
+    assert titles == ["m on rte, 2 seeds\n8 train, 4 dev examples"]
+    assert "regions_rte.png" in names(tmp_path / "sweep")
 
 
 def test_a_sweep_on_a_full_disk_is_shown_all_the_same(tmp_path, monkeypatch):

@@ -144,6 +144,9 @@ def test_images_smaller_than_the_patches_of_the_measures(size):
     _, relevance, titles = trainer.maps(model)
     assert relevance.shape == (8, 1, *size)
     assert all(title in ("a", "b", "a, taken for b", "b, taken for a") for title in titles)
+    shown, titles = trainer.occluded(model)
+    assert shown.shape == (16, 1, *size)
+    assert titles == [f"{name}, {kind} block" for kind in ("guided", "random") for name in "abababab"]
 
 
 def bad_options():

@@ -1,6 +1,7 @@
 """Results of an experiment on point clouds: its own columns, tables, figures and words."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, ENDING, A
 from attrdrop.lab.runs.report import Draw, entry, percent
 
 POINT_LOSS = "point_loss.csv"
+POINT_LOSS_CURVES = partial(plots.point_loss_curves, score="test accuracy (share)")
 DROPPED_FIGURE = "dropped.png"
 
 
@@ -40,7 +42,7 @@ class PointReport(ArmReport):
         return super().frames() | {POINT_LOSS: self.point_loss_frame()}
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
-        return super().drawings() | {"point_loss.png": (plots.point_loss_curves, POINT_LOSS)}
+        return super().drawings() | {"point_loss.png": (POINT_LOSS_CURVES, POINT_LOSS)}
 
     def point_loss_frame(self) -> pd.DataFrame:
         """One row per arm, seed and share of the points that is lost."""

@@ -1,5 +1,6 @@
 """What the results of an experiment that trains from scratch have in common, on images and on point clouds."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from attrdrop.lab.runs.report import (
 from attrdrop.lab.runs.verdict import verdict
 
 FLIPPING = "flipping.csv"
+FLIPPING_CURVES = partial(plots.flipping_curves, score="probability of the class")
 DIFFERENCE = "accuracy_difference_to_plain"
 
 
@@ -77,7 +79,7 @@ class ArmReport(Report):
         return super().frames() | {FLIPPING: self.flipping_frame()}
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
-        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (plots.flipping_curves, FLIPPING)}
+        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (FLIPPING_CURVES, FLIPPING)}
 
     def flipping_frame(self) -> pd.DataFrame:
         """One row per arm, seed, order and share of the input that is flipped."""

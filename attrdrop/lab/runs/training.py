@@ -17,6 +17,7 @@ from attrdrop.lab.runs.arms import Arm
 from attrdrop.lab.runs.timing import timed_step
 
 EVAL_BATCH = 128
+RELEVANCE_OF = "relevance of the true class, named first"
 
 
 @dataclass(frozen=True)

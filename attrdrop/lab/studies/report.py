@@ -92,20 +92,29 @@ class SweepReport:
 
     def figures(self) -> dict[str, bytes]:
         """PNGs by file name."""
-        drawn: dict[str, tuple[Callable[..., None], Any]] = {}
+        drawn: dict[str, tuple[Callable[..., None], Any, str]] = {}
         for task, rows in _by_task(runs_frame(self.of("grid"))).items():
             if set(rows["method"]) >= {PLAIN, ADDROP}:
-                drawn[f"pq_heatmap_{task}.png"] = (sweep_plots.pq_heatmap, rows)
-                drawn[f"cross_tuning_{task}.png"] = (sweep_plots.cross_tuning_distribution, rows)
+                drawn[f"pq_heatmap_{_file_name(task)}.png"] = (sweep_plots.pq_heatmap, rows, self._head(task, rows))
+                distribution = (sweep_plots.cross_tuning_distribution, rows, self._head(task, rows))
+                drawn[f"cross_tuning_{_file_name(task)}.png"] = distribution
         if len(sizes := runs_frame(self.of("size"))) and sizes["share"].notna().any():
-            drawn["size.png"] = (sweep_plots.size_curve, sizes)
+            drawn["size.png"] = (sweep_plots.size_curve, sizes, f"{self.title}, {_seeds(sizes)}")
         for task, rows in _by_task(region_curves(self.of("regions"))).items():
             if rows["drop"].nunique() > 1:
-                drawn[f"regions_{task}.png"] = (sweep_plots.region_curves, rows)
+                drawn[f"regions_{_file_name(task)}.png"] = (sweep_plots.region_curves, rows, self._head(task, rows))
         for record in self.of(MAPS):
-            maps = (sweep_plots.attention_maps, attention_maps(record["result"]))
-            drawn[f"attention_{_file_name(record['trial']['task'])}.png"] = maps
-        return {name: _drawn(draw, data, self.title) for name, (draw, data) in drawn.items()}
+            task, seed = record["trial"]["task"], record["trial"]["seed"]
+            maps = attention_maps(record["result"])
+            drawn[f"attention_{_file_name(task)}.png"] = (
+                sweep_plots.attention_maps, maps, f"{self.title} on {task}, seed {seed}",
+            )  # fmt: skip
+        return {name: _drawn(*parts) for name, parts in drawn.items()}
+
+    def _head(self, task: str, rows: pd.DataFrame) -> str:
+        """The title of a figure of one task."""
+        sizes = ", ".join(f"{size} {name}" for name, size in self.header["tasks"][task]["sizes"].items())
+        return f"{self.title} on {task}, {_seeds(rows)}\n{sizes} examples"
 
     def save(self) -> None:
         """Write everything into the folder of the sweep. Raises InputError where it cannot be written."""
@@ -214,8 +223,12 @@ def _drawn(draw: Callable[..., None], data: Any, title: str) -> bytes:
 
 
 def _by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows by the name of the task as it stands in names of files."""
-    return {} if frame.empty else {_file_name(str(task)): rows for task, rows in frame.groupby("task", sort=False)}
+    return {} if frame.empty else {str(task): rows for task, rows in frame.groupby("task", sort=False)}
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    count = rows["seed"].nunique()
+    return f"{count} seed{'s' if count != 1 else ''}"
 
 
 def _file_name(task: str) -> str:
