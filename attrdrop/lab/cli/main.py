@@ -112,7 +112,10 @@ def bench(
     ops: Annotated[
         list[str] | None, typer.Argument(help="Ops to measure, keep_mask for instance; all of them by default.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="CSV file to append the timings to.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="CSV file to append the timings to, or a folder of them; without it they are shown."),
+    ] = None,
     quick: Annotated[bool, typer.Option(help="Few sizes and repetitions.")] = False,
 ) -> None:
     """Measure the kernels against plain PyTorch (in a source checkout)."""
