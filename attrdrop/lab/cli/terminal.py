@@ -170,7 +170,7 @@ def _noticed_interrupts() -> Iterator[Callable[[], None]]:
     Python raises wherever it is, and ignores it in the callback of a weak reference, as in a garbage collection.
     """
     kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     noticed: type[KeyboardInterrupt] | None = None
 
     def notice(number: int, frame: Any) -> None:
