@@ -84,6 +84,7 @@ def _pybind11_dir() -> str | None:
 
 setup(
     packages=["attrdrop.triton_kernels", *find_packages(include=["attrdrop", "attrdrop.*"])],
+    py_modules=["attrdrop_command"],
     package_dir={"attrdrop": "attrdrop", "attrdrop.triton_kernels": "triton_kernels"},
     ext_modules=[Extension("attrdrop._C", [], py_limited_api=True), Extension("attrdrop._host", [])],
     cmdclass={"build_ext": CMakeBuild},

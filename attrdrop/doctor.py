@@ -101,6 +101,8 @@ def _cuda_device() -> Fact:
 def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
     """Where the automatic choice of a backend leads, or that it is overridden."""
     if override := os.environ.get("ATTRDROP_BACKEND"):
+        if wrong := _refused():
+            return {"backend of every op": Fact("none", False, wrong)}
         return {"backend of every op": Fact(override, None, "ATTRDROP_BACKEND overrides the automatic choice")}
     choices = {"CPU tensors are served by": Fact("C++" if _reason("COMPILED_MISSING") is None else "PyTorch reference")}
     if found["CUDA device"].active:
@@ -110,6 +112,15 @@ def _choices(found: dict[str, Fact]) -> dict[str, Fact]:
         choices["masks on CUDA by"] = Fact(served)
         choices["masked_attention, attention_attribution, relevance_gate on CUDA by"] = Fact(triton)
     return choices
+
+
+def _refused() -> str:
+    """Why ATTRDROP_BACKEND is no backend, where it is none."""
+    try:
+        importlib.import_module("attrdrop._core.backends").get_backend()
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _reason(check: str) -> str | None:

@@ -105,6 +105,11 @@ def default_output(device: torch.device) -> Path:
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", processor(device).lower()).strip("-") + ".csv")
 
 
+def chosen(output: Path | None, device: torch.device) -> Path | None:
+    """The CSV that was asked for, None where none was; in a folder it is the one of the device."""
+    return output / default_output(device).name if output and output.is_dir() else output
+
+
 def _upgrade(output: Path) -> None:
     """Bring a file of earlier rows to today's columns, the new ones empty.
 

@@ -1,4 +1,4 @@
-"""Time the ops of the registry against their peers and append the rows to the CSV of this device."""
+"""Time the ops of the registry against their peers, and append the rows to a CSV where one is named."""
 
 import argparse
 import gc
@@ -21,6 +21,7 @@ from torch import Tensor
 
 import attrdrop
 from attrdrop._core import backends
+from attrdrop.lab.device import busy
 from bench import rows, timing
 from bench.ops import kernels
 from bench.ops.registry import REGISTRY, Entry
@@ -234,7 +235,7 @@ def bench(
     selection: Selection = ALL,
     limit: float = float("inf"),
 ) -> int:
-    """Time `ops` (default: all) and append rows to `output`.
+    """Time `ops` (default: all), and append rows to `output` where it is given: a CSV, or a folder of one per device.
 
     `seconds` is the budget of one group; no group is begun `limit` seconds after the start.
     Returns 0, 1 where a group failed, or 2 where an op is unknown or nothing is selected.
@@ -242,9 +243,9 @@ def bench(
     if unknown(ops or []):
         return 2
     device, begin = current_device(), time.monotonic()
-    output = Path(output) if output else rows.default_output(device)
+    output = rows.chosen(Path(output) if output else None, device)
     budget = seconds or (2.0 if quick else 10.0)
-    if warning := timing.busy():
+    if warning := busy():
         console.print(f"[yellow]{warning}[/yellow]")
     selected = list(cases(ops, device, quick, selection))
     if not selected:
@@ -265,15 +266,17 @@ def bench(
             if device.type == "cuda":  # the next group may need all the memory
                 gc.collect()
                 torch.cuda.empty_cache()
-        rows.append(group, output)
+        if output:
+            rows.append(group, output)
         found += group
     rows.show(found, console)
-    console.print(f"{len(found)} rows appended to {output}")
+    kept = f"appended to {output}" if output else "shown and not kept; --output bench/results would append them there"
+    console.print(f"{len(found)} rows {kept}", soft_wrap=True)
     return failed
 
 
-def verify(op: str) -> int:
-    """Run the op's tests, and only if they pass time it. Returns as `bench`."""
+def verify(op: str, output: Path | None = None) -> int:
+    """Run the op's tests, and only if they pass time it. Takes and returns as `bench`."""
     if unknown([op]):
         return 2
     tests = REGISTRY[op].tests
@@ -282,7 +285,7 @@ def verify(op: str) -> int:
     if subprocess.run([sys.executable, "-m", "pytest", tests], cwd=timing.ROOT, env=environment).returncode:
         console.print(f"[red]{tests} fails: {op} is not timed[/red]")
         return 1
-    return bench([op])
+    return bench([op], output)
 
 
 def listed(kind: Callable[[str], object], known: tuple = ()) -> Callable[[str], tuple]:
@@ -309,7 +312,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--n", type=listed(int), default=(), help="sequence lengths, 1024,2048 for instance")
     parser.add_argument("--modes", type=listed(str, modes), default=(), help=f"of {', '.join(modes)}")
     parser.add_argument("--peers", type=listed(str), default=(), help="how their names begin, SDPA,eager for instance")
-    parser.add_argument("--output", type=Path, help="CSV to append to (default: bench/results/<device>.csv)")
+    parser.add_argument("--output", type=Path, help="CSV to append to, or a folder of them, such as bench/results")
     parser.add_argument("--verify", action="store_true", help="run each op's tests first and time only what passes")
     return parser.parse_args(arguments)
 
@@ -318,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Verify or measure."""
     options = parse(arguments)
     if options.verify:
-        return max(verify(op) for op in options.ops or REGISTRY)
+        return max(verify(op, options.output) for op in options.ops or REGISTRY)
     selection = Selection(options.shapes, options.n, options.modes, options.peers)
     return bench(options.ops or None, options.output, options.quick, options.seconds, selection, options.limit)
 

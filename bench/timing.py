@@ -45,12 +45,6 @@ class Timing:
         return float(np.median(np.divide(self.samples, base.samples)))
 
 
-def busy() -> str:
-    """A warning where other programs keep the processors busy, else nothing."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    return f"load {load:.1f} on {cores} cores: timings will be off" if load > 0.5 * cores else ""
-
-
 @cache
 def _cold(device: torch.device) -> torch.Tensor:
     """Four times the L2 cache: writing it evicts everything else."""

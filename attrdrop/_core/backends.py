@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -41,7 +42,13 @@ def _check_name(backend: str, where: str) -> str:
     return backend
 
 
-_default = _check_name(os.environ.get(_ENVIRONMENT) or "auto", f"environment variable {_ENVIRONMENT}")
+_default = os.environ.get(_ENVIRONMENT) or "auto"
+if _default not in BACKENDS:  # an error would leave no `attrdrop doctor` to explain it
+    warnings.warn(
+        f"environment variable {_ENVIRONMENT} must be one of {', '.join(BACKENDS)}, got {_default!r}; "
+        "calls that name no backend will be refused",
+        stacklevel=2,
+    )
 
 
 def set_backend(backend: str) -> None:
@@ -55,19 +62,24 @@ def set_backend(backend: str) -> None:
 
 
 def get_backend() -> str:
-    """The backend in force."""
-    return _default
+    """The backend in force.
+
+    Raises:
+        ValueError: it is that of the environment, which is none.
+    """
+    return _check_name(_default, f"environment variable {_ENVIRONMENT}")
 
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """:func:`set_backend` for the length of a ``with`` block; as that, for the whole process."""
-    before = get_backend()
+    global _default
+    before = _default
     set_backend(backend)
     try:
         yield
     finally:
-        set_backend(before)
+        _default = before
 
 
 def resolve(op: str, tensor: torch.Tensor, backend: str | None, missing: dict[str, str | None]) -> str:

@@ -1,8 +1,9 @@
-"""The device of an experiment, and the peak memory of a stretch of code on it."""
+"""The device of an experiment, whether others keep it busy, and the peak memory of a stretch of code on it."""
 
 import contextlib
 import ctypes
 import gc
+import os
 import re
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def resolve_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device: {name} is not available; PyTorch {torch.__version__} sees no GPU here.")
     return torch.device(name)
+
+
+def busy() -> str:
+    """A warning where other programs keep the processors busy, else nothing."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    return f"load {load:.1f} on {cores} cores: timings will be off" if load > 0.5 * cores else ""
 
 
 class PeakMemory:

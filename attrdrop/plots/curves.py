@@ -6,7 +6,8 @@ from typing import IO
 import pandas as pd
 import seaborn as sns
 
-from attrdrop.plots.panels import BAND, check_columns, epoch_axis, legend_beside, loss_panels, panels, save
+from attrdrop.plots.panels import BAND, check_columns, epoch_axis, legend_beside, loss_panels, panels
+from attrdrop.plots.sheets import save
 
 
 def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
@@ -46,35 +47,39 @@ def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = 
     save(figure, target)
 
 
-def flipping_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+def flipping_curves(
+    frame: pd.DataFrame, target: Path | IO[bytes], title: str = "", score: str = "score of the target"
+) -> None:
     """Mean score by the fraction of features flipped, one colour per arm, one dash per order, bands of one deviation.
 
     `frame` has the columns arm, order, fraction (0 to 1) and score, such as one row per sample and step of
-    :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG.
+    :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG; `score` says what the scores are.
     """
     check_columns(frame, "arm", "order", "fraction", "score")
     style = "order" if frame["order"].nunique() > 1 else None
-    _score_curves(frame, target, title, "features flipped (%)", style)
+    _score_curves(frame, target, title, "features flipped (%)", score, style)
 
 
-def point_loss_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+def point_loss_curves(
+    frame: pd.DataFrame, target: Path | IO[bytes], title: str = "", score: str = "score of the target"
+) -> None:
     """Mean score by the fraction of points lost, one colour per arm, bands of one deviation.
 
     `frame` has the columns arm, fraction (0 to 1) and score, such as one row per cloud and fraction of
-    :func:`attrdrop.metrics.point_loss_curve`; `target` receives a PNG.
+    :func:`attrdrop.metrics.point_loss_curve`; `target` receives a PNG; `score` says what the scores are.
     """
     check_columns(frame, "arm", "fraction", "score")
-    _score_curves(frame, target, title, "points lost at random (%)")
+    _score_curves(frame, target, title, "points lost at random (%)", score)
 
 
 def _score_curves(
-    frame: pd.DataFrame, target: Path | IO[bytes], title: str, what: str, style: str | None = None
+    frame: pd.DataFrame, target: Path | IO[bytes], title: str, what: str, score: str, style: str | None = None
 ) -> None:
     figure, (axes,) = panels(7.5, 4)
     sns.lineplot(
         frame.assign(percent=100 * frame["fraction"]), x="percent", y="score", hue="arm", style=style,
         errorbar="sd", err_kws=BAND, ax=axes,
     )  # fmt: skip
-    axes.set(title=title, xlabel=what, ylabel="score of the target", xlim=(0, 100))
+    axes.set(title=title, xlabel=what, ylabel=score, xlim=(0, 100))
     legend_beside(axes)
     save(figure, target)

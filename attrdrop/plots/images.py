@@ -15,10 +15,16 @@ from torch import Tensor
 
 from attrdrop._core.checks import check_positive_int
 from attrdrop._core.maps import pixel_relevance
-from attrdrop.plots.sheets import COLOURS, DPI, SCALE, add_relevance_scale, sheet
+from attrdrop.plots.sheets import COLOURS, SCALE, add_relevance_scale, save, sheet
 
 
-def heat_maps(images: Tensor, relevance: Tensor, target: Path | IO[bytes], titles: Sequence[str] | None = None) -> None:
+def heat_maps(
+    images: Tensor,
+    relevance: Tensor,
+    target: Path | IO[bytes],
+    titles: Sequence[str] | None = None,
+    label: str = "",
+) -> None:
     """Each image beside its relevance over the image in grey: red is positive, blue negative, grey zero.
 
     Each map is scaled by its own largest magnitude, so colours of different maps are not comparable.
@@ -26,7 +32,7 @@ def heat_maps(images: Tensor, relevance: Tensor, target: Path | IO[bytes], title
     Args:
         images: (N, C, H, W), C 1 or 3, uint8 or floating point in [0, 1].
         relevance: floating point (N, H, W), or (N, C, H, W), whose channels are summed with their sign.
-        target: receives a PNG. titles: one per image.
+        target: receives a PNG. titles: one per image. label: beside the colours, such as what the relevance is of.
 
     Raises:
         TypeError: images is no such tensor, or relevance not a floating-point tensor. ValueError: a shape does not fit,
@@ -48,8 +54,8 @@ def heat_maps(images: Tensor, relevance: Tensor, target: Path | IO[bytes], title
     )
     columns = math.ceil(math.sqrt(len(pairs) / 2))
     figure, _ = _image_sheet(pairs, columns, titles, footer=SCALE)
-    add_relevance_scale(figure)
-    figure.savefig(target, format="png", dpi=DPI)
+    add_relevance_scale(figure, label)
+    save(figure, target)
 
 
 def contact_sheet(
@@ -82,7 +88,7 @@ def contact_sheet(
                 outline = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, clip_on=False)
                 outline.set(edgecolor="red", linewidth=1.2, path_effects=[halo])
                 axes.add_patch(outline)
-    figure.savefig(target, format="png", dpi=DPI)
+    save(figure, target)
 
 
 def _image_sheet(

@@ -1,15 +1,12 @@
-"""What figures of data frames share: panels without a display, the axis of epochs, the legend, the PNG."""
+"""What figures of data frames share: panels without a display, the axis of epochs, the legend."""
 
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-
-from attrdrop.plots.sheets import DPI
 
 BAND = {"alpha": 0.12, "linewidth": 0}
 
@@ -42,10 +39,11 @@ def loss_panels(curves: pd.DataFrame, by: str, order: list[str]) -> tuple[Figure
     for axes, split in ((train, "train"), (dev, "dev")):
         sns.lineplot(
             curves, x="epoch", y=f"{split}_loss", hue=by, style=by, hue_order=order, style_order=order,
-            markers=True, errorbar="sd", legend=axes is train, ax=axes,
+            markers=True, errorbar="sd", legend=axes is dev, ax=axes,
         )  # fmt: skip
         axes.set(title=split, ylabel="loss")
         epoch_axis(axes, curves)
+    legend_beside(dev)
     return figure, [train, dev]
 
 
@@ -58,8 +56,3 @@ def epoch_axis(axes: Axes, curves: pd.DataFrame) -> None:
 def legend_beside(axes: Axes) -> None:
     """Move the legend out of the panel, to its right."""
     sns.move_legend(axes, "center left", bbox_to_anchor=(1, 0.5), frameon=False)
-
-
-def save(figure: Figure, target: Path | IO[bytes]) -> None:
-    """Write a PNG to a path or buffer."""
-    figure.savefig(target, format="png", dpi=DPI)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from attrdrop._core.maps import check_finite, point_relevance
-from attrdrop.plots.sheets import COLOURS, DPI, SCALE, add_relevance_scale, sheet
+from attrdrop.plots.sheets import COLOURS, SCALE, add_relevance_scale, save, sheet
 
 ELEVATION, AZIMUTH = 20, -50  # degrees; the y axis of the data points upwards
 POINT_AREA = 2.2  # square points, of the markers
@@ -19,7 +19,11 @@ ZOOM = 1.6  # of matplotlib's axes, which leave wide margins for the labels that
 
 
 def relevance_clouds(
-    points: Tensor, relevance: Tensor, target: Path | IO[bytes], titles: Sequence[str] | None = None
+    points: Tensor,
+    relevance: Tensor,
+    target: Path | IO[bytes],
+    titles: Sequence[str] | None = None,
+    label: str = "",
 ) -> None:
     """Clouds coloured by relevance: red is positive, blue negative, grey zero.
 
@@ -28,7 +32,7 @@ def relevance_clouds(
     Args:
         points: floating point (N, P, C), C 3 or more, of which x, y (upwards) and z are drawn.
         relevance: floating point (N, P), or (N, P, C), whose channels are summed with their sign.
-        target: receives a PNG. titles: one per cloud.
+        target: receives a PNG. titles: one per cloud. label: beside the colours, such as what the relevance is of.
 
     Raises:
         TypeError: points or relevance is not a floating-point tensor. ValueError: a shape does not fit, one of them is
@@ -48,8 +52,8 @@ def relevance_clouds(
         colours = COLOURS((scaled + 1) / 2)
         colours[:, :3] *= 0.8  # zero is grey, not the white of the sheet
         axes.scatter(*cloud, c=colours, s=POINT_AREA * (1 + 2 * np.abs(scaled)), linewidths=0, depthshade=False)
-    add_relevance_scale(figure)
-    figure.savefig(target, format="png", dpi=DPI)
+    add_relevance_scale(figure, label)
+    save(figure, target)
 
 
 def dropped_clouds(
@@ -75,7 +79,7 @@ def dropped_clouds(
     for axes, cloud, gone in zip(panels, places, dropped.cpu().numpy(), strict=True):
         axes.scatter(*cloud[:, ~gone], color="0.45", s=POINT_AREA, linewidths=0, depthshade=False)
         axes.scatter(*cloud[:, gone], facecolors="none", edgecolors="red", s=7 * POINT_AREA, marker="X", linewidths=0.5)
-    figure.savefig(target, format="png", dpi=DPI)
+    save(figure, target)
 
 
 def _cloud_sheet(places: np.ndarray, titles: Sequence[str] | None, footer: float = 0.0) -> tuple[Figure, list[Any]]:

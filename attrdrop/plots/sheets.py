@@ -3,13 +3,16 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+
+from attrdrop.plots.letters import make_legible
 
 DPI = 150
 MARGIN = 0.2  # inches, around the sheet and between panels
@@ -58,14 +61,21 @@ def sheet(
     return figure, panels
 
 
-def add_relevance_scale(figure: Figure) -> None:
-    """The colours of relevance, in the footer of a sheet."""
+def add_relevance_scale(figure: Figure, label: str = "") -> None:
+    """The colours of relevance, in the footer of a sheet; label: what it is the relevance of."""
     width, height = figure.get_size_inches()
     bar_width = min(2.4, 0.6 * width)
     bar = figure.add_axes(((width - bar_width) / 2 / width, 0.36 / height, bar_width / width, 0.08 / height))
     figure.colorbar(ScalarMappable(Normalize(-1, 1), COLOURS), cax=bar, orientation="horizontal", ticks=[-1, 0, 1])
     bar.set_xticklabels(["negative", "0", "positive"], fontsize=TITLE_SIZE)
     bar.tick_params(length=2)
+    bar.set_title(label, fontsize=TITLE_SIZE, pad=3, parse_math=False)
+
+
+def save(figure: Figure, target: Path | IO[bytes]) -> None:
+    """Write a PNG to a path or buffer."""
+    make_legible(figure)
+    figure.savefig(target, format="png", dpi=DPI)
 
 
 def _wrap(title: str, width: float) -> list[str]:

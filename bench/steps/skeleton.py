@@ -157,7 +157,7 @@ class Steps:
         return cli.parser_of(self.module, self.description, self.settings, self.every, usual).parse_args(arguments)
 
     def main(self, arguments: list[str] | None = None) -> int:
-        """Measure, print and append."""
+        """Measure, print, and append where it is asked for."""
         options = self.parse(arguments)
         if options.memory_of:
             found = self.peak_memory(self.settings(**options.settings), options.memory_of)
@@ -167,5 +167,6 @@ class Steps:
         arms = ["plain", *(arm for arm in options.arms if arm != "plain")]
         found = self.measure(settings, arms, options.seconds, memory=not options.no_memory)
         rows.show(found)
-        rows.append(found, options.output or rows.default_output(torch.device(settings.device)))
+        if output := rows.chosen(options.output, torch.device(settings.device)):
+            rows.append(found, output)
         return 0

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from bench_setup import CPU, ROOT, compiled_kernels, one_thread, tiny  # noqa: F401
+from typer.testing import CliRunner
 
 import attrdrop
+from attrdrop.lab.cli.main import app
 from attrdrop.reference.keep_mask import candidates
 from bench import plot, rows, run, timing
 from bench.ops import peers
@@ -285,6 +287,22 @@ def measured(**columns):
     times = {"median_ms": 2.0, "low_ms": 1.0, "high_ms": 3.0, "ratio": 1.0, "ratio_to": "attrdrop"}
     given = {"name": "A GPU", "device": "cuda", "threads": 1, "op": "masked_attention", "mode": "forward"}
     return rows.Row(**{**text, **times, **given, "variant": "attrdrop", "backend": "triton", "shape": "", **columns})
+
+
+def test_timings_are_kept_where_it_is_asked_for_and_nowhere_else(tmp_path, monkeypatch):
+    results = tmp_path / "results"
+    results.mkdir()
+    monkeypatch.setattr(rows, "RESULTS", results)
+    monkeypatch.setattr(run, "measure", lambda *arguments: [measured()])
+    shown = CliRunner().invoke(app, ["bench", "unpack_mask", "--quick"])
+    assert shown.exit_code == 0, shown.output
+    assert list(results.iterdir()) == []
+    given = CliRunner().invoke(app, ["bench", "unpack_mask", "--quick", "--output", str(results)])
+    assert given.exit_code == 0, given.output
+    assert list(results.iterdir()) == [rows.default_output(run.current_device())]
+    named = CliRunner().invoke(app, ["bench", "unpack_mask", "--quick", "--output", str(tmp_path / "own.csv")])
+    assert named.exit_code == 0, named.output
+    assert (tmp_path / "own.csv").read_text() == next(results.iterdir()).read_text()
 
 
 def test_earlier_files_gain_the_new_columns(tmp_path):

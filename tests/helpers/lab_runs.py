@@ -59,12 +59,12 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(*command):
+def start(*command, prepared=heed_interrupts):
     command = [sys.executable, "-m", "attrdrop.lab.cli.main", *map(str, command), "--threads", "1"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        preexec_fn=heed_interrupts,
+        preexec_fn=prepared,
     )  # fmt: skip
 
 

@@ -2,15 +2,20 @@
 
 import ast
 import dataclasses
+import errno
 import inspect
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
 import pytest
+from lab_runs import heed_interrupts, names
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -18,13 +23,16 @@ import attrdrop
 from attrdrop.lab.cli import options
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.cli.sweep import Search
+from attrdrop.lab.cli.terminal import LETTERS
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.images import arms as image_arms
 from attrdrop.lab.images.settings import ImageData, ImageSettings
 from attrdrop.lab.names import USUAL
 from attrdrop.lab.points import arms as point_arms
 from attrdrop.lab.points.settings import PointData, PointSettings
 from attrdrop.lab.runs.settings import Option, Options, Panel, RunOptions, alternatives, arms_of, options_of, share
+from attrdrop.lab.runs.store import TrialStore
 from attrdrop.lab.studies.plan import Plan
 from attrdrop.lab.text.settings import Data, Settings
 
@@ -78,6 +86,12 @@ def made(kind, **values):
     return kind(**({"output": Path("out")} if kind is RunOptions else {}) | values)
 
 
+def test_version():
+    outcome = CliRunner().invoke(app, ["--version"])
+    assert outcome.exit_code == 0
+    assert outcome.output == f"attrdrop {attrdrop.__version__}\n"
+
+
 def test_help_names_every_command():
     outcome = CliRunner().invoke(app, ["--help"])
     assert outcome.exit_code == 0
@@ -114,6 +128,129 @@ def test_report_of_a_folder_without_results(tmp_path):
     outcome = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert outcome.exit_code == 2
     assert "holds no results" in outcome.output
+
+
+TASKS = '"settings": {"model": "m"}, "tasks": {}'
+UNREADABLE = [
+    ("sweep.json", "{}", "'plans'"),
+    ("sweep.json", "[]", "sweep.json is no JSON object"),
+    ("sweep.json", '{"plans": []}', "'tasks'"),
+    ("sweep.json", '{"plans": [], "tasks": {}}', "'settings'"),
+    ("sweep.json", f'{{"plans": [3], {TASKS}}}', "a plan in it cannot be read"),
+    ("sweep.json", f'{{"plans": [{{"depth": 2}}], {TASKS}}}', "a plan in it cannot be read"),
+    ("sweep.json", f'{{"plans": [{{"studies": ["depth"]}}], {TASKS}}}', "'depth' is none of seeds"),
+    ("sweep.json", '{"plans": [', "line 1"),
+    ("results.json", "{}", "'runs'"),
+    ("results.json", "null", "results.json is no JSON object"),
+    ("results.json", '{"runs": 3, "summary": {}}', "'task'"),
+    ("results.json", '{"kind": "zoo"}', "of another command"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "fragment"), UNREADABLE)
+def test_files_that_hold_no_results_are_one_sentence(name, content, fragment, tmp_path):
+    (tmp_path / name).write_text(content)
+    outcome = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert outcome.exit_code == 2
+    assert outcome.output.startswith(f"Error: {tmp_path} holds no results")
+    assert fragment in outcome.output
+    assert len(outcome.output.splitlines()) == 1
+
+
+def sweep_of(folder, *scores, study="seeds"):
+    """A sweep of a study, written by hand."""
+    plan = Plan((study,), ("rte",), seeds=len(scores))
+    metric = {"name": "accuracy", "better": 1, "percent": True}
+    task = {"kind": "classification", "sizes": {"train": 8, "dev": 4}, "metric": metric}
+    header = {"kind": "sweep", "settings": {"model": "m"}, "task": {}, "tasks": {"rte": task}}
+    store = TrialStore(folder, header | {"plans": [dataclasses.asdict(plan)]})
+    epoch = {"number": 1, "active": False, "train_loss": 1.0, "dev_loss": 1.0, "dev_score": 0.5, "step_seconds": [1.0],
+             "statistics": None}  # fmt: skip
+    run = {"metric": metric, "train_size": 8, "test_score": None, "other_scores": {}, "best_epoch": 1, "seconds": 1.0}
+    with store.locked():
+        for trial in plan.trials():
+            store.save(trial, run | {"dev_score": scores[trial["seed"]], "epochs": [epoch]}, 1.0)
+    return folder
+
+
+def test_figures_of_a_sweep_say_of_how_many_seeds_and_examples_they_are(tmp_path, monkeypatch):
+    titles = []
+    draw = sweep_plots.region_curves
+    monkeypatch.setattr(
+        sweep_plots, "region_curves", lambda *arguments, title: [titles.append(title), draw(*arguments, title=title)]
+    )
+    outcome = CliRunner().invoke(app, ["report", str(sweep_of(tmp_path / "sweep", 0.5, 0.25, study="regions"))])
+    assert outcome.exit_code == 0, outcome.output
+    assert titles == ["m on rte, 2 seeds\n8 train, 4 dev examples"]
+    assert "regions_rte.png" in names(tmp_path / "sweep")
+
+
+def test_a_sweep_on_a_full_disk_is_shown_all_the_same(tmp_path, monkeypatch):
+    folder = sweep_of(tmp_path / "sweep", 0.5, 0.25)
+
+    def full(draft, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    outcome = CliRunner().invoke(app, ["report", str(folder)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "37.5 ± 17.7" in outcome.output
+    written = f"Not drawn anew: --output: {folder} cannot be written: No space left on device."
+    assert written in outcome.output.splitlines()
+    assert names(folder) == [".lock", "sweep.json", "trials"]
+
+
+def command(*arguments, entry="attrdrop.lab.cli.main", **environment):
+    """The command in a process of its own."""
+    code = f"import sys; from {entry} import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+def test_a_terminal_without_all_letters_gets_others(tmp_path):
+    folder = sweep_of(tmp_path / "sweep", 0.5, 0.25)
+    outcome = command("report", folder, PYTHONIOENCODING="ascii")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "37.5 ~ 17.7" in outcome.stdout
+    assert all(len(letter) == 1 for letter in LETTERS.values())  # columns stay columns
+
+
+def test_a_backend_that_is_none_is_one_sentence():
+    shown = command("doctor", ATTRDROP_BACKEND="foo")
+    assert shown.returncode == 0
+    assert "environment ATTRDROP_BACKEND foo" in shown.stdout
+    assert "must be one of auto, reference, cpp, triton, cuda, got 'foo'" in shown.stdout
+    refused = command("finetune", "--model", "scratch", ATTRDROP_BACKEND="foo")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(
+        "Error: environment variable ATTRDROP_BACKEND must be one of auto"
+    )
+    assert "Traceback" not in shown.stderr + refused.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_ctrl_c_while_everything_is_imported(seconds):
+    code = "import sys, attrdrop_command; print('here', flush=True); sys.exit(attrdrop_command.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "report", "/nowhere"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=Path(attrdrop.__file__).parents[1], preexec_fn=heed_interrupts,
+    )  # fmt: skip
+    assert process.stdout.readline() == "here\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    if process.returncode != 2:  # it was done already
+        assert process.returncode == 130
+        assert said == "Interrupted.\n"
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none", "there is no such folder"), ("file", "it is a file")])
+def test_a_report_of_no_folder_says_so(name, reason, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = CliRunner().invoke(app, ["report", str(tmp_path / name)])
+    assert outcome.exit_code == 2
+    assert outcome.output == f"Error: {tmp_path / name} holds no results: {reason}.\n"
 
 
 @pytest.mark.parametrize("arguments", [["bench"], ["verify", "keep_mask"]])

@@ -1,6 +1,7 @@
 """`attrdrop finetune` end to end: a tiny random BERT with MiniLM's tokenizer on the shipped sentences."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -8,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from lab_runs import one_thread, results, start  # noqa: F401
+from lab_runs import names, one_thread, results, start, wait_for_runs  # noqa: F401
 from refusals import assert_refused
 from transformers import (
     MPNetConfig,
@@ -51,6 +52,11 @@ def test_two_seeds_on_the_shipped_sentences(finetune):
     for text in ("test accuracy", "active step", "peak memory", "positions dropped", "2 seeds", str(output.name)):
         assert text in outcome.output
 
+    lines = outcome.output.splitlines()  # of a log: a line for each epoch
+    first = lines.index("run 1 of 4: plain, seed 0")
+    assert [line.split(":")[0] for line in lines[first + 1 : first + 3]] == ["  epoch 1 of 2", "  epoch 2 of 2"]
+    assert sum("dev accuracy" in line and "training loss" in line for line in lines) == 8
+
     again, _ = finetune(*SMALL, "--seeds", 1)
     assert again.exit_code == 2
     assert "--overwrite" in again.output
@@ -79,6 +85,13 @@ def test_pairs_with_string_labels_from_files(finetune, tmp_path):
     }
     assert "dev accuracy" in outcome.output
     assert "test accuracy" not in outcome.output
+
+
+def test_a_busy_machine_is_told_of(finetune, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (64.0, 64.0, 64.0))
+    outcome, _ = finetune(*SMALL, "--seeds", 1, "--arms", "plain")
+    assert "load 64.0 on" in outcome.output
+    assert "timings will be off" in outcome.output
 
 
 @pytest.mark.parametrize("attribution", ["IGA", "AA", "RD"])
@@ -206,6 +219,26 @@ def test_interrupt_keeps_finished_runs(tiny_bert, tmp_path):
     loaded = report.TextReport.load(output)
     assert loaded.runs == content["runs"]
     assert loaded.summary() == content["summary"]
+
+
+def test_a_command_in_the_background_of_a_script_ends_on_sigterm(tiny_bert, tmp_path):
+    """Such a process ignores Ctrl-C."""
+    output = tmp_path / "out"
+    arguments = ["finetune", "--model", tiny_bert, "--output", output, "--seeds", 500, *SMALL]
+    process = start(*arguments, prepared=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    wait_for_runs(process, output, 1)
+    process.send_signal(signal.SIGINT)
+    kept = len(results(output)["runs"])
+    wait_for_runs(process, output, kept + 1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, printed
+    assert printed.splitlines()[-1] == "Terminated."
+    content = results(output)
+    assert len(content["runs"]) > kept
+    assert f"Stopped early: {len(content['runs'])} of 1000 runs are finished and kept" in printed
+    assert "Traceback" not in printed
+    assert names(output) == FILES  # figures too
 
 
 def test_a_failing_write_leaves_the_old_results(tmp_path):

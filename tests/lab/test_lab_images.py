@@ -72,8 +72,8 @@ def test_five_arms_at_two_seeds(train):
     for text in ("accuracy, %", "erased, %", "rank acc., %", "2 seeds", "48 train, 12 test", "occluded.png"):
         assert text in outcome.output
     assert max(map(len, outcome.output.splitlines())) <= 80
-    row = next(line for line in outcome.output.splitlines() if line.startswith("step / plain"))
-    assert row.count("±") == 5  # on one line at 80 columns
+    row = next(line for line in outcome.output.splitlines() if line.startswith("step, ms"))
+    assert len(row.split()) == 2 + 5  # on one line at 80 columns
 
     again, _ = train(*arguments)
     assert again.exit_code == 0
@@ -144,6 +144,9 @@ def test_images_smaller_than_the_patches_of_the_measures(size):
     _, relevance, titles = trainer.maps(model)
     assert relevance.shape == (8, 1, *size)
     assert all(title in ("a", "b", "a, taken for b", "b, taken for a") for title in titles)
+    shown, titles = trainer.occluded(model)
+    assert shown.shape == (16, 1, *size)
+    assert titles == [f"{name}, {kind} block" for kind in ("guided", "random") for name in "abababab"]
 
 
 def bad_options():

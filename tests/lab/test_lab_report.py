@@ -7,6 +7,7 @@ from rich.console import Console
 from attrdrop.lab.runs.results import paired, spread
 from attrdrop.lab.text.report import RATIO, TextReport
 
+ARMS = ["plain", "ad-drop"]
 HEADER = {
     "complete": True,
     "task": {
@@ -79,12 +80,100 @@ def test_a_seed_with_one_finished_arm_has_no_difference():
     assert "Too few seeds" in report.verdict()
 
 
+def printed(report, width=80):
+    console = Console(width=width, record=True)
+    console.print(report.table())
+    return console.export_text()
+
+
+def test_ratios_of_a_busy_machine_are_not_shown():
+    """Half of the steps take five times as long: no such ratio means anything, whatever its median is."""
+    runs = two_seeds()
+    report = TextReport(HEADER, runs)
+    assert report.summary()["steps"][RATIO]["ad-drop"] == {"median": 2.5, "quartiles": [2.0, 3.0], "n": 4}
+    assert report.summary()["steps"]["active_step_ms"]["plain"] == {"median": None, "quartiles": None, "n": 0}
+    assert "busy" not in printed(report)
+    runs[2]["epochs"][1]["step_seconds"] = [3.0, 15.0]
+    text = printed(TextReport(HEADER, runs))
+    row = next(line for line in text.splitlines() if line.startswith("active step to plain"))
+    assert row.split()[-2:] == ["-", "-"]
+    assert "the machine was busy" in " ".join(text.split())
+
+
+def with_scores(*pairs, examples=300):
+    """One seed for each pair of scores: of the plain arm, of the other one."""
+    header = HEADER | {"task": HEADER["task"] | {"sizes": {"train": 8, "dev": 4, "test": examples}}}
+    steps = [([1.0], False), ([1.0], True)]
+    runs = [
+        run(arm, seed, score, steps) for seed, pair in enumerate(pairs) for arm, score in zip(ARMS, pair, strict=True)
+    ]
+    return TextReport(header, runs)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([(0.5, 0.6), (0.6, 0.6)], "Too few seeds to compare the arms: 2; take 3 or more."),
+        (
+            [(0.5, 0.6), (0.6, 0.6), (0.7, 0.6)],
+            "No difference shown; 3 seeds of 300 test examples cannot show one below 24.8 points. 95 % intervals of "
+            "the difference to plain (accuracy, in points): ad-drop -24.8 to +24.8.",
+        ),
+        ([(0.5, 0.6), (0.6, 0.71), (0.7, 0.79)], "Better than plain: ad-drop. 95 % intervals"),
+        ([(0.6, 0.5), (0.71, 0.6), (0.79, 0.7)], "Worse than plain: ad-drop. 95 % intervals"),
+        ([(0.0, 1.0), (1.0, 0.0), (0.5, 1.0)], "ad-drop -100.0 to +100.0."),
+        ([(0.5, 0.5)] * 3, "No difference shown; 3 seeds of 300 test examples cannot show one. 95 %"),
+    ],
+)
+def test_what_the_scores_allow_to_say_comes_first_under_the_table(pairs, said):
+    report = with_scores(*pairs)
+    assert said in report.verdict()
+    below = printed(report, 1000).split("positions dropped")[-1].split("\n\n")[-1]
+    assert below.startswith(report.verdict())
+
+
+def test_a_score_that_should_be_low_is_better_when_it_is_lower():
+    report = with_scores((20.0, 18.0), (21.0, 19.1), (19.0, 17.2))
+    report.header["task"]["metric"] = {"name": "perplexity", "better": -1, "percent": False}
+    assert report.verdict().startswith("Better than plain: ad-drop. 95 %")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_seven_arms_are_whole_at_any_width(width):
+    """What does not fit goes on below, beside the plain arm again."""
+    arms = ["plain", "ad-drop", "attention-dropout", "r-drop", "drop-head", "hidden-cut", "drop-key"]
+    steps = [([1.0, 2.0], False), ([1.0, 2.0], True)]
+    runs = [run(arm, seed, 0.123 + 0.1 * seed + 0.01 * arms.index(arm), steps) for seed in (0, 1) for arm in arms]
+    header = HEADER | {"settings": {"model": "a/model", "arms": arms, "seeds": 8}}
+    report = TextReport(header, runs)
+    text = printed(report, width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    scores = [line.split()[3:] for line in lines if line.startswith("test accuracy, %")]
+    whole = [f"{17.3 + place:.1f} ± 7.1".split() for place in range(7)]
+    assert [part[:3] for part in scores] == [whole[0]] * len(scores)
+    assert [word for part in scores for word in part[3:]] == [word for cells in whole[1:] for word in cells]
+    heads = [word for line in lines for word in line.split() if word in arms[1:]]
+    assert heads[:6] == arms[1:]
+    assert report.unfinished == "14 of 56 runs are finished; it goes on, or was stopped early."
+    assert lines[0].split() == ["model", "on", "task,", "2", "seeds"]
+
+
+def test_words_of_the_table_are_explained():
+    words = " ".join(printed(TextReport(HEADER, two_seeds())).split())
+    for label in ("Plain step:", "active step:", "Positions dropped:"):
+        assert label in words.split("Mean ±")[1]
+
+
 def test_interval_is_students():
     from scipy import stats
 
     values = [0.01, 0.03, -0.02, 0.04]
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert paired(values)["interval_95"] == pytest.approx([low, high])
+    assert paired(values[:2])["interval_95"] is None  # of two seeds it is as wide as all that could be
+    assert paired(values, 0.001)["interval_95"] == [-0.001, 0.001]
     assert spread(values)["std"] == pytest.approx(np.std(values, ddof=1))
 
 
@@ -94,7 +183,7 @@ def test_table_of_any_number_of_runs(count):
     console.print(TextReport(HEADER, two_seeds()[:count]).table())
     text = console.export_text()
     assert "test accuracy" in text
-    assert ("2.50 ± 0.71" in text) == (count == 4)
+    assert ("2.50" in text) == ("2.00 to 3.00" in text) == (count == 4)
     assert ("elsewhere accuracy" in text) == (count > 0)
 
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import SHARES, name_of
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
-from attrdrop.lab.studies.plan import STUDIES, Plan
+from attrdrop.lab.studies.plan import STUDIES, Plan, addrop
 from attrdrop.lab.studies.report import SweepReport
 from attrdrop.lab.studies.workbench import Prepare
 from attrdrop.lab.text.settings import Settings
@@ -176,6 +177,14 @@ def test_a_run_that_diverges_is_told_of_and_tried_again(sweep):
     assert sweep("--studies", "seeds", "--seeds", 1, "--lr", "1e30")[0].exit_code == 1
 
 
+def test_different_runs_have_different_names():
+    plan = Plan(tuple(STUDIES), ("a", "b"), seeds=2, grid_seeds=2, shots=(16, 64))
+    trials = plan.trials()
+    assert len({name_of(trial) for trial in trials}) == len(trials)
+    assert name_of(addrop(plan, attribution="IGA", p=0.5) | {"seed": 3}) == "ad-drop, p 0.5, IGA, seed 3"
+    assert {name: getattr(Settings, name) for name in SHARES} == SHARES
+
+
 def test_every_study_asks_for_each_run_once():
     plan = Plan(
         tuple(STUDIES), ("a", "b"), seeds=5, p_values=(0.3, 0.5), q_values=(0.3,), shares=(0.5, 1.0), shots=(16,)
@@ -190,6 +199,17 @@ def test_every_study_asks_for_each_run_once():
     assert Plan.from_json(json.loads(json.dumps(plan.__dict__))) == plan
     with pytest.raises(InputError, match="--tasks: name at least one"):
         Plan(("seeds",), ())
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"plans": [3], "tasks": {}, "settings": {"model": "m"}}'])
+def test_a_sweep_does_not_go_on_from_what_cannot_be_read(sweep, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sweep.json").write_text(content)
+    outcome, output = sweep("--studies", "seeds", "--seeds", 1)
+    assert outcome.exit_code == 2
+    message = " ".join(outcome.output.split("Error: ")[1].split())
+    assert message.startswith(f"{output} holds no results of 'attrdrop sweep'")
+    assert message.endswith("give another folder, or --overwrite.")
 
 
 def test_costs_are_ratios_to_plain_steps(workbench):

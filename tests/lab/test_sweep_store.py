@@ -136,7 +136,17 @@ def test_a_folder_with_something_else_is_refused(folder):
         TrialStore.load(folder)
 
 
-@pytest.mark.parametrize("content", ["", '{"trial": {"number": 0}, "res', "[]", '{"trial": {"number": 1}}', "\0\0"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"trial": {"number": 0}, "res',
+        "[]",
+        '{"trial": {"number": 1}}',
+        "\0\0",
+        '{"trial": {"number": 0}, "finished": "now"}',
+    ],
+)
 def test_a_file_that_is_no_record_is_named(folder, content):
     store = filled(folder, 2)
     path = folder / "trials" / f"{key_of(plan(1)[0])}.json"

@@ -144,7 +144,8 @@ def test_costs_have_times_and_what_was_gained_in_the_same_layers():
     timed = pd.DataFrame(
         {"task": "rte", "attribution": attribution, "layers": layers, "low": ratio - 0.1, "ratio": ratio,
          "high": ratio + 0.2}
-        for layers, attribution, ratio in (("all", "GA", 1.6), ("all", "IGA", 46.0), ("first", "GA", 1.5))
+        for layers, attribution, ratio in (("all", "GA", 1.6), ("all", "IGA", 46.0), ("first", "GA", 1.5),
+                                           ("first", "AA", 0.5))
     )  # fmt: skip
     trials = [
         trial(score, seed=seed, attribution=attribution)
@@ -158,6 +159,7 @@ def test_costs_have_times_and_what_was_gained_in_the_same_layers():
         "rte, first layer: step time / plain",
     ]
     assert found.loc["GA"].tolist() == ["+0.0 ± 1.4", "1.60 (1.50 to 1.80)", "1.50 (1.40 to 1.70)"]
+    assert found.loc["AA"].tolist() == ["-", "-", "-"]  # of a busy machine: its quartiles lie far apart
     assert found.loc["IGA"].tolist() == ["-2.0 ± 1.4", "46.00 (45.90 to 46.20)", "-"]
     assert found.index.tolist() == ["RD", "AA", "GA", "IGA"]
     alone = tables.costs(timed, pd.DataFrame())
@@ -176,6 +178,20 @@ def test_baselines_are_ranked_over_tasks():
     found = tables.baselines(frame(*trials))
     assert found.index.tolist() == ["r-drop", "ad-drop", "plain", "hiddencut"]
     assert found.loc["r-drop"].tolist() == ["72.0", "+2.0", "17.00", "-3.00"]
+
+
+def test_verdicts_say_what_a_table_shows():
+    sizes = {"rte": {"train": 2490, "dev": 277}}
+    trials = frame(*repeated([0.75, 0.74, 0.76]), *repeated([0.70, 0.70, 0.70], method=PLAIN))
+    (said,) = tables.verdicts(trials.assign(test_score=np.nan), sizes)
+    assert said.startswith("rte: Better than plain: ad-drop. 95 % intervals of the difference to plain (accuracy, in")
+    (said,) = tables.verdicts(
+        frame(*repeated([0.9, 0.1, 0.9]), *repeated([0.5] * 3, method=PLAIN)), {"rte": {"test": 9}}
+    )
+    assert "No difference shown; 3 seeds of 9 test examples cannot show one below" in said
+    assert "-100.0 to +100.0" in said
+    (said,) = tables.verdicts(frame(*repeated([0.9, 0.1]), *repeated([0.5] * 2, method=PLAIN)), {"rte": {"test": 9}})
+    assert said == "rte: Too few seeds to compare the arms: 2; take 3 or more."
 
 
 def test_markdown():

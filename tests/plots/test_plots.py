@@ -1,16 +1,62 @@
 """Figures: valid PNGs of a sensible size that depend on what is drawn."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from drawings import drawn, pixels, size
+from matplotlib.figure import Figure
 
-from attrdrop.plots import flipping_curves
+from attrdrop.plots import flipping_curves, loss_curves, point_loss_curves
 from attrdrop.plots.images import contact_sheet, heat_maps
+from attrdrop.plots.letters import spelled
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 MAPS = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *arguments, **options: saved.append(figure))
+    return saved
+
+
+@pytest.mark.parametrize("title", ["猫, taken for 犬", "größe", "кот", "𓀀 😀"])
+def test_no_letter_of_a_title_is_an_empty_box(title):
+    """A font that has it, or its code point; matplotlib warns of every glyph that is missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(heat_maps, IMAGES, MAPS, titles=[title] * 3)
+        drawn(contact_sheet, IMAGES, titles=[title] * 3)
+    assert spelled("größe") == "größe"
+    assert spelled(title) == title or "U+" in spelled(title)
+
+
+def test_the_colours_say_what_the_relevance_is_of(figures):
+    heat_maps(IMAGES, MAPS, None, label="relevance of the true class")
+    heat_maps(IMAGES, MAPS, None)
+    assert [figure.axes[-1].get_title() for figure in figures] == ["relevance of the true class", ""]
+
+
+@pytest.mark.parametrize("draw", [flipping_curves, point_loss_curves])
+def test_curves_say_what_their_score_is(draw, figures):
+    frame = pd.DataFrame({"arm": "a", "order": "random", "fraction": [0.0, 0.5], "score": [1.0, 0.5]})
+    draw(frame, None, score="test accuracy")
+    draw(frame, None)
+    assert [figure.axes[0].get_ylabel() for figure in figures] == ["test accuracy", "score of the target"]
+
+
+def test_a_legend_covers_no_line(figures):
+    columns = {"seed": 0, "train_loss": 1.0, "dev_loss": 1.0, "active": False}
+    loss_curves(pd.DataFrame({"arm": arm, "epoch": epoch} | columns for arm in "ab" for epoch in (1, 2)), None)
+    train, dev = figures[0].axes
+    assert train.get_legend() is None
+    figures[0].draw_without_rendering()
+    assert dev.get_legend().get_window_extent().x0 >= dev.get_window_extent().x1
 
 
 def test_heat_maps_colour_relevance_by_its_sign():

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
 from types import ModuleType
@@ -14,20 +15,35 @@ try:
 except ImportError as error:
     sys.exit(f"The attrdrop command needs {error.name}: pip install 'attrdrop[lab]' (ops and ADDrop work without it).")
 
+from attrdrop import __version__
 from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
 from attrdrop.lab.cli.points import train_points
 from attrdrop.lab.cli.sweep import sweep
-from attrdrop.lab.cli.terminal import FAILED, OK, console, one_sentence
+from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors, one_sentence
 from attrdrop.lab.errors import InputError
 
 app = typer.Typer(
-    help="Attribution-driven dropout (AD-DROP, RelDrop): try it, check the installation, measure the kernels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"attrdrop {__version__}")
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Attribution-driven dropout (AD-DROP, RelDrop): try it, check the installation, measure the kernels."""
 
 
 app.command()(finetune)
@@ -54,7 +70,12 @@ def report(
         reports: list[Any] = [TextReport, ImageReport, PointReport, SweepReport]
         found = {report.kind: report for report in reports}.get(kind_of(folder), TextReport).load(folder)
         if isinstance(found, SweepReport):
-            found.save()
+            try:
+                found.save()
+            except InputError as error:  # the tables can be read all the same
+                errors.print(f"[yellow]Not drawn anew:[/] {escape(str(error))}", soft_wrap=True)
+        elif found.unfinished:
+            console.print(found.unfinished)
         console.print(found.table())
 
 
@@ -68,11 +89,21 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as
         print(dumps(found, indent=1))
     else:
         table = Table(box=None, padding=(0, 1), show_header=False)
+        table.add_column()
+        table.add_column()
+        table.add_column(overflow="fold")
         marks = {True: "[green]active[/]", False: "[yellow]absent[/]", None: ""}
+        rows = []
         for name, fact in found.items():
             why = f" [dim]({escape(fact['why'])})[/]" if fact["why"] else ""
-            table.add_row(marks[fact["active"]], name, escape(fact["value"]) + why)
-        console.print(table)
+            rows.append((marks[fact["active"]], name, escape(fact["value"]) + why))
+        for row in rows:
+            table.add_row(*row)
+        if console.is_terminal:
+            console.print(table)
+        else:  # one line a fact, whatever it is read by
+            for mark, name, value in rows:
+                console.print(f"{mark or ' ' * 6} {name:{max(map(len, found))}} {value}", soft_wrap=True)
     raise typer.Exit(OK if found["torch"]["active"] else FAILED)
 
 
@@ -81,7 +112,10 @@ def bench(
     ops: Annotated[
         list[str] | None, typer.Argument(help="Ops to measure, keep_mask for instance; all of them by default.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="CSV file to append the timings to.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="CSV file to append the timings to, or a folder of them; without it they are shown."),
+    ] = None,
     quick: Annotated[bool, typer.Option(help="Few sizes and repetitions.")] = False,
 ) -> None:
     """Measure the kernels against plain PyTorch (in a source checkout)."""
@@ -97,7 +131,10 @@ def verify(op: Annotated[str, typer.Argument(help="The op, keep_mask for instanc
 
 
 def main() -> None:
-    """Entry point of the `attrdrop` script."""
+    """Everything but the seconds in which PyTorch is imported."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_LETTERS)
     app()
 
 

@@ -1,5 +1,6 @@
 """What the commands share in the terminal: messages, exit codes, the progress of an experiment."""
 
+import codecs
 import contextlib
 import itertools
 import signal
@@ -19,8 +20,26 @@ from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import Record, Trial, name_of
 from attrdrop.lab.runs.settings import RunOptions
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+LETTERS = {"±": "~", "…": ".", "━": "-"}  # each as wide as what it stands for, so that columns stay columns
+PLAIN_LETTERS = "attrdrop.plain_letters"  # how a stream treats what a terminal of few letters cannot show
+
+
+def _plain_letters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(LETTERS.get(letter, "?") for letter in lacking), error.end
+
+
+codecs.register_error(PLAIN_LETTERS, _plain_letters)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops what was started in the background of a script: such a process ignores Ctrl-C."""
 
 
 class Experiment(Protocol):
@@ -50,6 +69,7 @@ class Experiment(Protocol):
         finished: Callable[[Record], None],
         failed: Callable[[Trial, str], None],
         advance: Callable[[float], None],
+        epoch: Callable[[str], None],
     ) -> int:
         """Do all that are left, and return how many failed."""
 
@@ -74,6 +94,15 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
     """
     import torch
 
+    import attrdrop
+    from attrdrop.lab.device import busy
+
+    try:
+        attrdrop.get_backend()
+    except ValueError as error:
+        raise InputError(f"{error}.") from None
+    if run.jobs == 1 and (warning := busy()):
+        console.print(f"[yellow]{warning}[/]")
     if run.threads:
         torch.set_num_threads(run.threads)
     with console.status("Reading the data and checking the model"):
@@ -84,8 +113,8 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
         console.print(f"{watch.done} of {experiment.total} runs are in {where} already and are not repeated.")
     try:
         with _noticed_interrupts() as watch.raise_lost_one, watch.progress:
-            failures = experiment.run(watch.starting, watch.finished, watch.failed, watch.advance)
-    except (KeyboardInterrupt, RunError):
+            failures = experiment.run(watch.starting, watch.finished, watch.failed, watch.advance, watch.epoch)
+    except (KeyboardInterrupt, RunError, InputError):  # the last of a disk that is full
         _show(experiment, f"Stopped early: {watch.done} of {experiment.total} runs are finished and kept in")
         raise
     _show(experiment, "Results are in")
@@ -108,7 +137,7 @@ class _Watch:
         description = f"run {next(self._numbers)} of {self.experiment.total}: {name_of(trial)}"
         self.progress.update(self._bar, description=description)
         if not console.is_terminal:
-            console.print(description)
+            console.print(description, soft_wrap=True)
 
     def finished(self, record: Record) -> None:
         self.done += 1
@@ -117,12 +146,17 @@ class _Watch:
     def failed(self, trial: Trial, message: str) -> None:
         if not self.goes_on:
             raise RunError(f"{name_of(trial)}: {message}")
-        console.print(f"[yellow]{escape(f'{trial}: {message}')}[/]")
+        console.print(f"[yellow]{escape(f'{name_of(trial)}: {message}')}[/]")
         self._ended(trial)
 
     def advance(self, work: float) -> None:
         self.raise_lost_one()
         self.progress.advance(self._bar, work)
+
+    def epoch(self, text: str) -> None:
+        """A log shows what a bar would."""
+        if not console.is_terminal:
+            console.print(f"  {text}", soft_wrap=True)
 
     def _ended(self, trial: Trial) -> None:
         self._work += self.experiment.work(trial)
@@ -132,31 +166,33 @@ class _Watch:
 
 @contextlib.contextmanager
 def _noticed_interrupts() -> Iterator[Callable[[], None]]:
-    """Gives a function that raises KeyboardInterrupt where Ctrl-C was pressed but lost.
+    """Has SIGTERM end an experiment as Ctrl-C does, and gives a function that raises where one of them was lost.
 
-    Python raises it wherever it is, and ignores it in the callback of a weak reference, as in a garbage collection.
+    Python raises wherever it is, and ignores it in the callback of a weak reference, as in a garbage collection.
     """
-    pressed = False
+    kinds = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    noticed: type[KeyboardInterrupt] | None = None
 
     def notice(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
+        nonlocal noticed
+        noticed = kinds[signal.Signals(number)]
         if frame is None or frame.f_code.co_filename != weakref.__file__:
-            raise KeyboardInterrupt
+            raise noticed
 
     def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
+        if noticed:
+            raise noticed
 
-    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not is_usual or threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    signal.signal(signal.SIGINT, notice)
+    is_main = threading.current_thread() is threading.main_thread()
+    changed = [number for number in kinds if is_main and signal.getsignal(number) is usual[number]]
+    for number in changed:
+        signal.signal(number, notice)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in changed:
+            signal.signal(number, usual[number])
 
 
 @contextlib.contextmanager
@@ -172,6 +208,9 @@ def one_sentence() -> Iterator[None]:
     except RunError as error:
         errors.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
+    except Terminated:
+        errors.print("Terminated.")
+        raise typer.Exit(TERMINATED) from None
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         raise typer.Exit(INTERRUPTED) from None

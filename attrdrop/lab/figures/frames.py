@@ -1,11 +1,11 @@
 """Data frames of sweeps, one row per trial: their columns, the score that counts, what was chosen on the dev split."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from attrdrop.lab.names import ADDROP, PLAIN, USUAL
+from attrdrop.lab.names import ADDROP, PLAIN, USUAL, WORDS
 from attrdrop.ops.keep_mask import REGIONS
 
 OTHER = "other:"  # begins the columns of out-of-distribution scores
@@ -15,16 +15,6 @@ DATA = ["shots", "share", "train_size"]
 TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
 
 DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
-WORDS: dict[str, Callable[[Any], str]] = {
-    "shots": lambda value: f"{value:.0f} shots",
-    "share": lambda value: f"{100 * value:g} % of the examples",
-    "train_size": lambda value: f"{value:.0f} examples",
-    "layers": lambda value: {"all": "all layers", "first": "first layer"}.get(value, f"layers {value}"),
-    "attribution": str,
-    "target": lambda value: f"{value} labels",
-    "region": lambda value: f"{value} attribution",
-    "cross_tuning": lambda value: f"{'with' if value else 'without'} cross-tuning",
-}
 
 
 def score_column(frame: pd.DataFrame) -> str:

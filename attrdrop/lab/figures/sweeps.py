@@ -31,8 +31,9 @@ from attrdrop.lab.figures.frames import (
     variants,
 )
 from attrdrop.lab.names import PLAIN
-from attrdrop.plots.panels import BAND, check_columns, legend_beside, loss_panels, panels, save
-from attrdrop.plots.sheets import COLOURS
+from attrdrop.plots.letters import families, spelled
+from attrdrop.plots.panels import BAND, check_columns, legend_beside, loss_panels, panels
+from attrdrop.plots.sheets import COLOURS, save
 
 MOST_TOKENS = 30  # named along an axis
 TOKEN_LENGTH = 10  # characters
@@ -156,6 +157,7 @@ def size_curve(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
         axes.set(title=task, xlabel=size, ylabel=score_label(rows))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
     grid[-1].legend()
+    legend_beside(grid[-1])
     figure.suptitle(title)
     save(figure, target)
 
@@ -238,8 +240,12 @@ def _outline(region: np.ndarray) -> list[list[tuple[float, float]]]:
 def _name_tokens(axes: Axes, tokens: Sequence[str], cell: float) -> None:
     step = -(-len(tokens) // MOST_TOKENS)
     places = range(0, len(tokens), step)
-    names = [token if len(token) <= TOKEN_LENGTH else f"{token[: TOKEN_LENGTH - 1]}…" for token in tokens[::step]]
+    font = families(tokens)
+    names = [
+        token if len(token) <= TOKEN_LENGTH else f"{token[: TOKEN_LENGTH - 1]}…"
+        for token in map(spelled, tokens[::step])
+    ]
     size = min(9.0, max(5.0, 0.75 * step * cell))
-    axes.set_xticks(places, names, rotation=90, fontsize=size, parse_math=False)
-    axes.set_yticks(places, names, fontsize=size, parse_math=False)
+    axes.set_xticks(places, names, rotation=90, fontsize=size, fontfamily=font, parse_math=False)
+    axes.set_yticks(places, names, fontsize=size, fontfamily=font, parse_math=False)
     axes.set(xlabel="key", ylabel="query")

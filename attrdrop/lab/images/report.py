@@ -15,6 +15,7 @@ class ImageReport(ArmReport):
     kind = "train-images"
     all_arms = ARMS
     changed = "erased"
+    tested = "test images"
     measures = (
         ACCURACY,
         CALIBRATION,
@@ -34,10 +35,10 @@ class ImageReport(ArmReport):
         return (
             f"Mean ± standard deviation over seeds; {self.sizes} images; accuracy and calibration error of the test "
             "split after the last epoch. Erased: share of all images' area. Attributed: share of images. Step: "
-            "transform, forward, backward and update, median. Memory: peak above the start of the run. Rank acc.: "
-            "relevant pixels on the object. Flip: mean probability of the class while the most relevant or random "
-            "pixels go. Channel Gini: how few channels of the last stage carry relevance. Relevance by z+, epsilon and "
-            "flat."
+            "transform, forward, backward and update, median of all; step / plain: on the same batch. Memory: peak "
+            "above the start of the run. Rank acc.: relevant pixels on the object. Flip: mean probability of the class "
+            "while the most relevant or random pixels go. Channel Gini: how few channels of the last stage carry "
+            "relevance. Relevance by z+, epsilon and flat."
         )
 
 

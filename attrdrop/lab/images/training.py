@@ -15,7 +15,7 @@ from attrdrop.lab.images.data import Images
 from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure
 from attrdrop.lab.images.settings import RELDROP
 from attrdrop.lab.runs.arms import Arm
-from attrdrop.lab.runs.training import ArmTrainer, Run, spaced
+from attrdrop.lab.runs.training import RELEVANCE_OF, ArmTrainer, Run, spaced
 from attrdrop.models import resnet10, resnet18, resnet50
 from attrdrop.plots import images as image_plots
 
@@ -62,11 +62,12 @@ class ImageTrainer(ArmTrainer):
         """Relevance on test images, and for RelDrop what it shows to the model."""
         figure = io.BytesIO()
         images, relevance, titles = self.maps(model)
-        image_plots.heat_maps(images, relevance, figure, titles)
+        image_plots.heat_maps(images, relevance, figure, titles, RELEVANCE_OF)
         figures = {maps_figure(arm): figure.getvalue()}
         if arm == RELDROP:
             figure = io.BytesIO()
-            image_plots.contact_sheet(self.occluded(model), figure)
+            images, titles = self.occluded(model)
+            image_plots.contact_sheet(images, figure, titles=titles)
             figures[OCCLUDED_FIGURE] = figure.getvalue()
         return figures
 
@@ -77,16 +78,19 @@ class ImageTrainer(ArmTrainer):
         return self.task.test.pixels(indices, "none", None), relevance, titles
 
     @torch.no_grad()
-    def occluded(self, model: nn.Module, count: int = 16) -> Tensor:
-        """Some training images as RelDrop would show them to the model, in [0, 1]."""
+    def occluded(self, model: nn.Module, count: int = 8) -> tuple[Tensor, list[str]]:
+        """Some training images with a guided block, then the same with a random one, in [0, 1], and what they are."""
         x, y = self._batch(self.task.train, spaced(self.task.train, count))
-        shown = self._guided(model.train())(x, y)[0].cpu()
+        model.train()
+        shown = torch.cat([arm(x, y)[0].cpu() for arm in (self._guided(model), self._guided(model, alpha=1.0))])
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.task.mean, self.task.std))
-        return (shown * std + mean).clamp(0, 1)
+        names = [self.task.label_names[label] for label in y.tolist()]
+        titles = [f"{name}, {kind} block" for kind in ("guided", "random") for name in names]
+        return (shown * std + mean).clamp(0, 1), titles
 
-    def _guided(self, model: nn.Module) -> Arm:
-        """RelDrop that gives every image a guided block."""
-        return ARM_TYPES[RELDROP](model, dataclasses.replace(self.settings, p=1.0, alpha=0.0), self.task, 0)
+    def _guided(self, model: nn.Module, alpha: float = 0.0) -> Arm:
+        """RelDrop that gives every image a block, a guided one unless alpha says otherwise."""
+        return ARM_TYPES[RELDROP](model, dataclasses.replace(self.settings, p=1.0, alpha=alpha), self.task, 0)
 
     def _given(self) -> str:
         stop = f", --stop-at {self.settings.stop_at}" if self.settings.stop_at is not None else ""

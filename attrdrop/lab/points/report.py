@@ -1,6 +1,7 @@
 """Results of an experiment on point clouds: its own columns, tables, figures and words."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, ENDING, A
 from attrdrop.lab.runs.report import Draw, entry, percent
 
 POINT_LOSS = "point_loss.csv"
+POINT_LOSS_CURVES = partial(plots.point_loss_curves, score="test accuracy (share)")
 DROPPED_FIGURE = "dropped.png"
 
 
@@ -19,6 +21,7 @@ class PointReport(ArmReport):
     kind = "train-points"
     all_arms = ARMS
     changed = "dropped"
+    tested = "test clouds"
     measures = (
         ACCURACY,
         entry("class_accuracy", "class acc., %", percent()),
@@ -39,7 +42,7 @@ class PointReport(ArmReport):
         return super().frames() | {POINT_LOSS: self.point_loss_frame()}
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
-        return super().drawings() | {"point_loss.png": (plots.point_loss_curves, POINT_LOSS)}
+        return super().drawings() | {"point_loss.png": (POINT_LOSS_CURVES, POINT_LOSS)}
 
     def point_loss_frame(self) -> pd.DataFrame:
         """One row per arm, seed and share of the points that is lost."""
@@ -54,10 +57,10 @@ class PointReport(ArmReport):
         return (
             f"Mean ± standard deviation over seeds; {self.sizes} clouds; accuracy (of all clouds, and mean over the "
             "classes) and calibration error of the test split after the last epoch. Dropped: share of all training "
-            "points. Attributed: share of clouds. Step: transform, forward, backward and update, median. Memory: peak "
-            "above the start of the run. Flip: mean probability of the class while the most relevant, random or least "
-            "relevant points move to the origin. Point loss: mean accuracy while 0 to 90 % of the points go at random. "
-            "Relevance by epsilon and flat."
+            "points. Attributed: share of clouds. Step: transform, forward, backward and update, median of all; step / "
+            "plain: on the same batch. Memory: peak above the start of the run. Flip: mean probability of the class "
+            "while the most relevant, random or least relevant points move to the origin. Point loss: mean accuracy "
+            "while 0 to 90 % of the points go at random. Relevance by epsilon and flat."
         )
 
 

@@ -13,7 +13,7 @@ from attrdrop.lab.points.data import Augmentation, Clouds
 from attrdrop.lab.points.report import DROPPED_FIGURE, relevance_figure
 from attrdrop.lab.points.settings import RELDROP
 from attrdrop.lab.runs.arms import Arm
-from attrdrop.lab.runs.training import EVAL_BATCH, ArmTrainer, Run, logits_of, spaced
+from attrdrop.lab.runs.training import EVAL_BATCH, RELEVANCE_OF, ArmTrainer, Run, logits_of, spaced
 from attrdrop.plots import points as point_plots
 
 MEASURED = 128
@@ -53,7 +53,7 @@ class PointTrainer(ArmTrainer):
         """Relevance on test clouds, and for RelDrop what it takes away."""
         figure = io.BytesIO()
         points, relevance, titles = self.maps(model)
-        point_plots.relevance_clouds(points, relevance, figure, titles)
+        point_plots.relevance_clouds(points, relevance, figure, titles, RELEVANCE_OF)
         figures = {relevance_figure(arm): figure.getvalue()}
         if arm == RELDROP:
             figure = io.BytesIO()

@@ -1,11 +1,13 @@
 """What the results of an experiment that trains from scratch have in common, on images and on point clouds."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from attrdrop import plots
+from attrdrop.lab.runs import times
 from attrdrop.lab.runs.report import (
     CURVES,
     MEMORY,
@@ -16,14 +18,14 @@ from attrdrop.lab.runs.report import (
     Result,
     difference,
     entry,
-    intervals,
-    median_ms,
-    number,
     percent,
     points,
+    timed,
 )
+from attrdrop.lab.runs.verdict import verdict
 
 FLIPPING = "flipping.csv"
+FLIPPING_CURVES = partial(plots.flipping_curves, score="probability of the class")
 DIFFERENCE = "accuracy_difference_to_plain"
 
 
@@ -39,30 +41,29 @@ def flipping(order: str, label: str) -> Column:
     return Column(f"flipping_{order}", lambda run, plain: run["flipping_auc"][order], label, percent())
 
 
-def _step_ms(run: Result, plain: Result | None) -> float:
-    found = median_ms(run["epochs"])
-    assert found is not None
-    return found
+def _step_ms(run: Result, plain: Result | None) -> np.ndarray:
+    return times.step_ms(run["epochs"])
 
 
-def _step_ratio(run: Result, plain: Result | None) -> float | None:
-    return _step_ms(run, plain) / _step_ms(plain, plain) if plain else None
+def _step_ratios(run: Result, plain: Result | None) -> np.ndarray:
+    return times.step_ratios(run["epochs"], plain["epochs"] if plain else [])
 
 
 ACCURACY = entry("test_accuracy", "accuracy, %", percent())
 CALIBRATION = entry("calibration_error", "calib. err., %", percent())
 COSTS = (
     entry("attributed", "attributed, %", percent(0)),
-    Column("step_ms", _step_ms, "step, ms", number(0), is_time=True),
-    Column("step_ratio", _step_ratio, "step / plain", number(2), is_time=True),
+    timed("step_ms", _step_ms, "step, ms"),
+    timed("step_ratio", _step_ratios, "step / plain", 2, is_ratio=True),
     entry("peak_memory_bytes", "memory, MiB", MEMORY.show),
 )
-ENDING = (SECONDS, difference(DIFFERENCE, "test_accuracy", "acc. - plain", points, always=True))
+ENDING = (SECONDS, difference(DIFFERENCE, "test_accuracy", "acc. - plain", points, limit=1, always=True))
 
 
 class ArmReport(Report):
-    """Results with curves of flipping; `changed` is the name of `Epoch.changed`."""
+    """Results with curves of flipping; `changed` is the name of `Epoch.changed`, `tested` what the test split has."""
 
+    tested: ClassVar[str]
     changed: ClassVar[str]
     measures: ClassVar[tuple[Column, ...]]
 
@@ -78,7 +79,7 @@ class ArmReport(Report):
         return super().frames() | {FLIPPING: self.flipping_frame()}
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
-        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (plots.flipping_curves, FLIPPING)}
+        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (FLIPPING_CURVES, FLIPPING)}
 
     def flipping_frame(self) -> pd.DataFrame:
         """One row per arm, seed, order and share of the input that is flipped."""
@@ -92,4 +93,5 @@ class ArmReport(Report):
 
     def verdict(self) -> str:
         found: dict[str, Any] = self.summary()[DIFFERENCE]
-        return intervals(found, points, "accuracy difference to plain, in points", "the accuracies")
+        examples = f"{self.header['task']['sizes']['test']} {self.tested}"
+        return verdict(found, points, "accuracy", examples, unit="points")

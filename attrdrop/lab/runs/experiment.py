@@ -14,10 +14,11 @@ from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import Record, Trial
 from attrdrop.lab.runs.pool import open_pool
 from attrdrop.lab.runs.report import Report
-from attrdrop.lab.runs.results import RESULTS, described, in_turn, replace_file, unwritable
-from attrdrop.lab.runs.store import TrialStore
+from attrdrop.lab.runs.results import RESULTS, described, in_turn, readable, replace_file, unwritable
+from attrdrop.lab.runs.store import ADVICE, TrialStore
 
 Advance = Callable[[float], None]  # is told of work that was done, in the units of `Experiment.work`
+Say = Callable[[str], None]  # is told how an epoch went
 
 
 class Trainer(Protocol):
@@ -36,7 +37,7 @@ class Trainer(Protocol):
     def work(self, arm: str) -> float:
         """Rough cost of a run."""
 
-    def trained(self, arm: str, seed: int, advance: Advance) -> tuple[Any, nn.Module]:
+    def trained(self, arm: str, seed: int, advance: Advance, epoch: Say) -> tuple[Any, nn.Module]:
         """A run, a dataclass, and the model."""
 
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
@@ -80,7 +81,9 @@ class Experiment:
             "settings": dataclasses.asdict(settings),
         }
         self.store = TrialStore(output, header, overwrite, RESULTS)
-        self.report = self.report_type(self.store.header, self._finished())
+        with readable(output, self.report_type.kind, ADVICE):
+            self.report = self.report_type(self.store.header, self._finished())
+            self.report.summary()  # needs all that this version writes
         if self.pending:
             self._trainer.check()
 
@@ -114,11 +117,12 @@ class Experiment:
         finished: Callable[[Record], None],
         failed: Callable[[Trial, str], None],
         advance: Advance,
+        epoch: Say = lambda text: None,
     ) -> int:
         """Do every run that is left, and return how many failed; whatever ends this early, finished runs are on disk.
 
         `starting`, `finished` and `failed` are told of runs; what `failed` raises ends the experiment. `advance` is
-        told of work within a run, where there is one job.
+        told of work within a run, and `epoch` of epochs, where there is one job.
         """
         places = {(trial["arm"], trial["seed"]): place for place, trial in enumerate(self.trials)}
 
@@ -130,7 +134,7 @@ class Experiment:
 
         self.store.header = self.report.content()
         prepare = partial(_prepared, type(self).trainer_type, self.settings, self.load, self.output)
-        own = partial(Runner, self._trainer, self.output, self.settings.first_seed, advance)
+        own = partial(Runner, self._trainer, self.output, self.settings.first_seed, advance, epoch)
         with open_pool(prepare if self.jobs > 1 else own, self.store, self.jobs, self.threads) as pool:
             try:
                 self.report.runs = self._finished()
@@ -154,13 +158,21 @@ class Experiment:
 class Runner:
     """Called with a trial, gives its run; figures of the first seed go into the folder."""
 
-    def __init__(self, trainer: Trainer, folder: Path, first_seed: int, advance: Advance = lambda work: None) -> None:
-        self.trainer, self.folder, self.first_seed, self.advance = trainer, folder, first_seed, advance
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: Path,
+        first_seed: int,
+        advance: Advance = lambda work: None,
+        epoch: Say = lambda text: None,
+    ) -> None:
+        self.trainer, self.folder, self.first_seed = trainer, folder, first_seed
+        self.advance, self.epoch = advance, epoch
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
         arm, seed = trial["arm"], trial["seed"]
         try:
-            run, model = self.trainer.trained(arm, seed, self.advance)
+            run, model = self.trainer.trained(arm, seed, self.advance, self.epoch)
             figures = self.trainer.figures(arm, model) if seed == self.first_seed else {}
         except InputError as error:  # an image that cannot be read
             raise RunError(str(error)) from error

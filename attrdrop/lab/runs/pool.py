@@ -261,12 +261,13 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; one that starts in here leaves it to its parent, from the first."""
+    """Ctrl-C reaches every process of a terminal, SIGTERM often a whole group; one that starts in here leaves both to
+    its parent, from the first."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # its own start, within that of a process, would end the blocking
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -5,15 +5,27 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import PLAIN
-from attrdrop.lab.runs.results import RESULTS, TIME_MARK, cell, paired, replace_file, spoilt_times, spread
+from attrdrop.lab.runs import times
+from attrdrop.lab.runs.layout import WideTable
+from attrdrop.lab.runs.results import (
+    RESULTS,
+    TIME_MARK,
+    cell,
+    paired,
+    read_object,
+    readable,
+    replace_file,
+    spoilt_times,
+    spread,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -55,20 +67,22 @@ class Column:
     Attributes:
         read: gives the value of a run, None where it has none, from the run and the plain one of its seed, if that is
             there.
-        is_time: whether runs side by side spoil it.
         compares: whether it is a comparison with plain; it then stands in the summary under its own name, with
             `statistics` over the seeds, and not in runs.csv.
         always: whether its row stays where there is nothing to show.
+        steps: gives, of a time, those of all steps of a run; the table has their median and quartiles over all runs.
+        is_ratio: whether it is one of times, which means nothing where it varies by half.
     """
 
     name: str
     read: Callable[[Result, Result | None], float | None]
     label: str = ""
     show: Show = TENTHS
-    is_time: bool = False
     compares: bool = False
     statistics: Callable[[Iterable[float]], dict[str, Any]] = spread
     always: bool = False
+    steps: Callable[[Result, Result | None], np.ndarray] | None = None
+    is_ratio: bool = False
 
 
 def entry(name: str, label: str = "", show: Show = TENTHS, **options: Any) -> Column:
@@ -76,17 +90,27 @@ def entry(name: str, label: str = "", show: Show = TENTHS, **options: Any) -> Co
     return Column(name, lambda run, plain: run[name], label, show, **options)
 
 
-def difference(name: str, score: str, label: str, show: Show, **options: Any) -> Column:
-    """How far a score is above that of the plain run."""
+def timed(
+    name: str, steps: Callable[[Result, Result | None], np.ndarray], label: str, digits: int = 0, **options: Any
+) -> Column:
+    """A time, or the ratio of two, of which a run has one for every step."""
+    return Column(
+        name, lambda run, plain: times.median(steps(run, plain)), label, number(digits), steps=steps,
+        **options,
+    )  # fmt: skip
+
+
+def difference(name: str, score: str, label: str, show: Show, limit: float = float("inf"), **options: Any) -> Column:
+    """How far a score is above that of the plain run; limit: as of `paired`."""
 
     def read(run: Result, plain: Result | None) -> float | None:
         found = run[score], plain and plain[score]
         return None if None in found else found[0] - found[1]
 
-    return Column(name, read, label, show, compares=True, statistics=paired, **options)
+    return Column(name, read, label, show, compares=True, statistics=partial(paired, limit=limit), **options)
 
 
-SECONDS = entry("seconds", is_time=True)
+SECONDS = entry("seconds")
 MEMORY = entry("peak_memory_bytes", "peak memory, MiB", mebibytes)
 
 
@@ -104,17 +128,14 @@ class Report(abc.ABC):
     @classmethod
     def load(cls, folder: Path) -> "Self":
         """The results in a folder, finished or not."""
-        try:
-            content = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        with readable(folder, cls.kind):
+            content = read_object(folder / RESULTS)
             if content.get("kind", "finetune") != cls.kind:
                 raise ValueError("those in it are of another command")
             report = cls(content, content.pop("runs"))
             del content["summary"]  # computed anew
             report.summary()  # needs all that this version writes
-        except (OSError, ValueError, LookupError, AttributeError) as error:
-            reason = repr(error) if isinstance(error, LookupError) else error
-            raise InputError(f"{folder} holds no results of 'attrdrop {cls.kind}': {reason}.") from None
-        return report
+            return report
 
     def content(self) -> dict[str, Any]:
         """What results.json holds."""
@@ -180,6 +201,14 @@ class Report(abc.ABC):
         return f"{model} on {task}, {seeds} seed{'s' if seeds != 1 else ''}"
 
     @property
+    def unfinished(self) -> str:
+        """How many runs are done, where some are not."""
+        total = len(self.arms) * int(self.header["settings"].get("seeds", 0))
+        if len(self.runs) >= total:
+            return ""
+        return f"{len(self.runs)} of {total} runs are finished; it goes on, or was stopped early."
+
+    @property
     def arms(self) -> list[str]:
         return list(self.header["settings"]["arms"])
 
@@ -192,6 +221,14 @@ class Report(abc.ABC):
         """Those of an arm that are there, in the order of the runs."""
         found = self._read(column, [run for run in self.runs if run["arm"] == arm])
         return [value for value in found if value is not None and not np.isnan(value)]
+
+    def measure(self, column: Column, arm: str) -> dict[str, Any]:
+        """Statistics of a measure of an arm, as the table has them."""
+        if column.steps is None:
+            return column.statistics(self.values(column, arm))
+        plain = self._plain
+        found = [column.steps(run, plain.get(run["seed"])) for run in self.runs if run["arm"] == arm]
+        return times.quartiles(np.concatenate([np.empty(0), *found]))
 
     def runs_frame(self) -> pd.DataFrame:
         """One row per arm and seed."""
@@ -209,22 +246,25 @@ class Report(abc.ABC):
         rows = [
             {"arm": run["arm"], "seed": run["seed"], "epoch": epoch["number"]}
             | {name: epoch[key] for name, key in self.curves.items()}
-            | {"step_ms": median_ms([epoch])}
+            | {"step_ms": times.median(times.step_ms([epoch]))}
             for run in self.runs
             for epoch in run["epochs"]
         ]
         return pd.DataFrame(rows, columns=["arm", "seed", "epoch", *self.curves, "step_ms"])
 
     def summary(self) -> dict[str, Any]:
-        """Mean, sample standard deviation and number of seeds of every measure per arm, and paired by seed to plain."""
+        """Mean, sample standard deviation and number of seeds of every measure per arm, and paired by seed to plain.
+
+        `steps` has the median and quartiles of what was measured at every step.
+        """
+        done = dict.fromkeys(run["arm"] for run in self.runs)
+        timed = [column for column in self.columns if column.steps]
         own = [column for column in self.columns if not column.compares]
         rivals = [arm for arm in self.arms if PLAIN in self.arms and arm != PLAIN]
         return {
             "times_comparable": self.jobs == 1,
-            "arms": {
-                arm: {column.name: spread(self.values(column, arm)) for column in own}
-                for arm in dict.fromkeys(run["arm"] for run in self.runs)
-            },
+            "arms": {arm: {column.name: spread(self.values(column, arm)) for column in own} for arm in done},
+            "steps": {column.name: {arm: self.measure(column, arm) for arm in done} for column in timed},
             **{
                 column.name: {arm: column.statistics(self.values(column, arm)) for arm in rivals}
                 for column in self.columns
@@ -234,59 +274,52 @@ class Report(abc.ABC):
 
     def table(self) -> "Group":
         """The summary for a terminal."""
-        from rich.box import SIMPLE_HEAD
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
-        # Without frame and padding five arms fit into 80 columns.
-        table = Table(
-            title=self.title if self.runs else None, box=SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False
-        )
-        table.add_column("", no_wrap=True)
-        for arm in self.arms:
-            table.add_column(arm, justify="right")
+        rows = []
         for column in self.rows:
-            mark = TIME_MARK if column.is_time and self.jobs > 1 else ""
-            measures = [column.statistics(self.values(column, arm)) for arm in self.arms]
-            is_plain = [column.compares and arm == PLAIN for arm in self.arms]
-            cells = [
-                "-" if measure["mean"] is None or plain else cell(measure, column.show) + mark
-                for measure, plain in zip(measures, is_plain, strict=True)
-            ]
-            if set(cells) != {"-"} or column.always or not self.runs:
-                table.add_row(column.label, *cells)
+            cells = [self._cell(column, arm) for arm in self.arms]
+            label = column.label + ("\n  quartiles" if any("\n" in text for text in cells) else "")
+            if set(cells) != {"-"} or column.always or self._is_unsteady(column) or not self.runs:
+                rows.append((label, cells))
+        is_compared = len(self.arms) > 1 and self.arms[0] == PLAIN
+        table = WideTable(self.title if self.runs else "", self.arms, rows, repeated=int(is_compared))
         begun = [] if self.runs else ["No run is finished yet.", ""]
-        return Group(*begun, table, "", Text(f"{self.caption()}{spoilt_times(self.jobs)} {self.verdict()}", "dim"))
+        unsteady = times.UNSTEADY if any(map(self._is_unsteady, self.rows)) else ""
+        caption = Text(f"{self.caption()}{unsteady}{spoilt_times(self.jobs)}", "dim")
+        return Group(*begun, table, "", *([Text(self.verdict())] if self.runs else []), caption)
 
     @property
     def sizes(self) -> str:
         """How many examples there are."""
         return ", ".join(f"{size} {name}" for name, size in self.header["task"]["sizes"].items())
 
+    @property
+    def _plain(self) -> dict[int, Result]:
+        """The plain run of each seed."""
+        return {run["seed"]: run for run in self.runs if run["arm"] == PLAIN}
+
+    def _cell(self, column: Column, arm: str) -> str:
+        if column.compares and arm == PLAIN:
+            return "-"
+        measure = self.measure(column, arm)
+        if column.steps is None:
+            return cell(measure, column.show)
+        if column.is_ratio and not times.is_steady(measure):
+            return "-"
+        return times.time_cell(measure, column.show, TIME_MARK if self.jobs > 1 else "")
+
+    def _is_unsteady(self, column: Column) -> bool:
+        """Whether it is a ratio of times that is not shown for an arm."""
+        measures = [self.measure(column, arm) for arm in self.arms] if column.is_ratio else []
+        return any(measure["n"] and not times.is_steady(measure) for measure in measures)
+
     def _read(self, column: Column, runs: Iterable[Result]) -> list[float | None]:
-        plain = {run["seed"]: run for run in self.runs if run["arm"] == PLAIN}
+        plain = self._plain
         return [column.read(run, plain.get(run["seed"])) for run in runs]
 
 
 def jobs_of(run: Result) -> int:
     """How many runs were done side by side when this one was."""
     return int(run.get("jobs", 1))
-
-
-def median_ms(epochs: Iterable[dict[str, Any]]) -> float | None:
-    """Median time of a step in milliseconds, None where there is none."""
-    seconds = [epoch["step_seconds"] for epoch in epochs]
-    return 1e3 * float(np.median(np.concatenate(seconds))) if seconds else None
-
-
-def intervals(differences: dict[str, Any], show: Show, what: str, compared: str) -> str:
-    """What paired differences to plain allow to say: their intervals, or that there are too few of `compared`."""
-    found = [
-        f"{arm} {show(measure['interval_95'][0])} to {show(measure['interval_95'][1])}"
-        for arm, measure in differences.items()
-        if measure["interval_95"] is not None
-    ]
-    if not found:
-        return f"Too few seeds to compare {compared}."
-    return f"95 % intervals of the {what}: {', '.join(found)}; one that spans 0 shows no difference."

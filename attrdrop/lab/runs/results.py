@@ -5,7 +5,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import torch
 from scipy import stats
 
 import attrdrop
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, said
 
 RESULTS, SWEEP = "results.json", "sweep.json"  # of an experiment, of a sweep
 TIME_MARK = "*"  # of times that are not comparable
+FEWEST = 3  # seeds that an interval needs: of two it is as wide as all that could be
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -69,14 +70,24 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
     return {"mean": mean, "std": float(values.std(ddof=1)) if len(values) > 1 else None, "n": len(values)}
 
 
-def paired(differences: Iterable[float]) -> dict[str, Any]:
-    """Spread of per-seed differences with Student's 95 % interval of their mean."""
+def paired(differences: Iterable[float], limit: float = float("inf")) -> dict[str, Any]:
+    """Spread of per-seed differences, with Student's 95 % interval of their mean where there are enough seeds.
+
+    limit: the largest difference that could be, at which the interval is cut.
+    """
     differences = np.asarray(list(differences), dtype=float)
     result = spread(differences) | {"interval_95": None}
-    if result["std"] is not None:
+    if len(differences) >= FEWEST:
         half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-        result["interval_95"] = [result["mean"] - half, result["mean"] + half]
+        result["interval_95"] = [max(result["mean"] - half, -limit), min(result["mean"] + half, limit)]
     return result
+
+
+def widest(metric: str, percent: bool) -> float:
+    """The largest difference that two scores can have: shares lie within 0 and 1, correlations within -1 and 1."""
+    if not percent:
+        return float("inf")
+    return 2.0 if "correlation" in metric else 1.0
 
 
 def cell(measure: dict[str, Any], show: Callable[[float], str]) -> str:
@@ -105,8 +116,37 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def kind_of(folder: Path) -> str:
-    """Which command wrote the results in a folder; 'finetune' where none says so."""
-    for name in (RESULTS, SWEEP):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            return json.loads((folder / name).read_text(encoding="utf-8")).get("kind", "finetune")
-    return "finetune"
+    """Which command wrote the results in a folder; 'finetune' where none says so.
+
+    Raises InputError where nothing in it can be read.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} holds no results: {'it is a file' if folder.exists() else 'there is no such folder'}."
+        )
+    for name, usual in ((RESULTS, "finetune"), (SWEEP, "sweep")):
+        if (folder / name).exists():
+            with readable(folder):
+                return str(read_object(folder / name).get("kind", usual))
+    raise InputError(f"{folder} holds no results: there is neither {RESULTS} nor {SWEEP} in it.")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError and ValueError."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return content
+
+
+@contextlib.contextmanager
+def readable(folder: Path, command: str = "", advice: str = "") -> Iterator[None]:
+    """Turns what goes wrong with the content of a folder's files into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"KeyError, {said(error)}" if isinstance(error, KeyError) else said(error)
+        of = f" of 'attrdrop {command}'" if command else ""
+        raise InputError(f"{folder} holds no results{of}: {reason}{advice}.") from None

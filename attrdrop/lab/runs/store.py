@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, said
 from attrdrop.lab.names import Record, Trial
-from attrdrop.lab.runs.results import RESULTS, SWEEP, check_output, replace_file, unwritable
+from attrdrop.lab.runs.results import (
+    RESULTS,
+    SWEEP,
+    check_output,
+    read_object,
+    readable,
+    replace_file,
+    unwritable,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,9 +54,9 @@ class TrialStore:
         self._adopt()
 
     @classmethod
-    def load(cls, folder: Path) -> "Self":
-        """The sweep in a folder, finished or not, to be read."""
-        return cls(folder, _header(folder / SWEEP, "sweep"))
+    def load(cls, folder: Path, advice: str = "") -> "Self":
+        """The sweep in a folder, finished or not, to be read; advice ends the error where there is none."""
+        return cls(folder, _header(folder / SWEEP, "sweep", advice))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -154,10 +162,8 @@ class TrialStore:
 
 
 def _header(path: Path, command: str, advice: str = "") -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path.parent} holds no results of 'attrdrop {command}': {error}{advice}.") from None
+    with readable(path.parent, command, advice):
+        return read_object(path)
 
 
 def _first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
@@ -193,10 +199,12 @@ def _read(path: Path) -> Record | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         if key_of(record["trial"]) != path.stem or "finished" not in record:
             raise ValueError("it holds another trial than its name says")
+        if not (isinstance(record.get("result"), dict) or "message" in record):
+            raise ValueError("it has no result")
     except FileNotFoundError:  # perhaps this moment: a trial that failed once has a result now
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"--output: {path} is no record of a trial: {error}; delete the file to do the trial again."
+            f"--output: {path} is no record of a trial: {said(error)}; delete the file to do the trial again."
         ) from None
     return record

@@ -18,6 +18,7 @@ from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
 
 EVAL_BATCH = 128
+RELEVANCE_OF = "relevance of the true class, named first"
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,13 @@ class ArmTrainer(abc.ABC):
         return self.settings.epochs * per_epoch
 
     def trained(
-        self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None
+        self,
+        arm: str,
+        seed: int,
+        advance: Callable[[float], None] = lambda work: None,
+        epoch: Callable[[str], None] = lambda text: None,
     ) -> tuple[Any, nn.Module]:
-        """Train for all epochs, then measure."""
+        """Train for all epochs, then measure; `advance` is told of work and `epoch` of how each epoch went."""
         settings, labels = self.settings, self.task.test.labels
         started, memory = time.perf_counter(), PeakMemory(self.device)
         model = self.build(seed)
@@ -121,6 +126,10 @@ class ArmTrainer(abc.ABC):
             loss = functional.cross_entropy(logits, labels).item()
             accuracy = float(metrics.top1(logits, labels))
             epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, changed, seconds))
+            epoch(
+                f"epoch {number} of {settings.epochs}: training loss {epochs[-1].train_loss:.4g}, test accuracy "
+                f"{100 * accuracy:.1f} %"
+            )
         done = changing.counts()
         run = self.run_type(
             arm=arm,

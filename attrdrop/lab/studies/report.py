@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from attrdrop.lab.errors import InputError, said
 from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.names import ADDROP, PLAIN, Record
+from attrdrop.lab.runs.layout import WideTable
 from attrdrop.lab.runs.report import jobs_of
-from attrdrop.lab.runs.results import replace_file, spoilt_times
+from attrdrop.lab.runs.results import readable, replace_file, spoilt_times, unwritable
 from attrdrop.lab.runs.store import TrialStore, key_of
+from attrdrop.lab.runs.times import UNSTEADY, is_steady
 from attrdrop.lab.studies import tables
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
 from attrdrop.lab.studies.plan import COSTS, MAPS, Plan
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 RUNS, CURVES, REPORT = "runs.csv", "curves.csv", "report.md"
+SEEDS, ABLATION, SHOTS, RIVALS = "Repeated seeds (Table 3)", "Ablation (Table 2)", "Few shots (Table 5)", "Rivals"
 
 
 class SweepReport:
@@ -31,13 +35,20 @@ class SweepReport:
     def __init__(self, store: TrialStore) -> None:
         self.store, self.header = store, store.header
         self.files: list[str] = []  # written by `save`
-        self.plans = [Plan.from_json(plan) for plan in self.header["plans"]]
+        self.plans = list(map(_plan, self.header["plans"]))
         self.runs = store.results()
 
     @classmethod
     def load(cls, folder: Path) -> "SweepReport":
         """The sweep in a folder, finished or not."""
-        return cls(TrialStore.load(folder))
+        with readable(folder, cls.kind):
+            report = cls(TrialStore.load(folder))
+            _ = report.tables, report.verdicts, report.title  # need all that this version writes
+            return report
+
+    @property
+    def title(self) -> str:
+        return Path(self.header["settings"]["model"]).name
 
     def of(self, study: str) -> list[Record]:
         """The finished trials of a study, over all plans that asked for it."""
@@ -49,11 +60,11 @@ class SweepReport:
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of formatted cells by title."""
         made = {
-            "Repeated seeds (Table 3)": ("seeds", tables.repeated_seeds),
+            SEEDS: ("seeds", tables.repeated_seeds),
             "Other data sets (Table 6)": ("seeds", tables.other_sets),
-            "Ablation (Table 2)": ("ablation", tables.ablation),
-            "Few shots (Table 5)": ("shots", tables.few_shot),
-            "Rivals": ("rivals", tables.baselines),
+            ABLATION: ("ablation", tables.ablation),
+            SHOTS: ("shots", tables.few_shot),
+            RIVALS: ("rivals", tables.baselines),
         }
         tried = {title: self._made(study, make) for title, (study, make) in made.items()}
         found = {title: table for title, table in tried.items() if table is not None and len(table.columns)}
@@ -64,49 +75,70 @@ class SweepReport:
             found["Best p and q by the development split"] = tables.best_setting(runs)
         return found
 
+    @functools.cached_property
+    def verdicts(self) -> dict[str, list[str]]:
+        """What the tables show, in words, by title."""
+        ablated = {label: name for name, label in tables.ABLATED.items()}
+        said = {"seeds": SEEDS, "ablation": ABLATION, "shots": SHOTS, "rivals": RIVALS}
+        sizes = {name: task["sizes"] for name, task in self.header["tasks"].items()}
+        found = {}
+        for study, title in said.items():
+            frame = runs_frame(self.of(study))
+            if study == "shots" and len(frame):
+                frame = frame[frame["shots"].notna()]
+            if len(frame):
+                found[title] = tables.verdicts(frame, sizes, ablated if study == "ablation" else None)
+        return found
+
     def figures(self) -> dict[str, bytes]:
         """PNGs by file name."""
-        title = f"{Path(self.header['settings']['model']).name}"
-        drawn: dict[str, tuple[Callable[..., None], Any]] = {}
+        drawn: dict[str, tuple[Callable[..., None], Any, str]] = {}
         for task, rows in _by_task(runs_frame(self.of("grid"))).items():
             if set(rows["method"]) >= {PLAIN, ADDROP}:
-                drawn[f"pq_heatmap_{task}.png"] = (sweep_plots.pq_heatmap, rows)
-                drawn[f"cross_tuning_{task}.png"] = (sweep_plots.cross_tuning_distribution, rows)
+                drawn[f"pq_heatmap_{_file_name(task)}.png"] = (sweep_plots.pq_heatmap, rows, self._head(task, rows))
+                distribution = (sweep_plots.cross_tuning_distribution, rows, self._head(task, rows))
+                drawn[f"cross_tuning_{_file_name(task)}.png"] = distribution
         if len(sizes := runs_frame(self.of("size"))) and sizes["share"].notna().any():
-            drawn["size.png"] = (sweep_plots.size_curve, sizes)
+            drawn["size.png"] = (sweep_plots.size_curve, sizes, f"{self.title}, {_seeds(sizes)}")
         for task, rows in _by_task(region_curves(self.of("regions"))).items():
             if rows["drop"].nunique() > 1:
-                drawn[f"regions_{task}.png"] = (sweep_plots.region_curves, rows)
+                drawn[f"regions_{_file_name(task)}.png"] = (sweep_plots.region_curves, rows, self._head(task, rows))
         for record in self.of(MAPS):
-            maps = (sweep_plots.attention_maps, attention_maps(record["result"]))
-            drawn[f"attention_{_file_name(record['trial']['task'])}.png"] = maps
-        return {name: _drawn(draw, data, title) for name, (draw, data) in drawn.items()}
+            task, seed = record["trial"]["task"], record["trial"]["seed"]
+            maps = attention_maps(record["result"])
+            drawn[f"attention_{_file_name(task)}.png"] = (
+                sweep_plots.attention_maps, maps, f"{self.title} on {task}, seed {seed}",
+            )  # fmt: skip
+        return {name: _drawn(*parts) for name, parts in drawn.items()}
+
+    def _head(self, task: str, rows: pd.DataFrame) -> str:
+        """The title of a figure of one task."""
+        sizes = ", ".join(f"{size} {name}" for name, size in self.header["tasks"][task]["sizes"].items())
+        return f"{self.title} on {task}, {_seeds(rows)}\n{sizes} examples"
 
     def save(self) -> None:
-        """Write everything into the folder of the sweep."""
+        """Write everything into the folder of the sweep. Raises InputError where it cannot be written."""
         runs, curves = runs_frame(self.runs), curves_frame(self.runs)
         files = {RUNS: runs.to_csv(index=False).encode(), CURVES: curves.to_csv(index=False).encode()}
         figures = self.figures()
         files |= figures | {REPORT: self._markdown(list(figures)).encode()}
-        for name, content in files.items():
-            replace_file(self.store.folder / name, content)
+        try:
+            for name, content in files.items():
+                replace_file(self.store.folder / name, content)
+        except OSError as error:
+            raise unwritable(self.store.folder, error) from error
         self.files = list(files)
 
     def table(self) -> "Group":
         """The tables for a terminal."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         shown: list[Any] = []
         for title, frame in self.tables.items():
-            table = Table(title=title)
-            table.add_column("")
-            for name in frame.columns:
-                table.add_column(str(name), justify="right")
-            for row in frame.itertuples():
-                table.add_row(*map(str, row))
-            shown.append(table)
+            rows = [(str(label), list(map(str, cells))) for label, *cells in frame.itertuples()]
+            table = WideTable(title, list(map(str, frame.columns)), rows)
+            shown += [table, "", *map(Text, self.verdicts.get(title, [])), ""]
         return Group(*shown, Text(self._caption(), "dim"))
 
     @functools.cached_property
@@ -128,14 +160,23 @@ class SweepReport:
             f"{done} of {len(self._planned)} planned runs are done"
             + (f", {failed} failed" if failed else "")
             + ". Mean ± standard deviation over seeds; the development split chose the best epoch of each run."
+            + (UNSTEADY if any(map(_is_unsteady, cost_frame(self.of(COSTS)).to_dict("records"))) else "")
             + spoilt_times(max((jobs_of(record) for record in self.of(COSTS)), default=1))
         )
 
     def _markdown(self, figures: list[str]) -> str:
-        parts = [f"# Sweep of {Path(self.header['settings']['model']).name}", self._caption()]
-        parts += [f"## {title}\n\n{tables.markdown(frame)}" for title, frame in self.tables.items()]
+        parts = [f"# Sweep of {self.title}", self._caption()]
+        for title, frame in self.tables.items():
+            parts += [f"## {title}\n\n{tables.markdown(frame)}", *self.verdicts.get(title, [])]
         parts += [f"## {name.removesuffix('.png')}\n\n![{name}]({name})" for name in figures]
         return "\n\n".join(parts) + "\n"
+
+
+def _plan(fields: dict[str, Any]) -> Plan:
+    try:
+        return Plan.from_json(fields)
+    except (InputError, TypeError, AttributeError) as error:
+        raise ValueError(f"a plan in it cannot be read: {said(error)}") from None
 
 
 def region_curves(records: list[Record]) -> pd.DataFrame:
@@ -159,6 +200,10 @@ def cost_frame(records: list[Record]) -> pd.DataFrame:
     )
 
 
+def _is_unsteady(row: dict[str, Any]) -> bool:
+    return not is_steady({"median": row["ratio"], "quartiles": (row["low"], row["high"])})
+
+
 def attention_maps(result: dict[str, Any]) -> list[sweep_plots.AttentionMap]:
     """What chance and what AD-DROP dropped in one map (Fig. 1)."""
     import numpy as np
@@ -178,8 +223,12 @@ def _drawn(draw: Callable[..., None], data: Any, title: str) -> bytes:
 
 
 def _by_task(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows by the name of the task as it stands in names of files."""
-    return {} if frame.empty else {_file_name(str(task)): rows for task, rows in frame.groupby("task", sort=False)}
+    return {} if frame.empty else {str(task): rows for task, rows in frame.groupby("task", sort=False)}
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    count = rows["seed"].nunique()
+    return f"{count} seed{'s' if count != 1 else ''}"
 
 
 def _file_name(task: str) -> str:

@@ -3,14 +3,15 @@
 import dataclasses
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import ADDROP, Record, Trial
 from attrdrop.lab.runs.pool import Pool, open_pool
-from attrdrop.lab.runs.results import SWEEP, described
-from attrdrop.lab.runs.store import TrialStore
+from attrdrop.lab.runs.results import SWEEP, described, readable
+from attrdrop.lab.runs.store import ADVICE, TrialStore
 from attrdrop.lab.studies.plan import COSTS, MAPS, VARIED, Plan, addrop
 from attrdrop.lab.studies.report import SweepReport
 from attrdrop.lab.studies.workbench import Prepare
@@ -83,10 +84,12 @@ class Sweep:
         finished: Callable[[Record], None],
         failed: Callable[[Trial, str], None],
         advance: Callable[[float], None],
+        epoch: Callable[[str], None] = lambda text: None,
     ) -> int:
         """Do the plan, then the search, then draw what is there, and return how many runs failed."""
         notices = (starting, finished, failed)
-        with open_pool(self.prepare, self.store, self.jobs, self.threads) as pool:
+        prepare = self.prepare if self.jobs > 1 else partial(self.prepare, epoch)
+        with open_pool(prepare, self.store, self.jobs, self.threads) as pool:
             try:
                 failures = pool.run(self.trials, *notices)
                 return failures + (self._search(pool, *notices) if self.points else 0)
@@ -132,9 +135,10 @@ class Sweep:
         prepare = self.prepare
         plans, facts = [dataclasses.asdict(self.plan)], {}
         if not overwrite and (self.output / SWEEP).is_file():
-            earlier = TrialStore.load(self.output).header
+            with readable(self.output, "sweep", ADVICE):
+                earlier = SweepReport(TrialStore.load(self.output, ADVICE)).header
+                facts = earlier["tasks"]
             plans = [plan for plan in earlier["plans"] if plan != _plain(plans[0])] + plans
-            facts = earlier["tasks"]
         shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED}
         device = next(iter(trainers.values())).device
         return described(device) | {

@@ -5,7 +5,7 @@ q and layers that the dev split chose (`best_setting`). Columns are one per task
 stands where nothing was run. All raise ValueError where a column is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,6 @@ from attrdrop.lab.figures.frames import (
     OTHER,
     SETTING,
     TRIALS,
-    WORDS,
     at_best_setting,
     data_parts,
     difference_label,
@@ -27,18 +26,21 @@ from attrdrop.lab.figures.frames import (
     shown,
     variant_label,
 )
-from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN
-from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, WORDS
+from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread, widest
+from attrdrop.lab.runs.times import is_steady
+from attrdrop.lab.runs.verdict import verdict
 from attrdrop.lab.text.kinds.sequence import Regression
 from attrdrop.plots.panels import check_columns
 
 __all__ = [
     "ablation", "baselines", "best_setting", "costs", "few_shot", "markdown", "other_sets", "repeated_seeds",
-    "score_column",
+    "score_column", "verdicts",
 ]  # fmt: skip
 
 COSTS = {name: ADDROP if name == "GA" else f"{ADDROP}, {name}" for name in ("RD", "AA", "GA", "IGA")}
 Show = Callable[[float], str]
+ABLATED = {name: PLAIN if changes is None else variant_label(changes) for name, changes in ABLATIONS.items()}
 # Its pseudo labels are the gold ones.
 REGRESSION = {metric.name for metric in Regression.metrics.values()}
 
@@ -65,13 +67,12 @@ def baselines(frame: pd.DataFrame) -> pd.DataFrame:
 
 def ablation(frame: pd.DataFrame) -> pd.DataFrame:
     """What AD-DROP scores with other attributions (r/w: replaced with), with gold labels and without cross-tuning."""
-    labels = {name: PLAIN if changes is None else variant_label(changes) for name, changes in ABLATIONS.items()}
     columns = {}
     for name, rows in data_parts(_chosen(frame)):
         if rows["metric"].iloc[0] in REGRESSION:
-            rows = rows[rows["label"] != labels["r/w gold labels"]]
+            rows = rows[rows["label"] != ABLATED["r/w gold labels"]]
         columns[f"{name}: {score_label(rows)}"] = _scores(rows)
-    return _table(columns, labels)
+    return _table(columns, ABLATED)
 
 
 def few_shot(frame: pd.DataFrame) -> pd.DataFrame:
@@ -108,10 +109,16 @@ def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         for name, gains in _gains(frame, str(task), str(layers)).items():
             columns[f"{head}: {name}"] = gains
         columns[f"{head}: step time / plain"] = {
-            COSTS[row.attribution]: f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f}){TIME_MARK if spoilt else ''}"
+            COSTS[row.attribution]: _time_ratio(row.low, row.ratio, row.high) + (TIME_MARK if spoilt else "")
             for row, spoilt in zip(times.itertuples(), _is_spoilt(times), strict=True)
         }
     return _table(columns, COSTS)
+
+
+def _time_ratio(low: float, ratio: float, high: float) -> str:
+    if not is_steady({"median": ratio, "quartiles": (low, high)}):
+        return "-"
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _is_spoilt(timed: pd.DataFrame) -> list[bool]:
@@ -149,6 +156,25 @@ def best_setting(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(found.values()), index=list(found), columns=columns, dtype=object)
 
 
+def verdicts(
+    frame: pd.DataFrame, sizes: Mapping[str, Mapping[str, int]], names: Mapping[str, str] | None = None
+) -> list[str]:
+    """A sentence for each task: which methods are better or worse than plain, and what so few seeds cannot show.
+
+    sizes: how many examples each split of a task has. names: of methods, where the table does not call them by their
+    labels.
+    """
+    found, names = [], names or {}
+    for name, rows in data_parts(_chosen(frame)):
+        split = rows["split"].iloc[0]
+        examples = f"{sizes[rows['task'].iloc[0]][split]} {split} examples"
+        measures = {names.get(label, label): measure for label, measure in _paired(rows).items()}
+        metric, better, percent = rows[["metric", "better", "percent"]].iloc[0]
+        words = verdict(measures, _signed(rows), metric, examples, better, "points" if percent else "")
+        found.append(f"{name}: {words}")
+    return found
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A pipe table."""
     rows = [["", *frame.columns], ["---", *["---:"] * frame.shape[1]], *frame.itertuples(name=None)]
@@ -180,9 +206,19 @@ def _scores(rows: pd.DataFrame) -> dict[str, str]:
 
 def _differences(rows: pd.DataFrame, text: Callable[[dict[str, Any], Show], str]) -> dict[str, str]:
     """By label, paired by seed to plain; none where plain was not run."""
-    scores, show = _by_seed(rows, "score"), f"{{:+.{digits(rows)}f}}".format
+    return {label: text(measure, _signed(rows)) for label, measure in _paired(rows).items()}
+
+
+def _paired(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """What `paired` says of each label."""
+    scores = _by_seed(rows, "score")
+    limit = widest(rows["metric"].iloc[0], rows["percent"].iloc[0]) * (100 if rows["percent"].iloc[0] else 1)
     others = [label for label in scores if label != PLAIN and PLAIN in scores]
-    return {label: text(paired((scores[label] - scores[PLAIN]).dropna()), show) for label in others}
+    return {label: paired((scores[label] - scores[PLAIN]).dropna(), limit) for label in others}
+
+
+def _signed(rows: pd.DataFrame) -> Show:
+    return f"{{:+.{digits(rows)}f}}".format
 
 
 def _with_interval(measure: dict[str, Any], show: Show) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ class Prepare:
     dev_size: int | None = None
     test_size: int | None = None
 
-    def __call__(self) -> "Workbench":
-        return Workbench(self)
+    def __call__(self, epoch: Callable[[str], None] = lambda text: None) -> "Workbench":
+        return Workbench(self, epoch)
 
     def load(self, name: str) -> tasks.Task:
         """The task of a trial: a name, with the task type after a colon where it is not the task's own."""
@@ -39,10 +40,10 @@ class Prepare:
 
 
 class Workbench:
-    """Called with a trial, gives its result."""
+    """Called with a trial, gives its result; `epoch` is told how each epoch went."""
 
-    def __init__(self, prepare: Prepare) -> None:
-        self.prepare = prepare
+    def __init__(self, prepare: Prepare, epoch: Callable[[str], None]) -> None:
+        self.prepare, self.epoch = prepare, epoch
         self._trainers: dict[str, Trainer] = {}
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class Workbench:
             return costs.measure(trainer)
         if arm == MAPS:
             return maps.draw(trainer, trial["seed"])
-        run = trainer.run(arm, trial["seed"])
+        run, _ = trainer.trained(arm, trial["seed"], epoch=self.epoch)
         return dataclasses.asdict(run) | {
             "train_size": len(trainer.train_rows),
             "metric": dataclasses.asdict(trainer.metric),

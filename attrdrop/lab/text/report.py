@@ -7,6 +7,7 @@ import numpy as np
 
 from attrdrop import plots
 from attrdrop.lab.figures.frames import OTHER
+from attrdrop.lab.runs import times
 from attrdrop.lab.runs.report import (
     CURVES,
     MEMORY,
@@ -18,12 +19,13 @@ from attrdrop.lab.runs.report import (
     Show,
     difference,
     entry,
-    intervals,
-    median_ms,
     number,
     percent,
     points,
+    timed,
 )
+from attrdrop.lab.runs.results import widest
+from attrdrop.lab.runs.verdict import verdict
 
 DIFFERENCE, RATIO = "difference_to_plain", "step_ratio_to_plain"
 
@@ -37,6 +39,7 @@ class TextReport(Report):
     @property
     def columns(self) -> list[Column]:
         scores = {split: entry(f"{split}_score", self._labelled(split), self._shown) for split in ("dev", "test")}
+        limit = widest(self._metric["name"], self._metric["percent"])
         others = dict.fromkeys(name for run in self.runs for name in run["other_scores"])
         return [
             entry("best_epoch", "best epoch"),
@@ -47,8 +50,8 @@ class TextReport(Report):
             _time("plain"),
             _time("active"),
             Column("fraction_dropped", _fraction_dropped, "positions dropped, %", percent()),
-            difference(DIFFERENCE, f"{self.split}_score", "difference to plain", self._signed),
-            Column(RATIO, _ratio, "active step to plain", number(2), is_time=True, compares=True),
+            difference(DIFFERENCE, f"{self.split}_score", "difference to plain", self._signed, limit),
+            timed(RATIO, _ratios, "active step to plain", 2, is_ratio=True, compares=True),
         ]
 
     @property
@@ -74,14 +77,18 @@ class TextReport(Report):
         memory = "resident" if self.header["environment"]["device"] == "cpu" else "allocated on the GPU"
         chosen = "The dev split chose the best epoch" + (", so its score flatters." if self.split == "dev" else ".")
         return (
-            f"Mean ± standard deviation over seeds; {self.sizes} examples. {chosen} Difference: paired by seed. Active "
-            "step: one in which the arm does not train plainly, against the plain arm's step on the same batch. Peak "
-            f"memory: {memory}, above what was in use when the run began."
+            f"Mean ± standard deviation over seeds; {self.sizes} examples. {chosen} Difference: paired by seed. Plain "
+            "step: one of an epoch in which the arm trains plainly, as under cross-tuning in every other one; active "
+            "step: one of the others, also over the plain arm's step on the same batch; medians of all steps. Peak "
+            f"memory: {memory}, above what was in use when the run began. Positions dropped: of what active steps "
+            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units."
         )
 
     def verdict(self) -> str:
         found = self.summary()[DIFFERENCE]
-        return intervals(found, self._signed, "difference to plain", f"the arms by {self._metric['name']}")
+        metric, examples = self._metric, f"{self.header['task']['sizes'][self.split]} {self.split} examples"
+        unit = "points" if metric["percent"] else ""
+        return verdict(found, self._signed, metric["name"], examples, metric["better"], unit)
 
     @property
     def _metric(self) -> dict[str, Any]:
@@ -102,20 +109,9 @@ class TextReport(Report):
 def step_times(epochs: list[dict[str, Any]]) -> dict[str, float | None]:
     """Median time of a step in milliseconds, of plain epochs and of active ones."""
     return {
-        "plain_step_ms": median_ms(epoch for epoch in epochs if not epoch["active"]),
-        "active_step_ms": median_ms(epoch for epoch in epochs if epoch["active"]),
+        f"{kind}_step_ms": times.median(times.step_ms(_epochs(epochs, active)))
+        for kind, active in (("plain", False), ("active", True))
     }
-
-
-def step_ratio(epochs: list[dict[str, Any]], plain: list[dict[str, Any]]) -> float | None:
-    """Median ratio of active steps to the plain steps of another run on the same batches."""
-    times = {epoch["number"]: epoch["step_seconds"] for epoch in plain}
-    ratios = [
-        np.divide(epoch["step_seconds"], times[epoch["number"]])
-        for epoch in epochs
-        if epoch["active"] and epoch["number"] in times
-    ]
-    return float(np.median(np.concatenate(ratios))) if ratios else None
 
 
 def fraction_dropped(epochs: list[dict[str, Any]]) -> float | None:
@@ -126,12 +122,15 @@ def fraction_dropped(epochs: list[dict[str, Any]]) -> float | None:
 
 
 def _time(kind: str) -> Column:
-    name = f"{kind}_step_ms"
+    def steps(run: Result, plain: Result | None) -> np.ndarray:
+        return times.step_ms(_epochs(run["epochs"], kind == "active"))
 
-    def read(run: Result, plain: Result | None) -> float | None:
-        return step_times(run["epochs"])[name]
+    return timed(f"{kind}_step_ms", steps, f"{kind} step, ms")
 
-    return Column(name, read, f"{kind} step, ms", number(0), is_time=True)
+
+def _epochs(epochs: list[dict[str, Any]], active: bool) -> list[dict[str, Any]]:
+    """Those in which the arm trained plainly, or the others."""
+    return [epoch for epoch in epochs if epoch["active"] == active]
 
 
 def _fraction_dropped(run: Result, plain: Result | None) -> float | None:
@@ -142,5 +141,5 @@ def _other(name: str) -> Callable[[Result, Result | None], float | None]:
     return lambda run, plain: run["other_scores"].get(name)
 
 
-def _ratio(run: Result, plain: Result | None) -> float | None:
-    return step_ratio(run["epochs"], plain["epochs"]) if plain else None
+def _ratios(run: Result, plain: Result | None) -> np.ndarray:
+    return times.step_ratios(_epochs(run["epochs"], True), plain["epochs"] if plain else [])

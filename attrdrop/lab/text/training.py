@@ -126,9 +126,13 @@ class Trainer:
         return self.trained(arm, seed, advance)[0]
 
     def trained(
-        self, arm: str, seed: int, advance: Callable[[float], None] = lambda work: None
+        self,
+        arm: str,
+        seed: int,
+        advance: Callable[[float], None] = lambda work: None,
+        epoch: Callable[[str], None] = lambda text: None,
     ) -> tuple[Run, PreTrainedModel]:
-        """A run, and the model with the weights of its best epoch."""
+        """A run, and the model with the weights of its best epoch; `epoch` is told how each epoch went."""
         started, memory = time.perf_counter(), PeakMemory(self.device)
         model, method = load_model(arm, seed, self.settings, self.kind)
         torch.manual_seed(seed)
@@ -142,6 +146,7 @@ class Trainer:
             epochs.append(
                 self._epoch(number, model, method, optimizer, loader, METHODS[arm].work(self.settings, number), advance)
             )
+            epoch(f"epoch {number} of {self.settings.epochs}: {self._said(epochs[-1])}")
             best = max(epochs, key=self._rank)  # the first of equals
             if best is epochs[-1]:
                 best_weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -212,6 +217,10 @@ class Trainer:
         epochs = range(epoch, self.settings.epochs + 1)
         evaluation = len(self.dev_rows) / self.settings.batch_size
         return sum(steps * METHODS[arm].work(self.settings, number) + evaluation for number in epochs)
+
+    def _said(self, epoch: Epoch) -> str:
+        score = f"{100 * epoch.dev_score:.1f} %" if self.metric.percent else f"{epoch.dev_score:.4g}"
+        return f"training loss {epoch.train_loss:.4g}, dev {self.metric.name} {score}"
 
     def _rank(self, epoch: Epoch) -> tuple[float, float]:
         """The better epoch has the better score, then the lower loss."""
