@@ -37,9 +37,10 @@ stage() { # name, seconds, command...: its output goes to a log; shown are its l
   tail -n "${TAIL:-3}" "$log" | cut -c1-200
 }
 
-package() { # attrdrop without pip: a folder of links
+package() { # attrdrop without pip: a folder of links, the only one on the path, since the root has no attrdrop.triton_kernels
   rm -rf "$work/site"
   mkdir -p "$work/site/attrdrop"
+  ln -s "$PWD/bench" "$work/site/"
   ln -s "$PWD"/attrdrop/* "$PWD/triton_kernels" "$work/site/attrdrop/"
   [[ ${1:-} == built ]] || ln -sf "$PWD"/.gpu/*.so "$work/site/attrdrop/" 2>/dev/null
   find "$work/site/attrdrop" -xtype l -delete
@@ -48,10 +49,9 @@ package() { # attrdrop without pip: a folder of links
 package
 if [[ -e .gpu/triton.tar.xz ]]; then mkdir -p "$TRITON_CACHE_DIR" && tar xf .gpu/triton.tar.xz -C "$TRITON_CACHE_DIR"; fi
 ours=(env PYTHONPATH="$work/site" PYTHONSAFEPATH=1 "$PYTHON")
-bench=(env PYTHONPATH="$work/site:$PWD" "$PYTHON")
 
 what=$([[ $rehearsal ]] && echo cpp || echo cuda)
-check="import torch, attrdrop
+check="import torch, attrdrop, attrdrop.triton_kernels.launch
 x = torch.randn(2, 4, 512, 64, device='${what/cpp/cpu}', dtype=torch.bfloat16)
 keep = attrdrop.keep_mask(x, x, p=.3, q=.3, seed=1, backend='$what')
 print(torch.cuda.is_available() and torch.cuda.get_device_name(), torch.ops.attrdrop.build_info(), keep.counts.tolist())"
@@ -64,11 +64,11 @@ if [[ " ${failed[*]-} " == *" load "* && ! $rehearsal ]]; then # the library tha
   stage reload 60 "${ours[@]}" -c "$check"
 fi
 
-csv=$OUT/$("${bench[@]}" -c 'from bench.rows import default_output; from bench.run import current_device
+csv=$OUT/$("${ours[@]}" -c 'from bench.rows import default_output; from bench.run import current_device
 print(default_output(current_device()).name)' || echo rows.csv)
-run=("${bench[@]}" -m bench.run --output "$csv")
-text=("${bench[@]}" bench/steps/text.py --no-memory --output "$csv")
-images=("${bench[@]}" bench/steps/images.py --no-memory --output "$csv")
+run=("${ours[@]}" -m bench.run --output "$csv")
+text=("${ours[@]}" -m bench.steps.text --no-memory --output "$csv")
+images=("${ours[@]}" -m bench.steps.images --no-memory --output "$csv")
 mapfile -t gpu_tests < <(grep -rlE 'mark\.gpu|\bGPU\b|COMPILED' tests --include='test_*.py')
 if [[ $rehearsal ]]; then
   small=(--quick --seconds 0.05)
@@ -83,7 +83,7 @@ else
   lean=(--seconds 3) smoke=(cuda triton) tests=(-n 14 --dist worksteal)
 fi
 
-TAIL=6 stage smoke 80 "${ours[@]}" bench/smoke.py "${smoke[@]}" --output "$OUT/smoke.jsonl"
+TAIL=6 stage smoke 80 "${ours[@]}" -m bench.smoke "${smoke[@]}" --output "$OUT/smoke.jsonl"
 TAIL=14 stage keep_mask 40 "${run[@]}" keep_mask "${two[@]}" --peers attrdrop
 TAIL=25 stage tests 170 "${ours[@]}" -m pytest -m gpu --tb=short -q -p no:cacheprovider "${tests[@]}" "${gpu_tests[@]}"
 TAIL=40 stage attention 80 "${run[@]}" masked_attention "${two[@]}" --modes forward,backward --peers SDPA,attrdrop --limit 60
@@ -95,7 +95,7 @@ if command -v compute-sanitizer >/dev/null || [[ $rehearsal ]]; then
   sanitizer=(compute-sanitizer --tool memcheck --error-exitcode 1)
   [[ $rehearsal ]] && sanitizer=(env)
   TAIL=4 stage sanitizer 80 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH="$work/site" PYTHONSAFEPATH=1 \
-    "${sanitizer[@]}" "$PYTHON" bench/smoke.py "$what"
+    "${sanitizer[@]}" "$PYTHON" -m bench.smoke "$what"
 fi
 TAIL=30 stage ops 60 "${run[@]}" occlude_blocks occlude_points relevance_gate_relu farthest_point_sample ball_query \
   group_points attention_attribution "${many[@]}"
