@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,5 +34,15 @@ test: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/attrdrop bench
 
+# For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
+GPU_PYTHON ?= python3.12
+gpu-kit:
+	rm -rf .gpu && mkdir -p .gpu/site/attrdrop
+	ATTRDROP_REQUIRE_C=1 ATTRDROP_CUDA=ON ATTRDROP_CUDA_ARCHS="90-real;90-virtual" $(GPU_PYTHON) setup.py -q build_ext --build-lib .gpu/build
+	mv .gpu/build/attrdrop/*.so .gpu && rm -rf .gpu/build
+	ln -s $(CURDIR)/attrdrop/* $(CURDIR)/triton_kernels $(CURDIR)/.gpu/*.so .gpu/site/attrdrop && ln -s $(CURDIR)/bench .gpu/site
+	PYTHONPATH=.gpu/site PYTHONSAFEPATH=1 $(GPU_PYTHON) -m bench.warm .gpu/triton.tar.xz
+	rm -rf .gpu/site && du -sh .gpu/*
+
 clean:
-	rm -rf build dist *.egg-info attrdrop/*.so
+	rm -rf build dist .gpu *.egg-info attrdrop/*.so

@@ -1,8 +1,4 @@
-"""The benchmark of masked_attention: shapes, modes, peers, what fits, what ran, and the script for a GPU."""
-
-import os
-import re
-import subprocess
+"""The benchmark of masked_attention: shapes, modes, peers, what fits and what ran."""
 
 import pytest
 import torch
@@ -226,28 +222,3 @@ def test_rows_of_a_gpu_name_the_kernel_and_the_memory(mode):
         assert (row.saved_mb is None) == (mode == "forward")
         assert rows.tflops(row) > 0
     assert "flash" in found["SDPA flash, no mask"].backend.split(": ")[1]
-
-
-def gpu_script(python, *stages, folder):
-    environment = {**os.environ, "PYTHON": python, "OUT": str(folder)}
-    command = ["bash", str(ROOT / "bench" / "gpu.sh"), *stages]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-def test_the_gpu_script_stays_within_nine_minutes():
-    text = (ROOT / "bench" / "gpu.sh").read_text()
-    seconds = {name: int(limit) for name, limit in re.findall(r"^ *stage (\w+) (\d+) ", text, re.MULTILINE)}
-    every = re.search(r"\$\{\*:-([^}]*)\}", text)[1].split()
-    assert set(seconds) == {*every, "flex"}
-    assert sum(seconds[name] for name in every) <= 530
-    assert seconds["flex"] <= 530
-
-
-def test_the_gpu_script_goes_on_after_a_failure(tmp_path):
-    done = gpu_script("false", folder=tmp_path)
-    assert done.returncode == 1
-    assert "FAILED: build (exit 1)" in done.stdout
-    assert "FAILED: bert (exit 1)" in done.stdout
-    done = gpu_script("true", "sweep", "flex", folder=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert re.findall(r"== (\w+)\n", done.stdout) == ["sweep", "flex"]
