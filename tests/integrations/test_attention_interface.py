@@ -12,7 +12,7 @@ from torch import nn
 from attrdrop import ADDrop
 from attrdrop.addrop.gradient import GradientPass1
 from attrdrop.addrop.passes import Draws
-from attrdrop.integrations.transformers import _SINKS, _UNSUPPORTED, attention_forward
+from attrdrop.integrations.transformers import _UNSUPPORTED, attention_forward
 
 SIZE = dict(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
 GROUPED = dict(**SIZE, num_key_value_heads=2, head_dim=8, pad_token_id=0)
@@ -125,6 +125,7 @@ def test_what_attention_is_not_asked_about_is_refused(name, attrdrop):
 def test_every_argument_that_a_model_of_transformers_hands_to_attention_is_known():
     known = {
         "query", "key", "value", "attention_mask", "scaling", "dropout", "is_causal", "position_bias",
+        "s_aux", "sinks",
         "sliding_window",  # in the mask already
         "position_ids", "output_attentions", "deterministic",  # say nothing to attention
         "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",  # for flash attention alone
@@ -134,7 +135,7 @@ def test_every_argument_that_a_model_of_transformers_hands_to_attention_is_known
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "attention_interface":
                 found |= {keyword.arg for keyword in node.keywords if keyword.arg}
-    assert found <= known | set(_SINKS) | set(_UNSUPPORTED)
+    assert found <= known | set(_UNSUPPORTED)
 
 
 def test_a_causal_model_compiles_as_one_graph():

@@ -18,7 +18,7 @@ FLOORS = {
 }  # fmt: skip
 """Rooms by floor, the lowest first: what stands on a floor imports what stands there and below."""
 
-BACKENDS_SEEN = {"bench.run -> attrdrop._core.backends", "bench.ops.attention -> attrdrop._core.backends"}
+BACKENDS_SEEN = {f"{name} -> attrdrop._core.backends" for name in ("bench.run", "bench.ops.attention", "bench.warm")}
 """Private to the library, yet imported by benchmarks: only there can be seen which backend serves an op."""
 
 

@@ -101,12 +101,13 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
         attrdrop.get_backend()
     except ValueError as error:
         raise InputError(f"{error}.") from None
-    if run.jobs == 1 and (warning := busy()):
-        console.print(f"[yellow]{warning}[/]")
+    warning = busy() if run.jobs == 1 else ""
     if run.threads:
         torch.set_num_threads(run.threads)
     with console.status("Reading the data and checking the model"):
         experiment = make(run.output, run.overwrite, run.jobs, run.threads)
+    if warning:
+        console.print(f"[yellow]{warning}[/]")
     watch = _Watch(experiment, goes_on)
     if watch.done:
         where = escape(str(experiment.output))
