@@ -40,10 +40,10 @@ bench: $(VENV)/.test
 # For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
 GPU_PYTHON ?= python3.12
 gpu-kit:
-	rm -rf .gpu && mkdir -p .gpu/site/attrdrop
+	rm -rf .gpu && mkdir -p .gpu
 	ATTRDROP_REQUIRE_C=1 ATTRDROP_CUDA=ON ATTRDROP_CUDA_ARCHS="90-real;90-virtual" $(GPU_PYTHON) setup.py -q build_ext --build-lib .gpu/build
 	mv .gpu/build/attrdrop/*.so .gpu && rm -rf .gpu/build
-	ln -s $(CURDIR)/attrdrop/* $(CURDIR)/triton_kernels $(CURDIR)/.gpu/*.so .gpu/site/attrdrop && ln -s $(CURDIR)/bench .gpu/site
+	bash bench/links.sh .gpu/site .gpu/*.so
 	PYTHONPATH=.gpu/site PYTHONSAFEPATH=1 $(GPU_PYTHON) -m bench.warm .gpu/triton.tar.xz
 	rm -rf .gpu/site && du -sh .gpu/*
 

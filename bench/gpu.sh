@@ -15,7 +15,7 @@ OUT=${OUT:-bench/results}
 PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
 end=$((SECONDS + ${TOTAL:-400}))
-((${#rehearsal})) && end=$((SECONDS + 3600))
+[[ $rehearsal ]] && end=$((SECONDS + 3600))
 export ATTRDROP_COMMIT=${ATTRDROP_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 export COLUMNS=110 PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/triton}
@@ -37,16 +37,8 @@ stage() { # name, seconds, command...: its output goes to a log; shown are its l
   tail -n "${TAIL:-3}" "$log"
 }
 
-package() { # attrdrop without pip: a folder of links, the only one on the path, since the root has no attrdrop.triton_kernels
-  rm -rf "$work/site"
-  mkdir -p "$work/site/attrdrop"
-  ln -s "$PWD/bench" "$work/site/"
-  ln -s "$PWD"/attrdrop/* "$PWD/triton_kernels" "$work/site/attrdrop/"
-  [[ ${1:-} == built ]] || ln -sf "$PWD"/.gpu/*.so "$work/site/attrdrop/" 2>/dev/null
-  find "$work/site/attrdrop" -xtype l -delete
-}
-
-package
+shopt -s nullglob
+bash bench/links.sh "$work/site" .gpu/*.so
 if [[ -e .gpu/triton.tar.xz ]]; then mkdir -p "$TRITON_CACHE_DIR" && tar xf .gpu/triton.tar.xz -C "$TRITON_CACHE_DIR"; fi
 ours=(env PYTHONPATH="$work/site" PYTHONSAFEPATH=1 "$PYTHON")
 
@@ -60,7 +52,7 @@ stage load 90 "${ours[@]}" -c "$check"
 if [[ " ${failed[*]-} " == *" load "* && ! $rehearsal ]]; then # the library that came along does not fit
   wanted+="build reload "
   stage build 180 env ATTRDROP_REQUIRE_C=1 ATTRDROP_CUDA=ON ATTRDROP_CUDA_ARCHS=90-real "$PYTHON" setup.py build_ext --inplace
-  package built
+  bash bench/links.sh "$work/site"
   stage reload 60 "${ours[@]}" -c "$check"
 fi
 

@@ -126,11 +126,17 @@ def left_out(what: str, error: Exception) -> None:
     console.print(f"[red]{what}: left out[/red]", escape(f"{type(error).__name__}: {error}"[:500]))
 
 
+def inputs_of(case: Case, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """What the variants of a group compete on."""
+    inputs = case.entry.make(case.shape, device, dtype)
+    inputs.dropout = DROPOUT if case.mode.endswith("dropout") else 0.0
+    return inputs
+
+
 def variants(case: Case, device: torch.device, selection: Selection = ALL) -> dict[str, Variant]:
     """Ours on every backend that serves, the automatic choice first, and the fastest form of each peer."""
     entry, mode = case.entry, case.mode
-    inputs = entry.make(case.shape, device, entry.dtypes[device.type])
-    inputs.dropout = DROPOUT if mode.endswith("dropout") else 0.0
+    inputs = inputs_of(case, device, entry.dtypes[device.type])
     ours = partial(entry.call, inputs, None)
     chosen = backend_of(entry.name, torch.no_grad()(ours))
     found = {OURS: compete(ours, mode, inputs, chosen)}

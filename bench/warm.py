@@ -1,6 +1,6 @@
 """Compiles into Triton's cache, for a GPU that is not there, what smoke.py and the benchmarks launch.
 
-python bench/warm.py FILE        packs the cache into FILE, a .tar.xz, for the Triton of this Python alone
+python -m bench.warm FILE        packs the cache into FILE, a .tar.xz, for the Triton of this Python alone
 
 Tensors lie on the CPU; a launch compiles its kernel and does not run it, so results are what memory held.
 """
@@ -15,9 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -25,7 +22,6 @@ from triton.runtime import JITFunction
 
 from attrdrop._core import backends
 from bench import run, smoke
-from bench.ops.registry import REGISTRY
 from bench.ops.shapes import FEATURES, NAMED
 
 CAPABILITY, PROCESSORS = (9, 0), 132  # of an H100 or H200
@@ -60,20 +56,14 @@ def calls() -> Iterator[tuple[str, Any]]:
     for case in (*smoke.mask_cases(), *smoke.attention_cases(), *smoke.reldrop_cases()):
         if case.op in smoke.SERVED["triton"]:
             yield f"{case.op} {case.name}", lambda case=case: case.call("triton", *case.inputs())
-    cpu = torch.device("cpu")
-    for name in OPS:
-        entry = REGISTRY[name]
-        for shape in entry.shapes["cuda"]:
-            if shape not in {*NAMED.values(), *FEATURES.values()}:
-                continue
-            for mode in entry.modes:
+    shapes = run.Selection(shapes=(*NAMED, *FEATURES))
+    for case in run.cases(list(OPS), torch.device("cuda"), quick=False, selection=shapes):
 
-                def call(entry=entry, shape=shape, mode=mode) -> None:
-                    inputs = entry.make(shape, cpu, entry.dtypes["cuda"])
-                    inputs.dropout = run.DROPOUT if mode.endswith("dropout") else 0.0
-                    run.compete(partial(entry.call, inputs, "triton"), mode, inputs, "triton").call()
+        def call(case: run.Case = case) -> None:
+            inputs = run.inputs_of(case, torch.device("cpu"), case.entry.dtypes["cuda"])
+            run.compete(partial(case.entry.call, inputs, "triton"), case.mode, inputs, "triton").call()
 
-                yield f"{name} {shape} {mode}", call
+        yield f"{case.entry.name} {case.shape} {case.mode}", call
 
 
 def main(file: Path) -> int:

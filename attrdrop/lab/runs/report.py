@@ -306,14 +306,14 @@ class Report(abc.ABC):
         measure = self.measure(column, arm)
         if column.steps is None:
             return cell(measure, column.show)
-        if column.is_ratio and not times.is_steady(measure):
+        if column.is_ratio and times.is_unsteady(measure):
             return "-"
         return times.time_cell(measure, column.show, TIME_MARK if self.jobs > 1 else "")
 
     def _is_unsteady(self, column: Column) -> bool:
         """Whether it is a ratio of times that is not shown for an arm."""
         measures = [self.measure(column, arm) for arm in self.arms] if column.is_ratio else []
-        return any(measure["n"] and not times.is_steady(measure) for measure in measures)
+        return any(map(times.is_unsteady, measures))
 
     def _read(self, column: Column, runs: Iterable[Result]) -> list[float | None]:
         plain = self._plain

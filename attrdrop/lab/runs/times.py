@@ -38,10 +38,14 @@ def quartiles(samples: np.ndarray) -> dict[str, Any]:
     return {"median": middle, "quartiles": [low, high], "n": len(samples)}
 
 
-def is_steady(measure: dict[str, Any]) -> bool:
+def is_steady(low: float, middle: float, high: float) -> bool:
     """Whether a ratio means something: its quartiles lie within half of its median."""
-    low, high = measure["quartiles"] or (0, 0)
-    return high - low <= MOST_SPREAD * (measure["median"] or 0)
+    return high - low <= MOST_SPREAD * middle
+
+
+def is_unsteady(measure: dict[str, Any]) -> bool:
+    """Whether it is a ratio, by what `quartiles` says of it, that means nothing."""
+    return measure["n"] > 0 and not is_steady(measure["quartiles"][0], measure["median"], measure["quartiles"][1])
 
 
 def time_cell(measure: dict[str, Any], show: Callable[[float], str], mark: str = "") -> str:

@@ -201,7 +201,7 @@ def cost_frame(records: list[Record]) -> pd.DataFrame:
 
 
 def _is_unsteady(row: dict[str, Any]) -> bool:
-    return not is_steady({"median": row["ratio"], "quartiles": (row["low"], row["high"])})
+    return not is_steady(row["low"], row["ratio"], row["high"])
 
 
 def attention_maps(result: dict[str, Any]) -> list[sweep_plots.AttentionMap]:

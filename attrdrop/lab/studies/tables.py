@@ -116,7 +116,7 @@ def costs(timed: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _time_ratio(low: float, ratio: float, high: float) -> str:
-    if not is_steady({"median": ratio, "quartiles": (low, high)}):
+    if not is_steady(low, ratio, high):
         return "-"
     return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
 
