@@ -26,21 +26,32 @@ def test_error_is_at_most_twice_that_of_torch(backend, dtype, n_q, n_k, kv_heads
         assert mine <= 2 * theirs + FLOOR[dtype]
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 40, 63), (1, 4, 40, 63), (2, 1, 1, 63), (40, 63), (1, 1, 40, 1)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bias_and_its_gradient(shape, dtype):
+def bias_squares(shape, dtype):
+    """Mean squares of our errors, torch's, and the terms that a gradient sums, for out and four gradients (3, 5)."""
     qkv, keep, columns = problem(dtype=dtype)
     bias = torch.randn(shape).to(dtype)
     weight = torch.randn(2, 40, 4, 16)
-    expected = gradients(lambda q, k, v, b: exact(q, k, v, columns, b), [t.double() for t in (*qkv, bias)], weight)
+    doubles = [t.double() for t in (*qkv, bias)]
+    expected = gradients(lambda q, k, v, b: exact(q, k, v, columns, b), doubles, weight)
     ours = gradients(lambda q, k, v, b: masked_attention(q, k, v, keep, bias=b, backend="cpp"), [*qkv, bias], weight)
     torchs = gradients(
         lambda q, k, v, b: sdpa(q, k, v, b.expand(2, 4, 40, 63).masked_fill(~columns, -torch.inf)), [*qkv, bias], weight
     )
-    for mine, theirs, value in zip(errors(ours, expected), errors(torchs, expected), expected, strict=True):
-        assert mine <= 2 * theirs + float(value.abs().max()) * (2**-23 if dtype == torch.float32 else 2**-9)
     constant = masked_attention(*qkv, keep, bias=bias, backend="cpp")  # no gradient asked for: torch's fused path
     assert errors([constant], expected[:1])[0] < (1e-5 if dtype == torch.float32 else 5e-2)
+    whole = [*doubles[:3], doubles[3].expand(2, 4, 40, 63)]
+    terms = gradients(lambda q, k, v, b: exact(q, k, v, columns, b), whole, weight)[-1].square().sum_to_size(shape)
+    squares = [[(mine.double() - exactly).square().mean() for mine, exactly in zip(found, expected, strict=True)]
+               for found in (ours, torchs)]  # fmt: skip
+    return torch.tensor([*squares, [*(exactly.square().mean() for exactly in expected[:4]), terms.mean()]])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 40, 63), (1, 4, 40, 63), (2, 1, 1, 63), (40, 63), (1, 1, 40, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bias_and_its_gradient(shape, dtype):
+    """Over eight problems: the largest error of a single small one is mostly luck."""
+    mine, theirs, terms = torch.stack([bias_squares(shape, dtype) for _ in range(8)]).mean(0).sqrt()
+    assert (mine <= 2 * theirs + terms * (2**-24 if dtype == torch.float32 else 2**-9)).all()
 
 
 @pytest.mark.parametrize("dropout_p", [0.1, 0.5, 1.0])
