@@ -49,7 +49,7 @@ def test_a_grid_is_of_what_tells_on_an_arm():
 def test_all_that_can_be_varied_are_settings_of_known_arms(kind, arms, uses):
     assert tuple(uses) == arms
     assert set().union(*uses.values()) <= set(options_of(kind))
-    named = {"rule", "epsilon", "alpha", "beta", "every", "value", "mode"}  # by the summary and the issue
+    named = {"rule", "epsilon", "alpha", "alpha_end", "beta", "every", "value", "mode"}  # by the summary and the issue
     if kind is ImageSettings:
         named |= {"p", "min_area", "max_area", "border", "k_centers", "stop_at", "cache_epochs"}
     assert named <= uses["reldrop"]
@@ -151,7 +151,7 @@ def test_heat_maps_need_rows_and_columns(tmp_path):
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_kept_relevance_is_counted_in_a_run():
+def test_kept_relevance_and_a_changing_alpha_are_counted_in_a_run():
     arrays = squares(48)
     pixels = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).contiguous()
     images = ArrayImages(pixels, torch.from_numpy(arrays["y"]))
@@ -164,5 +164,7 @@ def test_kept_relevance_is_counted_in_a_run():
     assert (run.attributed, run.reused) == (0.5, 0.5)  # anew in the epochs 1 and 4
     assert run.cache_bytes == 64 * 16 * 16 * 2  # memory is taken in doublings
     assert 0 < run.agreement <= 1
+    run, _ = trainer.trained("reldrop alpha_end=1", 0)
+    assert 0.3 < run.attributed < 0.7  # from all of them to none
     run, _ = trainer.trained("reldrop every=2", 0)
     assert (run.attributed, run.reused, run.cache_bytes, run.agreement) == (0.5, 0, 0, None)

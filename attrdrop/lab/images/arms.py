@@ -17,7 +17,7 @@ from attrdrop.lab.images.settings import (
     RELMIXUP,
 )
 from attrdrop.lab.names import PLAIN
-from attrdrop.lab.runs.arms import Arm, Counts
+from attrdrop.lab.runs.arms import Arm, Counts, alpha_of
 from attrdrop.lab.runs.rules import rule_of
 
 
@@ -27,7 +27,7 @@ class Erasing(Arm):
     def __init__(self, model: nn.Module, settings: Any, task: Any, seed: int) -> None:
         options: dict[str, Any] = {
             "p": settings.p,
-            "alpha": settings.alpha if self.is_guided else 1.0,
+            "alpha": alpha_of(settings, task) if self.is_guided else 1.0,
             "rule": rule_of(settings.rule, settings.epsilon),
             "stop_at": settings.stop_at,
             "every": settings.every,

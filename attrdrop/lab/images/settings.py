@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import PLAIN, RULES
 from attrdrop.lab.runs.settings import (
+    AlphaEnd,
     Device,
     Epochs,
     Epsilon,
@@ -44,7 +45,7 @@ MEAN, RAW_MEAN, RANDOM = "mean", "raw-mean", "random"
 
 _BLOCK = frozenset({"p", "min_area", "max_area", "border"})
 _CELLS = frozenset({"mode", "beta", "patch", "value"})
-_GUIDE = frozenset({"alpha", "rule", "epsilon", "stop_at", "every", "cache_epochs"})
+_GUIDE = frozenset({"alpha", "alpha_end", "rule", "epsilon", "stop_at", "every", "cache_epochs"})
 USES: dict[str, frozenset[str]] = {  # which settings tell on an arm
     PLAIN: frozenset(),
     ERASING: _BLOCK | _CELLS,
@@ -207,6 +208,7 @@ class ImageSettings(SeededOptions):
         float,
         Option(Panel.RELDROP, "MixUp's two weights come from Beta(mix, mix).", check=positive("parameter", "0.2")),
     ] = 1.0
+    alpha_end: AlphaEnd = None
     min_area: Annotated[float, Option(Panel.RELDROP, "Smallest share of the image that a block covers.")] = 0.02
     max_area: Annotated[float, Option(Panel.RELDROP, "Largest share of the image that a block covers.")] = 0.4
     rule: Rule = RULES[0]

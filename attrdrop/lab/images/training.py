@@ -85,7 +85,7 @@ class ImageTrainer(ArmTrainer):
 
     def _guided(self, model: nn.Module, settings: Any, alpha: float = 0.0) -> Arm:
         """RelDrop on every image, guided by relevance alone unless alpha says otherwise."""
-        own = dataclasses.replace(settings, p=1.0, alpha=alpha, cache_epochs=1)
+        own = dataclasses.replace(settings, p=1.0, alpha=alpha, alpha_end=None, cache_epochs=1)
         return ARM_TYPES[RELDROP](model, own, self.task, 0)
 
     def _watch(self, model: nn.Module) -> float | None:

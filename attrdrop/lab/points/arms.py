@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attrdrop import RelDropPoints
 from attrdrop.lab.names import PLAIN
 from attrdrop.lab.points.settings import DROPOUT, RELDROP
-from attrdrop.lab.runs.arms import Arm, Counts
+from attrdrop.lab.runs.arms import Arm, Counts, alpha_of
 from attrdrop.lab.runs.rules import rule_of
 from attrdrop.lab.runs.training import logits_of
 
@@ -17,7 +17,7 @@ class PointDropout(Arm):
 
     def __init__(self, model: nn.Module, settings: Any, task: Any, seed: int) -> None:
         self.transform = RelDropPoints(
-            model, alpha=settings.alpha, beta=settings.beta, mode=settings.mode, value=settings.value,
+            model, alpha=alpha_of(settings, task), beta=settings.beta, mode=settings.mode, value=settings.value,
             rule=self._rule(settings), every=settings.every, output=logits_of, seed=seed,
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs.settings import (
+    AlphaEnd,
     Device,
     Epochs,
     Epsilon,
@@ -37,7 +38,7 @@ SHARED = frozenset({"beta", "mode", "value"})
 USES: dict[str, frozenset[str]] = {  # which settings tell on an arm
     PLAIN: frozenset(),
     DROPOUT: SHARED,
-    RELDROP: SHARED | {"alpha", "rule", "epsilon", "every"},
+    RELDROP: SHARED | {"alpha", "alpha_end", "rule", "epsilon", "every"},
 }
 
 # Small enough for two CPU cores and some minutes.
@@ -137,6 +138,7 @@ class PointSettings(SeededOptions):
             check=one_of(VALUES),
         ),
     ] = "origin"
+    alpha_end: AlphaEnd = None
     rule: Rule = "epsilon-flat"
     epsilon: Epsilon = 1e-6
     every: Every = 1

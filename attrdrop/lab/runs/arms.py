@@ -4,6 +4,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from attrdrop import schedules
+
 
 class Counts(NamedTuple):
     """What an arm did so far: examples seen and attributed; units (images, points) seen and taken away."""
@@ -33,3 +35,11 @@ class Arm:
     def counts(self) -> Counts:
         """What was done since it was made."""
         return Counts()
+
+
+def alpha_of(settings: Any, task: Any) -> schedules.Schedule:
+    """The share of chance, which goes in a line from alpha to alpha_end over the training where that is given."""
+    if settings.alpha_end is None:
+        return settings.alpha
+    steps = settings.epochs * max(1, len(task.train.labels) // settings.batch_size)
+    return schedules.linear(settings.alpha, settings.alpha_end, steps)

@@ -145,6 +145,10 @@ Rule = Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one
 Epsilon = Annotated[
     float, Option(Panel.RELDROP, "Stabiliser of the epsilon rule.", check=positive("stabiliser", "0.001"))
 ]
+AlphaEnd = Annotated[
+    float | None,
+    Option(Panel.RELDROP, "Go in a line from alpha to this over the training.", check=share()),
+]
 Every = Annotated[int, Option(Panel.RELDROP, "Attribute in every n-th step only; the others drop at random.", min=1)]
 
 
