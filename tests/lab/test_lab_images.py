@@ -95,6 +95,15 @@ def test_five_arms_at_two_seeds(train):
     assert "acc. - plain" in fewer.output
 
 
+@pytest.mark.slow
+def test_a_vision_transformer_trains_with_reldrop(train):
+    outcome, output = train("--model", "vit-tiny", "--arms", "reldrop", "--seeds", 1, "--train-size", 24)
+    assert outcome.exit_code == 0, outcome.output
+    (run,) = results(output)["runs"]
+    assert run["attributed"] > 0
+    assert 0 <= run["rank_accuracy"] <= 1
+
+
 def test_other_data_of_the_same_name_and_size_are_refused(train, tmp_path):
     paths = [tmp_path / name / "same.npz" for name in "ab"]
     for seed, path in enumerate(paths):
