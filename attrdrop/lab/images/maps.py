@@ -12,7 +12,7 @@ from attrdrop import lrp, metrics
 from attrdrop.lab.images.settings import MapOptions
 from attrdrop.lab.images.training import FLIPPING_PATCH, FLIPPING_STEPS, MEASURED, ImageTrainer
 from attrdrop.lab.runs.rules import WITHOUT_EPSILON, rule_of
-from attrdrop.lab.runs.training import EVAL_BATCH, RELEVANCE_OF, logits_of, spaced
+from attrdrop.lab.runs.training import EVAL_BATCH, logits_of, spaced
 from attrdrop.plots import images as image_plots
 
 RANDOM = "random order"
@@ -68,11 +68,11 @@ def drawn(trainer: ImageTrainer, model: nn.Module, options: MapOptions) -> bytes
         maps[label] = _relevance(model.eval(), x, y, rule).cpu()
         if masks is not None:
             accuracy = metrics.relevance_rank_accuracy(maps[label], masks)
-            scores[label] = ["" if value != value else f"RRA {100 * value:.0f} %" for value in accuracy.tolist()]
+            scores[label] = ["" if value != value else f"RRA {100 * value:.0f}\u00a0%" for value in accuracy.tolist()]
     figure = io.BytesIO()
     pictures = examples.pixels(indices, "none", None)
     titles = [names[label] for label in y.tolist()]
-    image_plots.compared_maps(pictures, maps, figure, titles, scores, RELEVANCE_OF)
+    image_plots.compared_maps(pictures, maps, figure, titles, scores, "relevance of the true class")
     return figure.getvalue()
 
 
