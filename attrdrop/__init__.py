@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from attrdrop import lrp, metrics, schedules
     from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
     from attrdrop.integrations.transformers import ADDropTrainer
-    from attrdrop.reldrop import BlockStatistics, PointStatistics, RelCutMix, RelDrop, RelDropPoints
+    from attrdrop.reldrop import (
+        BlockStatistics,
+        CacheStatistics,
+        PointStatistics,
+        RelCutMix,
+        RelDrop,
+        RelDropPoints,
+        RelMixUp,
+    )
 
 # Imported when first asked for: the Trainer needs transformers, and the ops need none of these.
 _LAZY = {
@@ -42,10 +50,12 @@ _LAZY = {
     "DropStatistics": "attrdrop.addrop",
     "ADDropTrainer": "attrdrop.integrations.transformers",
     "BlockStatistics": "attrdrop.reldrop",
+    "CacheStatistics": "attrdrop.reldrop",
     "RelCutMix": "attrdrop.reldrop",
     "RelDrop": "attrdrop.reldrop",
     "PointStatistics": "attrdrop.reldrop",
     "RelDropPoints": "attrdrop.reldrop",
+    "RelMixUp": "attrdrop.reldrop",
 }
 _SUBMODULES = ("lrp", "metrics", "schedules")
 
@@ -65,12 +75,14 @@ __all__ = [
     "ADDropTrainer",
     "AttentionWeight",
     "BlockStatistics",
+    "CacheStatistics",
     "DropStatistics",
     "KeepMask",
     "PointStatistics",
     "RelCutMix",
     "RelDrop",
     "RelDropPoints",
+    "RelMixUp",
     "TopEntries",
     "__version__",
     "attention_attribution",

@@ -27,7 +27,7 @@ def main(epochs: int = 8, points: int = 128, test_size: int = 109, target: Path 
 
     model = pointnet2_ssg(len(task.label_names), points=points, width=0.25)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    reldrop = attrdrop.RelDropPoints(model, alpha=0.5, beta=0.2, mode="calibrated")
+    reldrop = attrdrop.RelDropPoints(model, alpha=0.5, beta=0.2)
 
     for epoch in range(1, epochs + 1):
         model.train()

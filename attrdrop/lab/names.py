@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 PLAIN, ADDROP = "plain", "ad-drop"  # arms
+RULES = (  # of relevance, the first is the default on images
+    "epsilon-plus-flat", "epsilon", "epsilon-flat", "epsilon-plus", "gradient-times-input", "abs-gradient",
+)  # fmt: skip
 USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
 ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unusual in a variant of AD-DROP
     "plain": None,

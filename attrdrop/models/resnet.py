@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,51 @@ def resnet18(classes: int, width: int = 64, small_images: bool = True, channels:
     return ResNet([2, 2, 2, 2], classes, width, small_images=small_images, channels=channels)
 
 
+def resnet34(classes: int, width: int = 64, small_images: bool = False, channels: int = 3) -> ResNet:
+    """ResNet-34."""
+    return ResNet([3, 4, 6, 3], classes, width, small_images=small_images, channels=channels)
+
+
 def resnet50(classes: int, width: int = 64, small_images: bool = False, channels: int = 3) -> ResNet:
     """ResNet-50."""
     return ResNet([3, 4, 6, 3], classes, width, expansion=4, small_images=small_images, channels=channels)
+
+
+def resnet101(classes: int, width: int = 64, small_images: bool = False, channels: int = 3) -> ResNet:
+    """ResNet-101."""
+    return ResNet([3, 4, 23, 3], classes, width, expansion=4, small_images=small_images, channels=channels)
+
+
+def is_torchvision(state: Mapping[str, Tensor]) -> bool:
+    """Whether weights are named as those of a residual network of torchvision."""
+    return "conv1.weight" in state and "layer1.0.conv1.weight" in state
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a residual network of torchvision under the names of ours, for ``load_state_dict``.
+
+    ::
+
+        model = resnet50(classes=1000)
+        model.load_state_dict(from_torchvision(torch.load("resnet50.pth", weights_only=True)))
+
+    Args:
+        state: of resnet18, 34, 50 or 101; the same network with the stem for large images gives the same logits.
+
+    Raises:
+        ValueError: a name is none of such a network.
+    """
+    return {_ours(name): value for name, value in state.items()}
+
+
+def _ours(name: str) -> str:
+    whole = {"conv1": "stem.0", "bn1": "stem.1", "fc": "head"}
+    module, _, parameter = name.rpartition(".")
+    if module in whole:
+        return f"{whole[module]}.{parameter}"
+    found = re.fullmatch(r"layer([1-4])\.(\d+)\.(conv|bn|downsample\.)(\d)", module)
+    if found is None:
+        raise ValueError(f"state must hold the weights of a residual network of torchvision, got {name!r}")
+    stage, block, kind, place = found.groups()
+    part = f"shortcut.{place}" if kind == "downsample." else f"{kind.replace('bn', 'norm')}s.{int(place) - 1}"
+    return f"stages.{int(stage) - 1}.{block}.{part}.{parameter}"

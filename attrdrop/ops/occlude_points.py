@@ -21,7 +21,7 @@ def occlude_points(
     *,
     alpha: float = 0.5,
     beta: float = 0.15,
-    mode: str = "threshold",
+    mode: str = "calibrated",
     value: Value = "origin",
     norm: str | None = None,
     seed: int,
@@ -42,10 +42,9 @@ def occlude_points(
             only). None: nothing guides, as with alpha = 1.
         alpha: share of chance in the score, in [0, 1].
         beta: how much is dropped, in [0, 1]; 0 drops nothing.
-        mode: "threshold", the published rule: points of score >= 1 - beta are dropped, so that P(dropped) =
-            clip((beta - (1 - alpha) (1 - r)) / alpha, 0, 1), which may be none of a cloud. "calibrated": the
-            round(beta n) points of the largest scores (in float32; ties go to the lower index), of n valid ones; a half
-            rounds up.
+        mode: "calibrated": the round(beta n) points of the largest scores (in float32; ties go to the lower index), of
+            n valid ones; a half rounds up. "threshold", the rule of the released code: points of score >= 1 - beta, so
+            that P(dropped) = clip((beta - (1 - alpha) (1 - r)) / alpha, 0, 1), which may be none of a cloud.
         value: s: "origin", 0 in all channels; "first", the first point that stays; "resample", for each
             dropped point one of those that stay, each equally likely; a number, or one for each channel (sequence, or
             (C,) tensor). Where no point stays, "first" and "resample" take the first valid one.

@@ -1,7 +1,7 @@
 """Sheets of images, drawn without a display: relevance maps over their images, and images with dropped boxes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +54,48 @@ def heat_maps(
     )
     columns = math.ceil(math.sqrt(len(pairs) / 2))
     figure, _ = _image_sheet(pairs, columns, titles, footer=SCALE)
+    add_relevance_scale(figure, label)
+    save(figure, target)
+
+
+def compared_maps(
+    images: Tensor,
+    maps: Mapping[str, Tensor],
+    target: Path | IO[bytes],
+    titles: Sequence[str] | None = None,
+    scores: Mapping[str, Sequence[str]] | None = None,
+    label: str = "",
+) -> None:
+    """Each image, then its relevance by several rules over the image in grey, each map on a scale of its own.
+
+    Args:
+        images: (N, C, H, W), C 1 or 3, uint8 or floating point in [0, 1].
+        maps: by the name of the rule, floating point (N, H, W) or (N, C, H, W), whose channels are summed.
+        target: receives a PNG. titles: one per image. scores: by the name of the rule, a text for each image.
+        label: beside the colours.
+
+    Raises:
+        TypeError, ValueError: as :func:`heat_maps`; also: there is no map, or a score is not one per image.
+    """
+    pictures = _pictures(images)
+    if not maps:
+        raise ValueError("maps must hold relevance by at least one rule, got none")
+    overlays = {}
+    for name, relevance in maps.items():
+        found = pixel_relevance(relevance).cpu().numpy()
+        texts = (scores or {}).get(name, [""] * len(pictures))
+        if found.shape != pictures.shape[:3] or len(texts) != len(pictures):
+            raise ValueError(
+                f"maps[{name!r}] and its scores must be one for each image, (N, H, W) = {pictures.shape[:3]}, "
+                f"got {tuple(relevance.shape)} and {len(texts)} scores"
+            )
+        heads = [", ".join(filter(None, (name, text))) for text in texts]
+        overlays[name] = ([_overlay(*pair) for pair in zip(pictures, found, strict=True)], heads)
+    first = titles or [""] * len(pictures)
+    panels = [part for n in range(len(pictures)) for part in (pictures[n], *(all_[n] for all_, _ in overlays.values()))]
+    names = [part for n in range(len(pictures)) for part in (first[n], *(texts[n] for _, texts in overlays.values()))]
+    across = 2 if len(pictures) > 1 and len(maps) < 6 else 1
+    figure, _ = _image_sheet(np.stack(panels), across * (1 + len(maps)), names, footer=SCALE)
     add_relevance_scale(figure, label)
     save(figure, target)
 

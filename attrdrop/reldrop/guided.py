@@ -12,6 +12,7 @@ from attrdrop import lrp
 from attrdrop._core.checks import check_choice, check_seed, check_size, check_tensor, is_int
 from attrdrop._core.distributed import process_rank
 from attrdrop._core.seeds import derive_seed
+from attrdrop.reldrop.cache import CacheStatistics, RelevanceCache
 from attrdrop.schedules import Schedule, check_schedule, scheduled
 
 Attribution = lrp.Rule | str | Callable[[nn.Module, Tensor, Tensor | None], Tensor]
@@ -37,6 +38,7 @@ class Guided:
         start: str = "logit",
         stop_at: str | nn.Module | None = None,
         every: int = 1,
+        cache_epochs: int = 1,
         warmup: int = 0,
         unknown: str = "error",
         output: Callable[[Any], Tensor] | None = None,
@@ -48,7 +50,7 @@ class Guided:
             check_schedule(schedule, value)
             setattr(self, schedule, value)
         check_choice("target", target, TARGETS)
-        for what, number, least in (("every", every, 1), ("warmup", warmup, 0)):
+        for what, number, least in (("every", every, 1), ("cache_epochs", cache_epochs, 1), ("warmup", warmup, 0)):
             if not is_int(number) or number < least:
                 raise ValueError(f"{what} must be an int from {least} on, got {number!r}")
         if not (isinstance(rule, lrp.Rule) or callable(rule) or rule == "random"):
@@ -58,6 +60,7 @@ class Guided:
         self._name, self._target = name, target
         self._lrp: dict[str, Any] = {"start": start, "stop_at": stop_at, "unknown": unknown, "output": output}
         self._step = 0
+        self._cache = RelevanceCache(int(cache_epochs)) if cache_epochs > 1 else None
         self.reset_statistics()
 
     def start_step(self, step: int) -> None:
@@ -68,13 +71,21 @@ class Guided:
     def reset_statistics(self) -> None:
         self._sums: Tensor | None = None  # on the device: reading them waits for it
         self._seen = self._attributed = self._steps = 0
+        if self._cache is not None:
+            self._cache.reset_statistics()
 
-    def state_dict(self) -> dict[str, int]:
-        """The place in training, for resuming with the same draws."""
-        return {"step": self._step}
+    def cache_statistics(self) -> CacheStatistics:
+        """What keeping relevance saved and cost on this process since the last reset. Waits for the device."""
+        return CacheStatistics() if self._cache is None else self._cache.statistics()
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The place in training, for resuming with the same draws, and the relevance that is kept."""
+        return {"step": self._step} | ({} if self._cache is None else {"cache": self._cache.state_dict()})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._step = state["step"]
+        if self._cache is not None and "cache" in state:
+            self._cache.load_state_dict(state["cache"])
 
     def _scheduled(self, name: str) -> float:
         """The value of a schedule at this step."""
@@ -97,8 +108,44 @@ class Guided:
         self._steps += 1
         self._step += 1
 
-    def _relevance(self, inputs: Tensor, labels: Tensor | None, arguments: Mapping[str, Any] | None = None) -> Tensor:
-        """As the rule finds it."""
+    def _visited(self, samples: Tensor | None, count: int) -> list[int] | None:
+        """Which samples a batch holds, where their relevance is kept."""
+        if self._cache is None:
+            return None
+        if not isinstance(samples, Tensor) or samples.dtype != torch.int64 or tuple(samples.shape) != (count,):
+            got = f"{samples.dtype} of shape {tuple(samples.shape)}" if isinstance(samples, Tensor) else repr(samples)
+            raise ValueError(
+                f"samples must be int64 of shape ({count},), the indices of the samples in the data set, where "
+                f"cache_epochs is above 1, got {got}"
+            )
+        visited = samples.tolist()
+        self._cache.visit(visited)
+        return visited
+
+    def _relevance(
+        self,
+        inputs: Tensor,
+        labels: Tensor | None,
+        samples: list[int] | None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, int]:
+        """As the rule finds it, or found it for these samples in an earlier epoch, and how many were attributed."""
+        given = arguments or {}
+        if self._cache is None or samples is None:
+            return self._found(inputs, labels, given), len(inputs)
+
+        def compute(places: Tensor) -> Tensor:
+            chosen = places.to(inputs.device, non_blocking=True)
+            part = {name: value[chosen] if isinstance(value, Tensor) else value for name, value in given.items()}
+            return self._summed(self._found(inputs[chosen], None if labels is None else labels[chosen], part))
+
+        return self._cache.of(samples, compute)
+
+    def _summed(self, relevance: Tensor) -> Tensor:
+        """Over its channels, where it has any."""
+        raise NotImplementedError
+
+    def _found(self, inputs: Tensor, labels: Tensor | None, arguments: Mapping[str, Any]) -> Tensor:
         if not isinstance(self.rule, lrp.Rule):
             assert callable(self.rule)
             return self.rule(self.model, inputs, labels)

@@ -12,19 +12,22 @@ from attrdrop import lrp
 from attrdrop._core.checks import check_choice, check_positive_int
 from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
-from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, occlude_blocks
+from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, fill_blocks, occlude_blocks
+from attrdrop.ops.occlude_points import MODES as SELECTIONS
+from attrdrop.reldrop.cells import choose_cells
 from attrdrop.reldrop.guided import Attribution, Guided
-from attrdrop.schedules import Schedule
+from attrdrop.schedules import Schedule, check_schedule
 
 GUIDES = ("image", "source")
+MODES = ("block", "pixel", "patch")
 
 
 @dataclass(frozen=True)
 class BlockStatistics:
     """What was really occluded since the last reset.
 
-    images: seen; occluded: those with a block; attributed: those that relevance was computed for; area: mean share of
-    the image's area inside the block, over the occluded ones; steps: calls in training mode.
+    images: seen; occluded: those that lost something; attributed: those that relevance was computed for; area: mean
+    share of the image's area that is lost, over the occluded ones; steps: calls in training mode.
     """
 
     images: int = 0
@@ -76,15 +79,14 @@ class _Blocks(Guided):
         images: Tensor,
         labels: Tensor | None,
         relevance: Tensor | None,
+        samples: Tensor | None,
         partner: Tensor | None = None,
         **fill: Any,
     ) -> tuple[Tensor, Tensor]:
         """Occluded images and their boxes; with partner, image n's relevance is that of image partner[n]."""
         count = images.shape[0]
-        p = 0.0 if self._step < self.warmup else self._scheduled("p")
-        alpha = self._scheduled("alpha")
-        if not self._is_guided(relevance):
-            alpha, relevance = 1.0, None
+        visited = self._visited(samples, count)
+        p, alpha, relevance = self._of_step(relevance)
         seed, ids = self._draws(count)
         index = None
         attributed = 0
@@ -92,12 +94,15 @@ class _Blocks(Guided):
             # Known before any relevance is: images that stay whole, and uniform centres, need none.
             needed = draw_images(count, p, alpha=alpha, seed=seed, per=self._per, sample_ids=ids)
             index = needed.nonzero().squeeze(1)
-            attributed = len(index)
-            if attributed:
+            if len(index):
                 device_index = index.to(images.device, non_blocking=True)
                 chosen = device_index if partner is None else partner[device_index]
-                relevance = self._relevance(images[chosen], None if labels is None else labels[chosen])
-                if isinstance(self.rule, lrp.Rule) and relevance.dim() != 4:
+                if visited is not None:
+                    visited = [visited[place] for place in chosen.tolist()]
+                relevance, attributed = self._relevance(
+                    images[chosen], None if labels is None else labels[chosen], visited
+                )
+                if isinstance(self.rule, lrp.Rule) and relevance.dim() != (4 if visited is None else 3):
                     raise ValueError(f"stop_at must give relevance of shape (N, C, h, w), got {tuple(relevance.shape)}")
             else:
                 index = None
@@ -109,9 +114,17 @@ class _Blocks(Guided):
         self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
         return images, boxes
 
+    def _of_step(self, relevance: Tensor | None) -> tuple[float, float, Tensor | None]:
+        """p, alpha, and the relevance that is given, as far as it has a say."""
+        p = 0.0 if self._step < self.warmup else self._scheduled("p")
+        return (p, self._scheduled("alpha"), relevance) if self._is_guided(relevance) else (p, 1.0, None)
+
+    def _summed(self, relevance: Tensor) -> Tensor:
+        return relevance.float().sum(1) if relevance.dim() == 4 else relevance.float()
+
 
 class RelDrop(_Blocks):
-    """Occludes the most relevant block of some of a batch's images, as a transform: the last step before the model.
+    """Occludes what is most relevant in some of a batch's images, as a transform: the last step before the model.
 
     ::
 
@@ -127,16 +140,28 @@ class RelDrop(_Blocks):
         model: the model that is trained; also inside DistributedDataParallel or torch.compile.
         p: probability that an image is occluded; a number, or a callable from the step (``attrdrop.schedules``).
         alpha: probability that an occluded image's block is uniform instead of guided; likewise. 1: random erasing.
-        scale, ratio, k_centers, border: see :func:`attrdrop.occlude_blocks`.
-        value: what blocks are filled with, see there; 0 is the data set's mean after normalisation.
+            With mode="pixel" and "patch", the share of chance in the score by which they are dropped, as in
+            :class:`RelDropPoints`.
+        mode: "block", one block; "pixel", single pixels; "patch", patches of a fixed grid. Of an image that is drawn
+            they take the share beta with the largest scores, and all drawn images are attributed where alpha < 1.
+        scale, ratio, k_centers, border: of blocks, see :func:`attrdrop.occlude_blocks`.
+        beta: of pixels and patches: how much is dropped, in [0, 1]; a number or a callable.
+        patch: side of the patches in pixels; those at the lower and right border are smaller. The relevance of one is
+            the mean over it.
+        select: "calibrated", the share beta exactly, or "threshold", as of :func:`attrdrop.occlude_points`.
+        value: what takes the place, see :func:`attrdrop.occlude_blocks`; 0 is the data set's mean after normalisation.
         per: "image", or "batch" to occlude a whole batch or none of it.
-        policy: "drop", or "keep" to occlude everything but the block.
+        policy: "drop", or "keep" to occlude everything else instead.
         rule: a rule or composite of ``attrdrop.lrp`` (default :func:`attrdrop.lrp.EpsilonPlusFlat`), gradients among
             them; "random"; or a callable (model, images, labels) -> relevance (M, h, w) or (M, c, h, w).
         target: "label", the class in labels, or "pred", the predicted one.
         start, stop_at, unknown, output: see :func:`attrdrop.lrp.relevance`. stop_at a stage of the model makes the
             attribution cheaper and the place of the block coarser.
         every: attribute in every n-th step only; blocks of the other steps are uniform. An approximation.
+        cache_epochs: attribute a sample anew in every n-th epoch only (its n-th visit), and keep its relevance until
+            then: an approximation, which knows nothing of a crop or mirroring that changes from epoch to epoch. Calls
+            then need ``samples``; :meth:`cache_statistics` says what it saves and costs, and how well old relevance
+            agrees with new. On several processes each keeps its own.
         warmup: steps at the beginning that leave images alone.
         inplace: write into the images.
         seed: seed of all draws. They depend on it, the step and the sample's place in the global batch alone.
@@ -145,21 +170,46 @@ class RelDrop(_Blocks):
         TypeError, ValueError: an argument is not as said above.
     """
 
+    beta: Schedule
+
     def __init__(
-        self, model: nn.Module, *, value: Value = 0.0, policy: str = "drop", inplace: bool = False, **settings: Any
+        self,
+        model: nn.Module,
+        *,
+        mode: str = "block",
+        beta: Schedule = 0.15,
+        patch: int = 8,
+        select: str = "calibrated",
+        value: Value = 0.0,
+        policy: str = "drop",
+        inplace: bool = False,
+        **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
+        check_choice("mode", mode, MODES)
         check_choice("policy", policy, POLICIES)
-        self.value, self.policy, self.inplace = value, policy, inplace
+        check_choice("select", select, SELECTIONS)
+        check_positive_int("patch", patch)
+        check_schedule("beta", beta)
+        self.beta, self.value, self.policy, self.inplace = beta, value, policy, inplace
+        self._side = {"block": 0, "pixel": 1, "patch": patch}[mode]
+        self._select = select
 
     @outside_graphs
-    def __call__(self, images: Tensor, labels: Tensor | None = None, relevance: Tensor | None = None) -> Tensor:
-        """The batch with blocks occluded.
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        relevance: Tensor | None = None,
+        samples: Tensor | None = None,
+    ) -> Tensor:
+        """The batch with some images occluded.
 
         Args:
             images: (N, C, H, W), as the model takes them.
             labels: int64 (N,), for target="label".
             relevance: (N, h, w) or (N, c, h, w), to be used instead of the model's own.
+            samples: int64 (N,), the images' indices in the data set, for cache_epochs; best on the CPU.
 
         Raises:
             TypeError, ValueError: as the classes and functions named above; images are then as they were.
@@ -167,8 +217,45 @@ class RelDrop(_Blocks):
         self._check_batch(images, labels, "(N, C, H, W)")
         if not unwrap(self.model).training:
             return images
+        if self._side:
+            return self._occlude_cells(images, labels, relevance, samples)
         fill: dict[str, Any] = {"value": self.value, "policy": self.policy, "inplace": self.inplace}
-        return self._occlude(images, labels, relevance, **fill)[0]
+        return self._occlude(images, labels, relevance, samples, **fill)[0]
+
+    def _occlude_cells(
+        self, images: Tensor, labels: Tensor | None, relevance: Tensor | None, samples: Tensor | None
+    ) -> Tensor:
+        """Occluded images, by pixels or patches."""
+        (count, _, height, width), device = images.shape, images.device
+        visited = self._visited(samples, count)
+        p, alpha, relevance = self._of_step(relevance)
+        beta = self._scheduled("beta")
+        seed, ids = self._draws(count)
+        index = draw_images(count, p, seed=seed, per=self._per, sample_ids=ids).nonzero().squeeze(1)
+        if not (len(index) and height * width):
+            self._count([torch.zeros((), device=device)] * 2, count, 0)
+            return images
+        place, attributed = index.to(device, non_blocking=True), 0
+        drawn = images[place]
+        if relevance is not None:
+            relevance = relevance[place]
+        elif alpha < 1 and beta > 0:
+            if visited is not None:
+                visited = [visited[one] for one in index.tolist()]
+            relevance, attributed = self._relevance(drawn, None if labels is None else labels[place], visited)
+        mask = choose_cells(
+            drawn, relevance, self._side, alpha=alpha, beta=beta, select=self._select, seed=seed, sample_ids=ids[index]
+        )
+        shares = mask.float().mean((1, 2, 3))
+        whole = torch.tensor([[0, 0, height, width]], dtype=torch.int32).expand(len(index), 4).contiguous()
+        filling = fill_blocks(
+            drawn.detach(), whole.to(device, non_blocking=True), value=self.value, seed=seed, sample_ids=ids[index]
+        )
+        occluded = torch.where(mask if self.policy == "drop" else ~mask, filling, drawn)
+        self._count([(shares > 0).sum(), shares.sum()], count, attributed)
+        if self.inplace:
+            return images.index_copy_(0, place, occluded)
+        return images.index_copy(0, place, occluded)
 
 
 class RelCutMix(_Blocks):
@@ -188,33 +275,42 @@ class RelCutMix(_Blocks):
         self.num_classes, self.guide = num_classes, guide
 
     @outside_graphs
-    def __call__(self, images: Tensor, labels: Tensor, relevance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, relevance: Tensor | None = None, samples: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mixed images, and soft labels (N, num_classes) in the type of the images for ``cross_entropy``.
 
         Args:
             images: floating point (N, C, H, W). labels: int64 (N,) in [0, num_classes), which is looked at on the CPU
-                only. relevance: as in :class:`RelDrop`, by image.
+                only. relevance, samples: as in :class:`RelDrop`, by image.
         """
         self._check_batch(images, labels, "(N, C, H, W)")
-        if labels is None:
-            raise ValueError("labels are needed for mixing them, got None")
-        if not images.is_floating_point():
-            raise TypeError(f"images must be floating point, in whose type labels are mixed, got {images.dtype}")
-        if labels.device.type == "cpu" and labels.numel():
-            low, high = map(int, labels.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"labels must lie in [0, {self.num_classes}), the classes to mix, got {low if low < 0 else high}"
-                )
-        onehot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).to(images.dtype)
+        onehot = soft_labels(images, labels, self.num_classes)
         if not unwrap(self.model).training:
             return images, onehot
         count, (height, width) = images.shape[0], images.shape[2:]
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(self.seed, self._step, 1)))
-        order = order.to(images.device, non_blocking=True)
+        order = partners(count, self.seed, self._step).to(images.device, non_blocking=True)
         partner = order if self.guide == "source" else None
         if relevance is not None and partner is not None:
             relevance = relevance[partner]
-        mixed, boxes = self._occlude(images, labels, relevance, partner, source=images, source_index=order)
+        mixed, boxes = self._occlude(images, labels, relevance, samples, partner, source=images, source_index=order)
         share = (boxes[:, 2:].prod(1) / max(height * width, 1)).to(images.dtype)[:, None]
         return mixed, (1 - share) * onehot + share * onehot[order]
+
+
+def soft_labels(images: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    """(N, classes), all of each sample's share with its class, in the type of the images."""
+    if labels is None:
+        raise ValueError("labels are needed for mixing them, got None")
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point, in whose type labels are mixed, got {images.dtype}")
+    if labels.device.type == "cpu" and labels.numel():
+        low, high = map(int, labels.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels must lie in [0, {classes}), the classes to mix, got {low if low < 0 else high}")
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(images.dtype)
+
+
+def partners(count: int, seed: int, step: int) -> Tensor:
+    """Which sample of a batch each one is mixed with, int64 (N,), on the CPU."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, step, 1)))

@@ -52,14 +52,17 @@ class RelDropPoints(Guided):
         model: the model that is trained, from clouds (N, P, C) to logits; also inside DistributedDataParallel.
         alpha: share of chance in the score by which points are dropped, in [0, 1]; a number, or a callable from the
             step (``attrdrop.schedules``). 1: random point dropout, and no attribution.
-        beta: how much is dropped, in [0, 1]; likewise. Mode "calibrated" drops this share. Mode "threshold", the
-            published rule, drops less where alpha < 1: about 1 % of the points at the default values.
+        beta: how much is dropped, in [0, 1]; likewise. Mode "calibrated" drops this share. Mode "threshold", the rule
+            of the released code, drops less where alpha < 1: about 1 % of the points at the default alpha and beta. The
+            released configuration has beta = 0.5.
         mode, norm, value: see :func:`attrdrop.occlude_points`.
         rule: a rule or composite of ``attrdrop.lrp`` (default ``EpsilonFlat(1e-6)``); "random", which is alpha = 1; or
             a callable (model, points, labels) -> relevance (N, P) or (N, P, c).
         target: "label", the class in labels, or "pred", the predicted one.
         start, unknown, output: see :func:`attrdrop.lrp.relevance`; start="contrastive" sets the class against others.
         every: attribute in every n-th step only; the others drop at random, as alpha = 1 does. An approximation.
+        cache_epochs: attribute a cloud anew in every n-th epoch only, and keep its relevance by point until then. An
+            approximation, for clouds whose points come in the same order each time; see :class:`RelDrop`.
         warmup: steps at the beginning that leave clouds alone.
         inplace: write into the points.
         seed: seed of all draws. They depend on it, the step and the sample's place in the global batch alone.
@@ -77,7 +80,7 @@ class RelDropPoints(Guided):
         *,
         alpha: Schedule = 0.5,
         beta: Schedule = 0.15,
-        mode: str = "threshold",
+        mode: str = "calibrated",
         norm: str | None = None,
         value: Value = "origin",
         rule: Attribution | None = None,
@@ -102,6 +105,7 @@ class RelDropPoints(Guided):
         labels: Tensor | None = None,
         relevance: Tensor | None = None,
         valid: Tensor | None = None,
+        samples: Tensor | None = None,
         **arguments: Any,
     ) -> Tensor:
         """The batch with points dropped.
@@ -111,6 +115,7 @@ class RelDropPoints(Guided):
             labels: int64 (N,), for target="label".
             relevance: (N, P) or (N, P, c), to be used instead of the model's own.
             valid: bool (N, P), False where a cloud has no point. The model gets it too, as keyword ``valid``.
+            samples: int64 (N,), the clouds' indices in the data set, for cache_epochs; best on the CPU.
             arguments: further keywords of the model, ``neighbours`` for instance.
 
         Raises:
@@ -132,9 +137,10 @@ class RelDropPoints(Guided):
         if not self._is_guided(relevance):
             alpha, relevance = 1.0, None
         count, attributed = points.shape[0], 0
+        visited = self._visited(samples, count)
         if relevance is None and alpha < 1 and beta > 0 and points.numel():
             arguments = arguments if valid is None else {"valid": valid, **arguments}
-            relevance, attributed = self._relevance(points, labels, arguments), count
+            relevance, attributed = self._relevance(points, labels, visited, arguments)
         seed, ids = self._draws(count)
         occluded, dropped = occlude_points(
             points, relevance, alpha=alpha, beta=beta, valid=valid, seed=seed, sample_ids=ids, **self._drop
@@ -142,3 +148,6 @@ class RelDropPoints(Guided):
         there = dropped.new_tensor(dropped.numel(), dtype=torch.int64) if valid is None else valid.sum()
         self._count([there, dropped.sum()], count, attributed)
         return occluded
+
+    def _summed(self, relevance: Tensor) -> Tensor:
+        return relevance.float().sum(2) if relevance.dim() == 3 else relevance.float()

@@ -1,4 +1,4 @@
-"""Rivals of the op on point clouds, written from the published description: score = alpha U + (1 - alpha) r.
+"""Rivals of the op on point clouds, written from the description of the released code: score = alpha U + (1 - alpha) r.
 
 Both draw U by `torch.rand`, so their results are others than ours; the tests give them our numbers and compare.
 """
@@ -26,7 +26,7 @@ class PointInputs(Inputs):
 
 
 def loop(i: Inputs, draw: Draw = torch.rand) -> Tensor:
-    """As published: for each cloud the batch goes to the host, where the cloud loses points, and back."""
+    """As released: for each cloud the batch goes to the host, where the cloud loses points, and back."""
     out = i.points.clone()
     for n in range(len(out)):
         host, relevance = out.cpu(), i.relevance[n].cpu()

@@ -260,7 +260,7 @@ ENTRIES = (
     Entry(
         "occlude_points",
         points.PointInputs,
-        lambda i, backend: attrdrop.occlude_points(i.points, i.relevance, seed=SEED, backend=backend),
+        lambda i, backend: attrdrop.occlude_points(i.points, i.relevance, mode="threshold", seed=SEED, backend=backend),
         points.peers,
         lambda s, size: Cost(0, 2 * s.values * size + 5 * s.batch * s.n),
         shapes=OCCLUDED_SHAPES,

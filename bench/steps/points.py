@@ -58,14 +58,14 @@ def build_batch(settings: Settings) -> tuple[Tensor, Tensor]:
     return (3**-0.5 * points).to(settings.device), labels.to(settings.device)
 
 
-def ours(model: nn.Module, settings: Settings, **options: Any) -> Transform:
-    """attrdrop.RelDropPoints."""
-    return RelDropPoints(model, **options)
+def ours(model: nn.Module, settings: Settings, mode: str = "threshold", **options: Any) -> Transform:
+    """attrdrop.RelDropPoints, which drops as the released code does unless told otherwise."""
+    return RelDropPoints(model, mode=mode, **options)
 
 
 def found_once(model: nn.Module, settings: Settings) -> Transform:
     """The same, with the neighbours of the whole clouds in both passes."""
-    reldrop = RelDropPoints(model)
+    reldrop = RelDropPoints(model, mode="threshold")
 
     def transform(points: Tensor, labels: Tensor) -> tuple:
         if settings.model == "pointnet":
@@ -77,7 +77,7 @@ def found_once(model: nn.Module, settings: Settings) -> Transform:
 
 
 def cloud_by_cloud(model: nn.Module, settings: Settings) -> Transform:
-    """Our relevance, and the published procedure for the mask: one cloud after another, on the host."""
+    """Our relevance, and the released procedure for the mask: one cloud after another, on the host."""
 
     def transform(points: Tensor, labels: Tensor) -> Tensor:
         found = lrp.relevance(model, points, labels, rule=lrp.EpsilonFlat(1e-6)).sum(-1)

@@ -18,7 +18,9 @@ def test_rivals_drop_the_same_points(rival):
     numbers = point_words(shape.n, POINT, SEED, torch.arange(shape.batch)).double() * 2.0**-32
     rows = iter(numbers)
     found = rival(inputs, lambda size, **_: next(rows) if isinstance(size, int) else numbers.clone())
-    expected, dropped = occlude_points(inputs.points, inputs.relevance, alpha=points.ALPHA, beta=points.BETA, seed=SEED)
+    expected, dropped = occlude_points(
+        inputs.points, inputs.relevance, alpha=points.ALPHA, beta=points.BETA, mode="threshold", seed=SEED
+    )
     assert torch.equal(found, expected)
     assert torch.equal(inputs.points, before)
     assert 8 < dropped.sum() < 300

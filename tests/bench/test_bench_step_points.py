@@ -82,6 +82,6 @@ def test_neighbours_are_found_in_the_whole_clouds(monkeypatch):
     points, labels = step_points.build_batch(settings)
     occluded, valid, neighbours = step_points.ARMS["RelDrop, neighbours found once"](model, settings)(points, labels)
     assert valid is None
-    assert torch.equal(occluded, RelDropPoints(model)(points, labels))
+    assert torch.equal(occluded, RelDropPoints(model, mode="threshold")(points, labels))
     for found, expected in zip(neighbours, model.neighbours(points), strict=True):
         assert torch.equal(found.centres, expected.centres)

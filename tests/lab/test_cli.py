@@ -26,22 +26,42 @@ from attrdrop.lab.cli.sweep import Search
 from attrdrop.lab.cli.terminal import LETTERS
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.figures import sweeps as sweep_plots
-from attrdrop.lab.images import arms as image_arms
-from attrdrop.lab.images.settings import ImageData, ImageSettings
-from attrdrop.lab.names import USUAL
-from attrdrop.lab.points import arms as point_arms
+from attrdrop.lab.images.settings import EvaluationOptions, ImageData, ImageSettings, MapOptions
+from attrdrop.lab.names import RULES, USUAL
 from attrdrop.lab.points.settings import PointData, PointSettings
-from attrdrop.lab.runs.settings import Option, Options, Panel, RunOptions, alternatives, arms_of, options_of, share
+from attrdrop.lab.runs.rules import rule_of
+from attrdrop.lab.runs.settings import (
+    Option,
+    Options,
+    Panel,
+    RunOptions,
+    Variation,
+    alternatives,
+    arms_of,
+    options_of,
+    share,
+)
 from attrdrop.lab.runs.store import TrialStore
 from attrdrop.lab.studies.plan import Plan
 from attrdrop.lab.text.settings import Data, Settings
 
-COMMANDS = ["finetune", "sweep", "train-images", "train-points", "report", "doctor", "bench", "verify"]
+COMMANDS = [
+    "finetune",
+    "sweep",
+    "train-images",
+    "train-points",
+    "maps",
+    "evaluate-images",
+    "report",
+    "doctor",
+    "bench",
+    "verify",
+]
 MADE_OF = {
     "finetune": (Data, Settings, RunOptions),
     "sweep": (Plan, Search, Data, Settings, RunOptions),
-    "train-images": (ImageData, ImageSettings, RunOptions),
-    "train-points": (PointData, PointSettings, RunOptions),
+    "train-images": (ImageData, Variation, ImageSettings, RunOptions),
+    "train-points": (PointData, Variation, PointSettings, RunOptions),
 }
 VARIED_BY_STUDIES = {"task", "arms", "attribution", "target", "region", "cross_tuning"}  # no options of a sweep
 FIELDS = [
@@ -66,6 +86,13 @@ REFUSED = [
     ("train-images", ImageSettings, "model", "vgg"),
     ("train-images", ImageSettings, "p", -0.1),
     ("train-images", ImageSettings, "rule", "lrp"),
+    ("train-images", ImageSettings, "epsilon", 0.0),
+    ("train-images", ImageSettings, "mode", "row"),
+    ("train-images", ImageSettings, "border", "wrap"),
+    ("train-images", ImageSettings, "value", "black"),
+    ("train-images", ImageSettings, "value", "nan"),
+    ("train-images", ImageSettings, "mix", 0.0),
+    ("train-points", PointSettings, "epsilon", float("nan")),
     ("train-points", PointSettings, "mode", "random"),
     ("train-points", PointSettings, "beta", 2.0),
     ("train-points", PointSettings, "width", 0.0),
@@ -285,11 +312,13 @@ def test_what_is_usual_in_studies_are_the_defaults_of_settings():
     assert {name: getattr(Settings, name) for name in USUAL} == USUAL
 
 
-@pytest.mark.parametrize(("settings", "rules"), [(ImageSettings, image_arms.RULES), (PointSettings, point_arms.RULES)])
-def test_rules_have_the_names_of_the_settings(settings, rules):
-    assert [settings(rule=name).rule for name in rules] == list(rules)
-    assert settings.rule in rules
-    assert options_of(settings)["rule"][1].help == f"{alternatives(list(rules))}."
+@pytest.mark.parametrize("settings", [ImageSettings, PointSettings])
+def test_rules_have_the_names_of_the_settings(settings):
+    made = {name: rule_of(settings(rule=name).rule, 0.25) for name in RULES}
+    assert len(set(made.values())) == len(RULES)
+    assert [name for name, rule in made.items() if "0.25" in repr(rule)] == list(RULES[:4])
+    assert settings.rule in RULES
+    assert options_of(settings)["rule"][1].help == f"{alternatives(list(RULES))}."
 
 
 @pytest.mark.parametrize("command", MADE_OF)
@@ -314,7 +343,16 @@ def test_options_take_their_defaults_from_the_fields_alone(kind):
         assert parameters[name].default == ("other" if "tuple" in str(annotation) else ("other",))
 
 
-@pytest.mark.parametrize("module", ["finetune", "sweep", "images", "points"])
+@pytest.mark.parametrize(("command", "kinds"), [("maps", (MapOptions,)), ("evaluate-images", (EvaluationOptions,))])
+def test_looking_at_models_takes_options_of_data_and_models(command, kinds):
+    found = {param.name for param in get_command(app).commands[command].params}
+    known = {field.name for kind in (*kinds, ImageData, ImageSettings) for field in dataclasses.fields(kind)}
+    assert {"dataset", "data", "model", "weights", "device"} <= found
+    assert not {"p", "alpha", "seeds", "arms", "save"} & found
+    assert found - {"preset", "help"} <= known
+
+
+@pytest.mark.parametrize("module", ["finetune", "sweep", "images", "points", "maps", "evaluate_images"])
 def test_bodies_of_commands_have_no_defaults(module):
     tree = ast.parse((Path(options.__file__).parent / f"{module}.py").read_text())
     bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]

@@ -17,6 +17,7 @@ from attrdrop.lab.images.training import ImageTrainer
 
 CPU = torch.device("cpu")
 TABLES = [".lock", "curves.csv", "flipping.csv", "results.json", "runs.csv", "trials"]
+FIVE = ARMS[:5]
 SMALL = ["--dataset", "npz", "--epochs", "1", "--batch-size", "16"]
 
 
@@ -39,10 +40,10 @@ def train(npz, tmp_path):
 
 @pytest.mark.slow
 def test_five_arms_at_two_seeds(train):
-    arguments = "--arms", ",".join(ARMS), "--seeds", 2
+    arguments = "--arms", ",".join(FIVE), "--seeds", 2
     outcome, output = train(*arguments)
     assert outcome.exit_code == 0, outcome.output
-    figures = ["curves.png", "flipping.png", "occluded.png", *(f"maps_{arm}.png" for arm in ARMS)]
+    figures = ["curves.png", "flipping.png", "occluded.png", *(f"maps_{arm}.png" for arm in FIVE)]
     assert names(output) == sorted([*TABLES, *figures])
     assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in figures)
 
@@ -50,7 +51,7 @@ def test_five_arms_at_two_seeds(train):
     assert content["complete"]
     assert content["task"]["sizes"] == {"train": 48, "test": 12}
     order = [(run["seed"], run["arm"]) for run in content["runs"]]
-    assert order == [(0, arm) for arm in ARMS] + [(1, arm) for arm in (*ARMS[1:], ARMS[0])]
+    assert order == [(0, arm) for arm in FIVE] + [(1, arm) for arm in (*FIVE[1:], FIVE[0])]
     runs = {(run["arm"], run["seed"]): run for run in content["runs"]}
     for (arm, _), run in runs.items():
         assert 0 <= run["rank_accuracy"] <= 1
@@ -58,7 +59,7 @@ def test_five_arms_at_two_seeds(train):
         assert (run["attributed"] > 0) == (arm in ("reldrop", "relcutmix"))
         assert (run["epochs"][0]["changed"] > 0) == (arm != "plain")
     for seed in (0, 1):  # the same draws of sizes in every arm
-        areas = [runs[arm, seed]["epochs"][0]["changed"] for arm in ARMS[1:]]
+        areas = [runs[arm, seed]["epochs"][0]["changed"] for arm in FIVE[1:]]
         assert areas == pytest.approx([areas[0]] * 4, rel=1e-9)
 
     frame = pd.read_csv(output / "runs.csv")
@@ -67,11 +68,11 @@ def test_five_arms_at_two_seeds(train):
     assert len(pd.read_csv(output / "curves.csv")) == 10
     assert len(pd.read_csv(output / "flipping.csv")) == 10 * 2 * 17
     differences = content["summary"]["accuracy_difference_to_plain"]
-    assert list(differences) == list(ARMS[1:])
+    assert list(differences) == list(FIVE[1:])
     assert all(found["n"] == 2 for found in differences.values())
     for text in ("accuracy, %", "erased, %", "rank acc., %", "2 seeds", "48 train, 12 test", "occluded.png"):
         assert text in outcome.output
-    assert max(map(len, outcome.output.splitlines())) <= 80
+    assert max(len(line) for line in outcome.output.splitlines() if not line.startswith("Warning: ")) <= 80
     row = next(line for line in outcome.output.splitlines() if line.startswith("step, ms"))
     assert len(row.split()) == 2 + 5  # on one line at 80 columns
 
@@ -92,6 +93,15 @@ def test_five_arms_at_two_seeds(train):
     assert fewer.exit_code == 0, fewer.output
     assert names(output) == sorted([*TABLES, "curves.png", "flipping.png", "maps_erasing.png"])
     assert "acc. - plain" in fewer.output
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_trains_with_reldrop(train):
+    outcome, output = train("--model", "vit-tiny", "--arms", "reldrop", "--seeds", 1, "--train-size", 24)
+    assert outcome.exit_code == 0, outcome.output
+    (run,) = results(output)["runs"]
+    assert run["attributed"] > 0
+    assert 0 <= run["rank_accuracy"] <= 1
 
 
 def test_other_data_of_the_same_name_and_size_are_refused(train, tmp_path):
@@ -150,11 +160,20 @@ def test_images_smaller_than_the_patches_of_the_measures(size):
 
 
 def bad_options():
-    yield ["--dataset", "imagenet"], ["--dataset: 'imagenet'", "mnist, cifar10, cifar100, npz, folder"]
+    yield ["--dataset", "imagenet"], ["--dataset: 'imagenet'", "mnist, planted, cifar10, cifar100, npz, folder"]
     yield ["--dataset", "mnist"], ["--data: mnist is a package"]
     yield ["--data", "none.npz"], ["--data", "none.npz"]
     yield ["--model", "resnet9"], ["--model: 'resnet9'", "vit-tiny"]
+    yield ["--model", "timm:"], ["--model: 'timm:'", "timm:resnet26"]
+    yield ["--weights", "none.pt"], ["--weights: there is no file none.pt"]
     yield ["--rule", "lrp"], ["--rule: 'lrp'", "epsilon-plus-flat"]
+    yield ["--vary", "gamma=1,2"], ["--vary: 'gamma' is none of", "alpha, beta"]
+    yield ["--vary", "alpha"], ["--vary: 'alpha' is no setting with its values"]
+    yield ["--vary", "alpha=0.5,high"], ["--alpha: 'high' is no float"]
+    yield ["--vary", "alpha=0.5,1.5"], ["--alpha: 1.5 is no probability"]
+    yield ["--arms", "plain,plain alpha=0"], ["'plain alpha=0' changes 'alpha', and plain depends on nothing"]
+    yield ["--dev-size", "48"], ["--dev-size: 48 leaves none of the 48 training examples"]
+    yield ["--classes", "list.txt"], ["--classes: it is for image files; --dataset npz has none"]
     yield ["--arms", "plain,foo"], ["--arms: 'foo'", "relcutmix"]
     yield ["--arms", "plain,plain"], ["--arms", "each once"]
     yield ["--arms", ""], ["--arms"]

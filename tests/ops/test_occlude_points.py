@@ -47,7 +47,7 @@ def r_by_definition(relevance, valid, norm):
     return [(x - low) / (high - low) if high > low else 0.0 for x in relevance]
 
 
-def dropped_by_definition(relevance, valid, sample, *, alpha=0.5, beta=0.15, mode="threshold", norm=None, seed):
+def dropped_by_definition(relevance, valid, sample, *, alpha=0.5, beta=0.15, mode="calibrated", norm=None, seed):
     """Places of the dropped points of one cloud; relevance: a list, or None."""
     points = len(valid)
     norm = norm or ("minmax" if mode == "threshold" else "rank")
@@ -75,16 +75,16 @@ def sources_by_definition(dropped, valid, sample, value, seed):
 
 RULES = [
     dict(),
-    dict(mode="calibrated"),
-    dict(alpha=0.0, beta=0.3),
-    dict(alpha=0.0, beta=0.5, mode="calibrated", norm="minmax"),
-    dict(alpha=0.3, beta=0.6, norm="rank"),
-    dict(alpha=0.7, beta=0.9, norm="positive"),
-    dict(alpha=1.0, beta=0.4, mode="calibrated", norm="positive"),
+    dict(mode="threshold"),
+    dict(alpha=0.0, beta=0.3, mode="threshold"),
+    dict(alpha=0.0, beta=0.5, norm="minmax"),
+    dict(alpha=0.3, beta=0.6, mode="threshold", norm="rank"),
+    dict(alpha=0.7, beta=0.9, mode="threshold", norm="positive"),
+    dict(alpha=1.0, beta=0.4, norm="positive"),
     dict(beta=1.0),
-    dict(beta=1.0, mode="calibrated"),
-    dict(alpha=0.0, beta=0.0),
-    dict(beta=0.0, mode="calibrated"),
+    dict(beta=1.0, mode="threshold"),
+    dict(beta=0.0),
+    dict(alpha=0.0, beta=0.0, mode="threshold"),
 ]
 
 
@@ -180,11 +180,13 @@ def test_a_cloud_of_100000_points(occlude, norm):
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.15), (0.3, 0.6), (0.8, 0.9), (1.0, 0.25), (0.4, 0.4)])
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_threshold_drops_with_the_published_probability(alpha, beta, norm):
+def test_the_threshold_drops_with_the_released_probability(alpha, beta, norm):
     clouds = 4000
     relevance = torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 2.5, 3.0, 3.1, 3.2, 3.3])
     x = torch.zeros(clouds, 10, 1)
-    _, dropped = occlude_points(x, relevance.expand(clouds, 10), alpha=alpha, beta=beta, norm=norm, seed=17)
+    _, dropped = occlude_points(
+        x, relevance.expand(clouds, 10), alpha=alpha, beta=beta, mode="threshold", norm=norm, seed=17
+    )
     r = torch.tensor(r_by_definition(relevance.tolist(), [True] * 10, norm))
     expected = ((beta - (1 - alpha) * (1 - r)) / alpha).clamp(0, 1)
     bound = 4 * (expected * (1 - expected) / clouds).sqrt()
@@ -232,12 +234,12 @@ def test_ties_of_the_score_go_to_the_lower_index(occlude):
 @pytest.mark.parametrize("norm", NORMS)
 def test_constant_relevance_guides_nothing(occlude, level, norm):
     x, relevance = torch.randn(8, 63, 3), torch.full((8, 63), level)
-    arguments = dict(alpha=0.6, beta=0.55, norm=norm, seed=1)
-    _, dropped = occlude(x, relevance, **arguments)
+    common = dict(mode="threshold", seed=1)
+    _, dropped = occlude(x, relevance, alpha=0.6, beta=0.55, norm=norm, **common)
     if norm == "positive" and level > 0:
-        _, expected = occlude(x, None, beta=0.55 / 0.6, seed=1)  # r = 1: score >= 1 - beta where U >= 1 - beta / alpha
+        _, expected = occlude(x, None, beta=0.55 / 0.6, **common)  # r = 1: score >= 1 - beta: U >= 1 - beta / alpha
     else:
-        _, expected = occlude(x, None, beta=1 - 0.45 / 0.6, seed=1)  # r = 0
+        _, expected = occlude(x, None, beta=1 - 0.45 / 0.6, **common)  # r = 0
     assert torch.equal(dropped, expected)
     assert dropped.any()
 

@@ -10,7 +10,7 @@ from drawings import drawn, pixels, size
 from matplotlib.figure import Figure
 
 from attrdrop.plots import flipping_curves, loss_curves, point_loss_curves
-from attrdrop.plots.images import contact_sheet, heat_maps
+from attrdrop.plots.images import compared_maps, contact_sheet, heat_maps
 from attrdrop.plots.letters import spelled
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -148,3 +148,29 @@ def test_flipping_curves():
 def test_errors_name_the_argument(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_maps_of_several_rules_stand_beside_their_image(figures):
+    rules = {"z+": MAPS, "epsilon": -MAPS}
+    scores = {"z+": ["RRA 10 %", "RRA 20 %", ""]}
+    compared_maps(IMAGES, rules, None, ["cat", "dog", "cow"], scores)
+    panels = [axes for axes in figures[0].axes if axes.images]
+    titles = [axes.get_title().replace("\n", " ") for axes in panels]
+    assert titles == ["cat", "z+, RRA 10 %", "epsilon", "dog", "z+, RRA 20 %", "epsilon", "cow", "z+", "epsilon"]
+    shown = [np.asarray(axes.images[0].get_array()) for axes in panels]
+    np.testing.assert_allclose(shown[3], IMAGES[1].permute(1, 2, 0).double().numpy())
+    assert not np.allclose(shown[1], shown[2])
+    drawn(compared_maps, IMAGES[:1], {"z+": MAPS[:1]})
+
+
+@pytest.mark.parametrize(
+    ("maps", "scores", "message"),
+    [
+        ({}, None, "maps must hold relevance by at least one rule"),
+        ({"z+": MAPS[:2]}, None, r"maps\['z\+'\] and its scores must be one for each image"),
+        ({"z+": MAPS}, {"z+": ["a"]}, "got .* and 1 scores"),
+    ],
+)
+def test_maps_that_do_not_fit_their_images(maps, scores, message):
+    with pytest.raises(ValueError, match=message):
+        compared_maps(IMAGES, maps, None, scores=scores)

@@ -44,6 +44,26 @@ def test_points_drop_where_relevance_says(model, batch, rule, mode):
     }  # fmt: skip
 
 
+def test_by_default_the_share_beta_goes(model, batch):
+    reldrop = RelDropPoints(model)
+    reldrop(*batch)
+    assert reldrop.statistics().dropped == N * round(0.15 * POINTS)
+
+
+def test_the_released_rule_drops_much_less_at_the_same_numbers(model, batch):
+    """clip(r - 0.7, 0, 1) in mean, and not the share 0.15."""
+    reldrop = RelDropPoints(model, mode="threshold")
+    points, labels = batch
+    relevance = lrp.relevance(model, points, labels, rule=lrp.EpsilonFlat(1e-6)).sum(-1)
+    low, high = relevance.aminmax(dim=1, keepdim=True)
+    expected = ((relevance - low) / (high - low) - 0.7).clamp(0, 1)
+    for _ in range(60):
+        reldrop(points, labels)
+    share = reldrop.statistics().dropped / reldrop.statistics().points
+    assert share == pytest.approx(expected.mean().item(), abs=0.01)
+    assert share < 0.05
+
+
 def test_flat_is_the_default_rule(model, batch):
     settings = dict(mode="calibrated", alpha=0.2, seed=1)
     expected = RelDropPoints(model, rule=lrp.EpsilonFlat(1e-6), **settings)(*batch)
@@ -203,7 +223,9 @@ def test_wrapped_models(model, batch):
 
 
 @pytest.mark.parametrize("points", [torch.zeros(3, POINTS, 3), torch.ones(3, 1, 3), torch.rand(3, 5, 3)])
-@pytest.mark.parametrize("settings", [{}, {"mode": "calibrated", "beta": 1.0}, {"beta": 1.0, "value": "resample"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mode": "threshold"}, {"beta": 1.0}, {"mode": "threshold", "beta": 1.0, "value": "resample"}]
+)
 def test_degenerate_clouds_train(points, settings):
     model = small_pointnet2()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

@@ -1,13 +1,15 @@
 """The command `attrdrop train-images`."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
-from attrdrop.lab.images.settings import PRESETS, ImageData, ImageSettings
-from attrdrop.lab.runs.settings import RunOptions
+from attrdrop.lab.images.settings import PRESETS, USES, ImageData, ImageSettings
+from attrdrop.lab.runs.settings import RunOptions, Variation
+from attrdrop.lab.runs.variants import grid
 
 
 @command(
@@ -15,22 +17,26 @@ from attrdrop.lab.runs.settings import RunOptions
     "demo: few images and epochs, some minutes on two CPU cores; other options override it.",
     output=Path("runs/images"),
 )
-def train_images(data: ImageData, settings: ImageSettings, run: RunOptions) -> None:
+def train_images(data: ImageData, variation: Variation, settings: ImageSettings, run: RunOptions) -> None:
     """Train an image classifier plainly, with random erasing and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial
     weights, at each of several seeds, and erase equally large blocks. The
     table shows accuracy, step time, memory and what the models rely on.
-    Ctrl-C keeps every finished run; the same command again does the rest.
+    With --vary each combination of settings is an arm of its own, and a
+    development split chooses among them. Ctrl-C keeps every finished run;
+    the same command again does the rest.
     """
     from attrdrop.lab.images.experiment import ImageExperiment
 
-    run_experiment(partial(ImageExperiment, settings, partial(load, data)), run)
+    settings = dataclasses.replace(settings, arms=grid(settings.arms, variation.vary, USES))
+    run_experiment(partial(ImageExperiment, settings, partial(load, data, bool(variation.vary))), run)
 
 
-def load(data: ImageData) -> Any:
-    """The task that the options name, cut down to the sizes they ask for."""
+def load(data: ImageData, chooses: bool = False) -> Any:
+    """The task that the options name, cut down to the sizes they ask for; to choose, it needs a development split."""
     from attrdrop.lab.images.data import load_task
 
-    task = load_task(data.dataset, data.data, data.image_size)
-    return task.limited(data.train_size, data.test_size)
+    task = load_task(data.dataset, data.data, data.image_size, data.classes, data.boxes)
+    fifth = max(1, len(task.train.labels) // 5) if chooses else None
+    return task.limited(data.train_size, data.test_size, data.dev_size or fifth)

@@ -16,8 +16,10 @@ except ImportError as error:
     sys.exit(f"The attrdrop command needs {error.name}: pip install 'attrdrop[lab]' (ops and ADDrop work without it).")
 
 from attrdrop import __version__
+from attrdrop.lab.cli.evaluate_images import evaluate_images
 from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
+from attrdrop.lab.cli.maps import maps
 from attrdrop.lab.cli.points import train_points
 from attrdrop.lab.cli.sweep import sweep
 from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors, one_sentence
@@ -50,6 +52,8 @@ app.command()(finetune)
 app.command()(sweep)
 app.command("train-images")(train_images)
 app.command("train-points")(train_points)
+app.command()(maps)
+app.command("evaluate-images")(evaluate_images)
 
 
 @app.command()

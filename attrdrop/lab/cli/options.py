@@ -55,13 +55,13 @@ class _Field:
 
 
 def command(
-    presets: Mapping[str, dict[str, Any]], preset_help: str, without: Collection[str] = (), **defaults: Any
+    presets: Mapping[str, dict[str, Any]], preset_help: str = "", without: Collection[str] = (), **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function whose parameters are dataclasses.
 
     It has an option for each of their fields with an Option, but for those `without`. A field that several have is one
-    option and stands where it comes first, with the first default, unless `defaults` has another. A preset holds for
-    what is not given on the command line. A parameter `given` gets the names of what is.
+    option and stands where it comes first, with the first default, unless `defaults` has another. A preset, where
+    there are any, holds for what is not given on the command line. A parameter `given` gets the names of what is.
     """
 
     def decorated(body: Callable[..., None]) -> Callable[..., None]:
@@ -69,8 +69,9 @@ def command(
         kinds = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Options)}
         named = {field.name: field for field in _fields_of(kinds.values(), without, defaults)}
         preset = _Field("preset", _choice_of(presets) | None, Option(Panel.RESULTS, preset_help), None)
+        shown = [preset] if presets else []
 
-        def run(context: typer.Context, preset: Enum | None, **options: Any) -> None:
+        def run(context: typer.Context, preset: Enum | None = None, **options: Any) -> None:
             given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
             with one_sentence():
                 values = {name: named[name].parsed(value) for name, value in options.items()}
@@ -82,7 +83,7 @@ def command(
         run.__name__, run.__doc__ = body.__name__, body.__doc__
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         order = list(Panel)
-        ordered = sorted([preset, *named.values()], key=lambda field: order.index(field.option.panel))
+        ordered = sorted([*shown, *named.values()], key=lambda field: order.index(field.option.panel))
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # which typer reads
             [context, *(field.parameter() for field in ordered)]
         )

@@ -1,13 +1,15 @@
 """The command `attrdrop train-points`."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
-from attrdrop.lab.points.settings import PRESETS, PointData, PointSettings
-from attrdrop.lab.runs.settings import RunOptions
+from attrdrop.lab.points.settings import PRESETS, USES, PointData, PointSettings
+from attrdrop.lab.runs.settings import RunOptions, Variation
+from attrdrop.lab.runs.variants import grid
 
 
 @command(
@@ -15,23 +17,27 @@ from attrdrop.lab.runs.settings import RunOptions
     "demo: a narrow model, few points, some minutes on two CPU cores; other options override it.",
     output=Path("runs/points"),
 )
-def train_points(data: PointData, settings: PointSettings, run: RunOptions) -> None:
+def train_points(data: PointData, variation: Variation, settings: PointSettings, run: RunOptions) -> None:
     """Train a point cloud classifier plainly, with random point dropout and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial
     weights, at each of several seeds. The table shows accuracy, step
-    time, memory, and how well the models bear the loss of points.
-    Ctrl-C keeps every finished run; the same command again does the rest.
+    time, memory, and how well the models bear the loss of points. With
+    --vary each combination of settings is an arm of its own, and a
+    development split chooses among them. Ctrl-C keeps every finished run;
+    the same command again does the rest.
     """
     from attrdrop.lab.points.experiment import PointExperiment
 
-    run_experiment(partial(PointExperiment, settings, partial(load, data, settings)), run)
+    settings = dataclasses.replace(settings, arms=grid(settings.arms, variation.vary, USES))
+    run_experiment(partial(PointExperiment, settings, partial(load, data, settings, bool(variation.vary))), run)
 
 
-def load(data: PointData, settings: PointSettings) -> Any:
-    """The task that the options name, cut down to the sizes they ask for."""
+def load(data: PointData, settings: PointSettings, chooses: bool = False) -> Any:
+    """The task that the options name, cut down to the sizes they ask for; to choose, it needs a development split."""
     from attrdrop.lab.points.data import load_task
     from attrdrop.lab.points.readers import Reading
 
     task = load_task(data.dataset, data.data, Reading(settings.points, settings.sampling, settings.normals))
-    return task.limited(data.train_size, data.test_size)
+    fifth = max(1, len(task.train.labels) // 5) if chooses else None
+    return task.limited(data.train_size, data.test_size, data.dev_size or fifth)

@@ -14,14 +14,16 @@ from torch.nn import functional
 
 from attrdrop.lab.arrays import checksum, class_indices, read_npz
 from attrdrop.lab.errors import InputError, check_name, listed, said
-from attrdrop.lab.images.files import class_folders, file_images, refuse_empty
+from attrdrop.lab.images.files import box_files, class_folders, class_list, file_images, refuse_empty
 from attrdrop.lab.images.settings import ImageData
-from attrdrop.lab.runs.splits import sample, split
+from attrdrop.lab.runs.splits import sample, split, with_dev
 
 MNIST = "mnist"
 CIFAR = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DATASETS = (MNIST, *CIFAR, "npz", "folder")
+PLANTED = "planted"
+SHIPPED = {MNIST: "5,000 digits", PLANTED: "digits on photographs"}  # in packages
+DATASETS = (*SHIPPED, *CIFAR, "npz", "folder")
 
 
 class Images(Protocol):
@@ -31,9 +33,8 @@ class Images(Protocol):
     def labels(self) -> Tensor:
         """int64 (N,)"""
 
-    @property
-    def masks(self) -> Tensor | None:
-        """bool (N, H, W)"""
+    def objects(self, indices: Tensor) -> Tensor | None:
+        """Masks of the objects in some images, bool (n, H, W), empty where one is unknown; None where all are."""
 
     def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
         """uint8 (n, C, H, W) of some images, augmented with draws of the generator."""
@@ -53,6 +54,9 @@ class ArrayImages:
     labels: Tensor
     masks: Tensor | None = None
 
+    def objects(self, indices: Tensor) -> Tensor | None:
+        return None if self.masks is None else self.masks[indices]
+
     def pixels(self, indices: Tensor, augment: str, generator: torch.Generator | None) -> Tensor:
         x = self.data[indices]
         return x if augment == "none" else _cropped(x, augment == "crop-flip", generator)
@@ -67,7 +71,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """A labelled image set, split in two; mean and std per channel, for pixels in [0, 1]."""
+    """A labelled image set, split in two or three; mean and std per channel, for pixels in [0, 1]."""
 
     name: str
     label_names: list[str]
@@ -76,6 +80,7 @@ class ImageTask:
     mean: Sequence[float]
     std: Sequence[float]
     augment: str
+    dev: Images | None = None
 
     @property
     def channels(self) -> int:
@@ -93,26 +98,39 @@ class ImageTask:
         mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return x.sub_(mean).div_(std)
 
-    def limited(self, train_size: int | None, test_size: int | None) -> "ImageTask":
-        """The task with splits cut down to so many images, classes in proportion, the same ones every time."""
-        return replace(self, train=sample(self.train, train_size), test=sample(self.test, test_size))
+    def limited(self, train_size: int | None, test_size: int | None, dev_size: int | None = None) -> "ImageTask":
+        """The task with splits cut down to so many images, classes in proportion, the same ones every time.
+
+        dev_size: of a split that is taken away from the training images before they are cut down.
+        """
+        task = with_dev(self, dev_size)
+        return replace(task, train=sample(task.train, train_size), test=sample(task.test, test_size))
 
 
-def load_task(name: str, data: Path | None, image_size: int = ImageData.image_size) -> ImageTask:
-    """A set by name: mnist, or one in a folder or file of the user's."""
+def load_task(
+    name: str,
+    data: Path | None,
+    image_size: int = ImageData.image_size,
+    classes: Path | None = None,
+    boxes: Path | None = None,
+) -> ImageTask:
+    """A set by name: mnist or planted, or one in a folder or file of the user's."""
     if name not in DATASETS:
         raise InputError(f"--dataset: {name!r} is none of {', '.join(DATASETS)}.")
-    if name == MNIST:
+    for option, path in (("classes", classes), ("boxes", boxes)):
+        if path is not None and name != "folder":
+            raise InputError(f"--{option}: it is for image files; --dataset {name} has none.")
+    if name in SHIPPED:
         if data is not None:
-            raise InputError(f"--data: mnist is a package; say with --dataset what {data} is.")
-        return mnist()
+            raise InputError(f"--data: {name} is a package; say with --dataset what {data} is.")
+        return mnist() if name == MNIST else planted()
     if data is None:
         raise InputError(f"--dataset: {name} is not shipped; say with --data where it is.")
     if not data.exists():
         raise InputError(f"--data: there is no file or folder {data}.")
     if name in CIFAR:
         return cifar(name, data)
-    return from_npz(data) if name == "npz" else from_folder(data, image_size)
+    return from_npz(data) if name == "npz" else from_folder(data, image_size, classes, boxes)
 
 
 def mnist() -> ImageTask:
@@ -126,6 +144,18 @@ def mnist() -> ImageTask:
     everything = ArrayImages(pixels, torch.from_numpy(y.astype(np.int64)), pixels[:, 0] > 0)
     train, test = split(everything, 1000)
     return _in_memory("mnist", [str(digit) for digit in range(10)], train, test, "crop")
+
+
+def planted() -> ImageTask:
+    """3,000 digits pasted on photographs, and 1,000 for testing: what tells the class is known exactly."""
+    from attrdrop.lab.images import planted as scenes
+
+    def images(count: int, seed: int, part: int) -> ArrayImages:
+        x, labels, masks = scenes.scenes(count, seed, part)
+        return ArrayImages(x.mul(255).round_().to(torch.uint8), labels, masks)
+
+    names = [str(digit) for digit in range(scenes.CLASSES)]
+    return _in_memory(PLANTED, names, images(3000, 0, 0), images(1000, 1, 1), "none")
 
 
 def cifar(name: str, folder: Path) -> ImageTask:
@@ -175,25 +205,33 @@ def from_npz(path: Path) -> ImageTask:
     return _in_memory(path.stem, [str(name) for name in names], train, test, "crop-flip")
 
 
-def from_folder(folder: Path, size: int) -> ImageTask:
-    """ImageNet's layout: train/<class>/<file> and val/<class>/<file> (or test/), files perhaps in folders below."""
+def from_folder(folder: Path, size: int, classes: Path | None = None, boxes: Path | None = None) -> ImageTask:
+    """ImageNet's layout: train/<class>/<file> and val/<class>/<file> (or test/), files perhaps in folders below.
+
+    classes: a list of class folders with their names, in the order of a model's outputs; without it they stand in
+    alphabetical order. boxes: a folder of XML files with object boxes.
+    """
     held_out = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or held_out is None:
         raise InputError(f"--data: {folder} must hold train and val (or test), with a folder for each class in them.")
     check_name(folder, "--data")
     training, held = folder / "train", class_folders(held_out)
     found = class_folders(training)
-    names = list(found)
+    known = {name: name for name in found} if classes is None else class_list(classes)
+    if unlisted := [name for name in found if name not in known]:
+        raise InputError(f"--classes: {classes} does not name the class folders {listed(unlisted)} of {training}.")
+    names = list(known)
     if len(names) < 2:
         raise InputError(f"--data: {training} holds {len(names)} class folders; two or more are needed.")
-    if unknown := [name for name in held if name not in found]:
+    if unknown := [name for name in held if name not in known]:
         raise InputError(
             f"--data: {held_out} holds class folders that {training} lacks: {listed(unknown)}; those of training are "
             f"{listed(names)}."
         )
-    train, test = file_images(training, found, names, size), file_images(held_out, held, names, size)
+    places = None if boxes is None else box_files(boxes)
+    train, test = (file_images(*part, names, size, places) for part in ((training, found), (held_out, held)))
     refuse_empty(training, found)
-    return ImageTask(folder.name, names, train, test, IMAGENET_MEAN, IMAGENET_STD, "crop-flip")
+    return ImageTask(folder.name, list(known.values()), train, test, IMAGENET_MEAN, IMAGENET_STD, "crop-flip")
 
 
 def _in_memory(name: str, names: list[str], train: ArrayImages, test: ArrayImages, augment: str) -> ImageTask:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from attrdrop.lab.images.settings import ARMS
-from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, ENDING, ArmReport, flipping, taken
+from attrdrop.lab.images.settings import ARMS, ERASING, GUIDED
+from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, DEV, ENDING, ArmReport, flipping, taken
 from attrdrop.lab.runs.report import entry, number, percent
 
 OCCLUDED_FIGURE = "occluded.png"
@@ -16,7 +16,9 @@ class ImageReport(ArmReport):
     all_arms = ARMS
     changed = "erased"
     tested = "test images"
+    rival, guided = ERASING, GUIDED
     measures = (
+        DEV,
         ACCURACY,
         CALIBRATION,
         taken("erased"),
@@ -29,7 +31,7 @@ class ImageReport(ArmReport):
     )
 
     def run_figures(self, arms: Iterable[str]) -> list[str]:
-        return [*map(maps_figure, arms), OCCLUDED_FIGURE]
+        return [*map(maps_figure, arms), OCCLUDED_FIGURE, *map(weights_file, arms)]
 
     def caption(self) -> str:
         return (
@@ -45,3 +47,8 @@ class ImageReport(ArmReport):
 def maps_figure(arm: str) -> str:
     """Name of the figure with relevance maps of an arm."""
     return f"maps_{arm}.png"
+
+
+def weights_file(arm: str) -> str:
+    """Name of the file with the trained weights of an arm."""
+    return f"model_{arm}.pt"

@@ -1,36 +1,98 @@
 """What an experiment on images is run with, and on which images."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.names import PLAIN
+from attrdrop.lab.names import PLAIN, RULES
 from attrdrop.lab.runs.settings import (
+    AlphaEnd,
     Device,
     Epochs,
+    Epsilon,
+    Every,
     FirstSeed,
     Option,
     Options,
     Panel,
+    Rule,
     SeededOptions,
     Seeds,
     WeightDecay,
     alternatives,
     arms_of,
+    check_choice,
     one_of,
     positive,
     share,
 )
 
-ERASING, RELDROP, CUTMIX, RELCUTMIX = "erasing", "reldrop", "cutmix", "relcutmix"
-ARMS = (PLAIN, ERASING, RELDROP, CUTMIX, RELCUTMIX)
-MODELS = ("resnet10", "resnet18", "resnet50", "vit-tiny")
-RULES = ("epsilon-plus-flat", "epsilon", "epsilon-flat", "epsilon-plus", "gradient-times-input", "abs-gradient")
+ERASING, RELDROP, CUTMIX, RELCUTMIX, MIXUP, RELMIXUP = "erasing", "reldrop", "cutmix", "relcutmix", "mixup", "relmixup"
+CHAINS = {  # two arms, the second of which gets what the first gives
+    f"{first}+{second}": (first, second)
+    for first, second in ((RELDROP, CUTMIX), (CUTMIX, RELDROP), (RELDROP, MIXUP), (MIXUP, RELDROP))
+}
+ARMS = (PLAIN, ERASING, RELDROP, CUTMIX, RELCUTMIX, MIXUP, RELMIXUP, *CHAINS)
+GUIDED = (RELDROP, RELCUTMIX, RELMIXUP, *CHAINS)
+MODELS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "vit-tiny")
+LIBRARIES = ("torchvision", "timm")  # whose models are named as in torchvision:resnet50
+PRETRAINED = "pretrained"
+MODES = ("block", "pixel", "patch")
+BORDERS = ("shift", "clip")
+MEAN, RAW_MEAN, RANDOM = "mean", "raw-mean", "random"
+
+_BLOCK = frozenset({"p", "min_area", "max_area", "border"})
+_CELLS = frozenset({"mode", "beta", "patch", "value"})
+_GUIDE = frozenset({"alpha", "alpha_end", "rule", "epsilon", "stop_at", "every", "cache_epochs"})
+USES: dict[str, frozenset[str]] = {  # which settings tell on an arm
+    PLAIN: frozenset(),
+    ERASING: _BLOCK | _CELLS,
+    RELDROP: _BLOCK | _CELLS | _GUIDE | {"k_centers"},
+    CUTMIX: _BLOCK,
+    RELCUTMIX: _BLOCK | _GUIDE | {"k_centers"},
+    MIXUP: frozenset({"p", "mix"}),
+    RELMIXUP: frozenset({"p", "mix"}) | _GUIDE,
+}
+USES |= {name: USES[first] | USES[second] for name, (first, second) in CHAINS.items()}
 
 # Small enough for two CPU cores and some minutes.
 DEMO: dict[str, Any] = {"train_size": 1500, "test_size": 500, "epochs": 4, "seeds": 3}
 PRESETS = {"demo": DEMO}
+
+
+def _check_model(option: str, name: str) -> None:
+    library, _, of_library = name.partition(":")
+    if name not in MODELS and not (library in LIBRARIES and of_library):
+        raise InputError(
+            f"--{option}: {name!r} is none of {', '.join(MODELS)}, and no name such as torchvision:resnet50 or "
+            "timm:resnet26."
+        )
+
+
+def _check_value(option: str, value: str) -> None:
+    try:
+        is_number = math.isfinite(float(value))
+    except ValueError:
+        is_number = False
+    if not is_number and value not in (MEAN, RAW_MEAN, RANDOM):
+        raise InputError(f"--{option}: {value!r} is none of {MEAN}, {RAW_MEAN}, {RANDOM}, and no number.")
+
+
+def _check_rules(option: str, rules: tuple[str, ...]) -> None:
+    for rule in rules:
+        check_choice(option, rule, RULES)
+    if not rules or len(set(rules)) < len(rules):
+        raise InputError(f"--{option}: name at least one rule, each once, got {', '.join(rules) or 'none'}.")
+
+
+def _check_epsilons(option: str, values: tuple[float, ...]) -> None:
+    check = positive("stabiliser", "0.001")
+    for value in values:
+        check(option, value)
+    if not values:
+        raise InputError(f"--{option}: name at least one.")
 
 
 @dataclass(frozen=True)
@@ -39,7 +101,11 @@ class ImageData(Options):
 
     dataset: Annotated[
         str,
-        Option(Panel.DATA, "mnist (5,000 digits, a package), cifar10, cifar100, npz (arrays x and y), or folder."),
+        Option(
+            Panel.DATA,
+            "mnist (5,000 digits, a package), planted (digits on photographs, whose place is known), cifar10, "
+            "cifar100, npz (arrays x and y), or folder.",
+        ),
     ] = "mnist"
     data: Annotated[
         Path | None,
@@ -47,7 +113,19 @@ class ImageData(Options):
     ] = None
     train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training images.", min=2)] = None
     test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test images.", min=1)] = None
+    dev_size: Annotated[
+        int | None,
+        Option(Panel.DATA, "Hold out so many training images, to choose settings on; with --vary a fifth.", min=1),
+    ] = None
     image_size: Annotated[int, Option(Panel.DATA, "Pixels a side, for image files.", min=8)] = 224
+    classes: Annotated[
+        Path | None,
+        Option(Panel.DATA, "For image files: a list of the class folders, one a line, with a name behind each."),
+    ] = None
+    boxes: Annotated[
+        Path | None,
+        Option(Panel.DATA, "For image files: a folder with ImageNet's XML files of object boxes, named as the images."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +136,17 @@ class ImageSettings(SeededOptions):
     """
 
     model: Annotated[
-        str, Option(Panel.MODEL, "resnet10 (narrow), resnet18, resnet50 or vit-tiny.", check=one_of(MODELS))
+        str,
+        Option(
+            Panel.MODEL,
+            f"{alternatives(MODELS)}, or a model of a package: torchvision:convnext_tiny, timm:resnet26.",
+            check=_check_model,
+        ),
     ] = "resnet10"
+    weights: Annotated[
+        str,
+        Option(Panel.MODEL, "What to start from: pretrained (the package's own weights), or a file of weights."),
+    ] = ""
     arms: Annotated[
         tuple[str, ...], Option(Panel.TRAINING, f"What to compare, of {', '.join(ARMS)}.", check=arms_of(ARMS))
     ] = (PLAIN, ERASING, RELDROP)
@@ -77,6 +164,10 @@ class ImageSettings(SeededOptions):
     ] = 0.05
     weight_decay: WeightDecay = 5e-4
     device: Device = "auto"
+    save: Annotated[
+        bool,
+        Option(Panel.RESULTS, "Keep the trained weights of each arm at the first seed.", names=("--save",)),
+    ] = False
     p: Annotated[
         float,
         Option(Panel.RELDROP, "Probability that an image is occluded, in every arm but plain.", check=share()),
@@ -85,9 +176,50 @@ class ImageSettings(SeededOptions):
         float,
         Option(Panel.RELDROP, "Probability that an occluded image's block is placed at random.", check=share()),
     ] = 0.5
+    mode: Annotated[
+        str,
+        Option(
+            Panel.RELDROP,
+            "What RelDrop and erasing take away: block, pixel or patch (of a fixed grid; the share beta of them).",
+            check=one_of(MODES),
+        ),
+    ] = MODES[0]
+    beta: Annotated[
+        float, Option(Panel.RELDROP, "Share of the pixels or patches to take away.", check=share("share"))
+    ] = 0.15
+    patch: Annotated[int, Option(Panel.RELDROP, "Pixels a side of a patch.", min=1)] = 8
+    border: Annotated[
+        str,
+        Option(Panel.RELDROP, "Blocks at the border: shift (moved inside) or clip (cut).", check=one_of(BORDERS)),
+    ] = BORDERS[0]
+    value: Annotated[
+        str,
+        Option(
+            Panel.RELDROP,
+            "What takes the place: mean (of the set), raw-mean (not normalised, as the released code writes it), "
+            "random, or a number after normalisation.",
+            check=_check_value,
+        ),
+    ] = MEAN
+    k_centers: Annotated[
+        int, Option(Panel.RELDROP, "The centre of a block is one of the k most relevant places.", min=1)
+    ] = 1
+    mix: Annotated[
+        float,
+        Option(Panel.RELDROP, "MixUp's two weights come from Beta(mix, mix).", check=positive("parameter", "0.2")),
+    ] = 1.0
+    alpha_end: AlphaEnd = None
     min_area: Annotated[float, Option(Panel.RELDROP, "Smallest share of the image that a block covers.")] = 0.02
     max_area: Annotated[float, Option(Panel.RELDROP, "Largest share of the image that a block covers.")] = 0.4
-    rule: Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one_of(RULES))] = RULES[0]
+    rule: Rule = RULES[0]
+    epsilon: Epsilon = 1e-3
+    every: Every = 1
+    cache_epochs: Annotated[
+        int,
+        Option(
+            Panel.RELDROP, "Attribute an image anew in every n-th epoch only, and keep its relevance until then.", min=1
+        ),
+    ] = 1
     stop_at: Annotated[
         str | None,
         Option(Panel.RELDROP, "Attribute down to this module only, stages.1 for instance: cheaper and coarser."),
@@ -99,3 +231,44 @@ class ImageSettings(SeededOptions):
             raise InputError(
                 f"--min-area, --max-area: need 0 < min <= max <= 1, got {self.min_area} and {self.max_area}."
             )
+
+
+@dataclass(frozen=True)
+class MapOptions(Options):
+    """Which relevance is compared, on how many images, and where it is drawn."""
+
+    output: Annotated[Path, Option(Panel.RESULTS, "Folder for the figures and the table.")] = Path("runs/maps")
+    overwrite: Annotated[
+        bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
+    ] = False
+    train: Annotated[
+        bool, Option(Panel.TRAINING, "Draw before training, train plainly, and draw again.", names=("--train",))
+    ] = False
+    samples: Annotated[int, Option(Panel.DATA, "Validation images to draw.", min=1)] = 20
+    rules: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.RELDROP, f"Rules to compare, several with commas between, of {', '.join(RULES)}.", check=_check_rules
+        ),
+    ] = RULES[:5]
+    epsilons: Annotated[
+        tuple[float, ...],
+        Option(Panel.RELDROP, "Stabilisers to compare, of the rules that have one.", check=_check_epsilons),
+    ] = (1e-3,)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(Options):
+    """Other sets that a model is scored on, and where the table goes."""
+
+    output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the table; without it the table is shown.")] = (
+        None
+    )
+    shifted: Annotated[
+        tuple[str, ...],
+        Option(Panel.DATA, "Folders of class folders with the model's classes or some of them, as ImageNet-R and -A."),
+    ] = ()
+    odd: Annotated[
+        tuple[str, ...],
+        Option(Panel.DATA, "Folders of class folders with images of no class of the model's, as ImageNet-O."),
+    ] = ()

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from attrdrop import lrp, metrics
 from attrdrop.lab.images.arms import ARM_TYPES
 from attrdrop.lab.images.data import Images
-from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure
-from attrdrop.lab.images.settings import RELDROP
+from attrdrop.lab.images.models import build
+from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure, weights_file
+from attrdrop.lab.images.settings import RELDROP, USES
 from attrdrop.lab.runs.arms import Arm
 from attrdrop.lab.runs.training import RELEVANCE_OF, ArmTrainer, Run, spaced
-from attrdrop.models import resnet10, resnet18, resnet50
 from attrdrop.plots import images as image_plots
 
-RESNETS: dict[str, Any] = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
-MEASURED = 256
+MEASURED, WATCHED = 256, 64  # images, of the trained model and after each epoch
 FLIPPING_STEPS, FLIPPING_PATCH = 16, 4
 ORDERS: tuple[Literal["descending", "random"], ...] = ("descending", "random")
 
@@ -38,28 +37,18 @@ class ImageTrainer(ArmTrainer):
 
     examples = "images"
     arms = ARM_TYPES
+    uses = USES
     run_type = ImageRun
     measured_rule = lrp.EpsilonPlusFlat()
 
     def build(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        classes, channels, size = len(self.task.label_names), self.task.channels, self.task.size
-        shortest = min(size)
-        if self.settings.model == "vit-tiny":
-            from transformers import ViTConfig, ViTForImageClassification
-
-            sizes: dict[str, Any] = {
-                "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768,
-                "image_size": size, "patch_size": max(1, shortest // 8), "num_channels": channels,
-                "num_labels": classes,
-            }  # fmt: skip
-            model: nn.Module = ViTForImageClassification(ViTConfig(**sizes))
-        else:
-            model = RESNETS[self.settings.model](classes, small_images=shortest <= 64, channels=channels)
+        settings, task = self.settings, self.task
+        model = build(settings.model, settings.weights, len(task.label_names), task.channels, task.size)
         return model.to(self.device)
 
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
-        """Relevance on test images, and for RelDrop what it shows to the model."""
+        """Relevance on test images, for RelDrop what it shows to the model, and the weights if they are asked for."""
         figure = io.BytesIO()
         images, relevance, titles = self.maps(model)
         image_plots.heat_maps(images, relevance, figure, titles, RELEVANCE_OF)
@@ -69,6 +58,10 @@ class ImageTrainer(ArmTrainer):
             images, titles = self.occluded(model)
             image_plots.contact_sheet(images, figure, titles=titles)
             figures[OCCLUDED_FIGURE] = figure.getvalue()
+        if self.settings.save:
+            file = io.BytesIO()
+            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
+            figures[weights_file(arm)] = file.getvalue()
         return figures
 
     def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
@@ -80,21 +73,35 @@ class ImageTrainer(ArmTrainer):
     @torch.no_grad()
     def occluded(self, model: nn.Module, count: int = 8) -> tuple[Tensor, list[str]]:
         """Some training images with a guided block, then the same with a random one, in [0, 1], and what they are."""
-        x, y = self._batch(self.task.train, spaced(self.task.train, count))
+        indices = spaced(self.task.train, count)
+        x, y = self.batch(self.task.train, indices)
         model.train()
-        shown = torch.cat([arm(x, y)[0].cpu() for arm in (self._guided(model), self._guided(model, alpha=1.0))])
+        arms = [self._guided(model, self.settings, alpha) for alpha in (0.0, 1.0)]
+        shown = torch.cat([arm(x, y, indices)[0].cpu() for arm in arms])
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.task.mean, self.task.std))
         names = [self.task.label_names[label] for label in y.tolist()]
         titles = [f"{name}, {kind} block" for kind in ("guided", "random") for name in names]
         return (shown * std + mean).clamp(0, 1), titles
 
-    def _guided(self, model: nn.Module, alpha: float = 0.0) -> Arm:
-        """RelDrop that gives every image a block, a guided one unless alpha says otherwise."""
-        return ARM_TYPES[RELDROP](model, dataclasses.replace(self.settings, p=1.0, alpha=alpha), self.task, 0)
+    def _guided(self, model: nn.Module, settings: Any, alpha: float = 0.0) -> Arm:
+        """RelDrop on every image, guided by relevance alone unless alpha says otherwise."""
+        own = dataclasses.replace(settings, p=1.0, alpha=alpha, alpha_end=None, cache_epochs=1)
+        return ARM_TYPES[RELDROP](model, own, self.task, 0)
 
-    def _given(self) -> str:
-        stop = f", --stop-at {self.settings.stop_at}" if self.settings.stop_at is not None else ""
-        return f"--model {self.settings.model}, --rule {self.settings.rule}{stop}"
+    def _watch(self, model: nn.Module) -> float | None:
+        return self._rank_accuracy(model, self.watched, spaced(self.watched, WATCHED))
+
+    def _rank_accuracy(self, model: nn.Module, examples: Images, indices: Tensor) -> float | None:
+        masks = examples.objects(indices)
+        if masks is None:
+            return None
+        parts = indices.split(self.settings.batch_size)  # so that a step of training needs more memory
+        relevance = torch.cat([self._relevance(model.eval(), *self.batch(examples, part)).cpu() for part in parts])
+        return rank_accuracy(relevance, masks)
+
+    def _given(self, settings: Any) -> str:
+        stop = f", --stop-at {settings.stop_at}" if settings.stop_at is not None else ""
+        return f"--model {settings.model}, --rule {settings.rule}{stop}"
 
     def _shape(self) -> dict[str, Any]:
         return {"pixels": [self.task.channels, *self.task.size]}
@@ -105,7 +112,7 @@ class ImageTrainer(ArmTrainer):
             nesterov=True,
         )  # fmt: skip
 
-    def _batch(
+    def batch(
         self, examples: Images, indices: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         pixels = examples.pixels(indices, "none" if generator is None else self.task.augment, generator)
@@ -115,15 +122,14 @@ class ImageTrainer(ArmTrainer):
         """On some images of the test split."""
         test = self.task.test
         indices = spaced(test, MEASURED)
-        x, y = self._batch(test, indices)
+        x, y = self.batch(test, indices)
         relevance = self._relevance(model, x, y)
         height, width = x.shape[2:]
         patch = max(1, min(FLIPPING_PATCH, height // 4, width // 4))
         steps = min(FLIPPING_STEPS, math.ceil(height / patch) * math.ceil(width / patch))
         rank = gini = None
-        if test.masks is not None:
-            accuracy = metrics.relevance_rank_accuracy(relevance.cpu(), test.masks[indices])
-            rank = float(accuracy.nanmean())
+        if (masks := test.objects(indices)) is not None:
+            rank = rank_accuracy(relevance, masks)
         if hasattr(model, "stages"):
             last = f"stages.{len(model.stages) - 1}"  # type: ignore[arg-type]
             found = lrp.layer_relevance(model, x, y, [last], rule=lrp.EpsilonPlusFlat())[last]
@@ -133,3 +139,9 @@ class ImageTrainer(ArmTrainer):
             **self._flipping(model, x, y, relevance, ORDERS, steps=steps, patch=patch),
             "channel_gini": gini,
         }
+
+
+def rank_accuracy(relevance: Tensor, masks: Tensor) -> float | None:
+    """Mean over the images whose object is known; None where it is in none."""
+    found = metrics.relevance_rank_accuracy(relevance.cpu(), masks)
+    return None if bool(found.isnan().all()) else float(found.nanmean())

@@ -12,7 +12,7 @@ from attrdrop.lab.arrays import checksum, class_indices, read_npz
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.points.readers import LAYOUTS, Reading, centred, read_folder
 from attrdrop.lab.points.settings import PointSettings
-from attrdrop.lab.runs.splits import sample, split
+from attrdrop.lab.runs.splits import sample, split, with_dev
 
 FURNITURE = "furniture"
 FURNITURE_PATH = Path(__file__).parents[1] / "data" / "furniture_points.npz"
@@ -67,13 +67,17 @@ class Clouds:
 
 @dataclass(frozen=True)
 class PointTask:
-    """A labelled set of clouds, split in two. Clouds hold `points` points or more, of which training draws some."""
+    """A labelled set of clouds, split in two or three.
+
+    Clouds hold `points` points or more, of which training draws some.
+    """
 
     name: str
     label_names: list[str]
     train: Clouds
     test: Clouds
     points: int
+    dev: Clouds | None = None
 
     @property
     def channels(self) -> int:
@@ -88,9 +92,13 @@ class PointTask:
             return chosen[:, : self.points]
         return augmentation(chosen, self.points, generator)
 
-    def limited(self, train_size: int | None, test_size: int | None) -> "PointTask":
-        """The task with splits cut down to so many clouds, classes in proportion, the same ones every time."""
-        return replace(self, train=sample(self.train, train_size), test=sample(self.test, test_size))
+    def limited(self, train_size: int | None, test_size: int | None, dev_size: int | None = None) -> "PointTask":
+        """The task with splits cut down to so many clouds, classes in proportion, the same ones every time.
+
+        dev_size: of a split that is taken away from the training clouds before they are cut down.
+        """
+        task = with_dev(self, dev_size)
+        return replace(task, train=sample(task.train, train_size), test=sample(task.test, test_size))
 
 
 def load_task(name: str, data: Path | None, reading: Reading) -> PointTask:

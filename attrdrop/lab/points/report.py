@@ -6,8 +6,8 @@ from functools import partial
 import pandas as pd
 
 from attrdrop import plots
-from attrdrop.lab.points.settings import ARMS
-from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, ENDING, ArmReport, flipping, taken
+from attrdrop.lab.points.settings import ARMS, DROPOUT, RELDROP
+from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, DEV, ENDING, ArmReport, flipping, taken
 from attrdrop.lab.runs.report import Draw, entry, percent
 
 POINT_LOSS = "point_loss.csv"
@@ -22,7 +22,9 @@ class PointReport(ArmReport):
     all_arms = ARMS
     changed = "dropped"
     tested = "test clouds"
+    rival, guided = DROPOUT, (RELDROP,)
     measures = (
+        DEV,
         ACCURACY,
         entry("class_accuracy", "class acc., %", percent()),
         CALIBRATION,

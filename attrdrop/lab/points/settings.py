@@ -7,12 +7,16 @@ from typing import Annotated, Any
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs.settings import (
+    AlphaEnd,
     Device,
     Epochs,
+    Epsilon,
+    Every,
     FirstSeed,
     Option,
     Options,
     Panel,
+    Rule,
     SeededOptions,
     Seeds,
     WeightDecay,
@@ -30,7 +34,12 @@ MODELS = ("pointnet2-ssg", "pointnet2-msg", "pointnet")
 MODES = ("threshold", "calibrated")
 VALUES = ("origin", "first", "resample")
 SAMPLINGS = ("first", "farthest")
-RULES = ("epsilon-flat", "epsilon", "epsilon-plus-flat", "gradient-times-input", "abs-gradient")
+SHARED = frozenset({"beta", "mode", "value"})
+USES: dict[str, frozenset[str]] = {  # which settings tell on an arm
+    PLAIN: frozenset(),
+    DROPOUT: SHARED,
+    RELDROP: SHARED | {"alpha", "alpha_end", "rule", "epsilon", "every"},
+}
 
 # Small enough for two CPU cores and some minutes.
 DEMO: dict[str, Any] = {
@@ -41,7 +50,6 @@ DEMO: dict[str, Any] = {
     "lr": 6e-3,
     "seeds": 2,
     "beta": 0.3,
-    "mode": "calibrated",
 }
 PRESETS = {"demo": DEMO}
 
@@ -58,6 +66,10 @@ class PointData(Options):
     )
     train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training clouds.", min=2)] = None
     test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test clouds.", min=1)] = None
+    dev_size: Annotated[
+        int | None,
+        Option(Panel.DATA, "Hold out so many training clouds, to choose settings on; with --vary a fifth.", min=1),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +126,10 @@ class PointSettings(SeededOptions):
         str,
         Option(
             Panel.RELDROP,
-            "threshold (as published) or calibrated (the share beta of each cloud, exactly).",
+            "calibrated (the share beta of each cloud, exactly) or threshold (as released: fewer points).",
             check=one_of(MODES),
         ),
-    ] = "threshold"
+    ] = "calibrated"
     value: Annotated[
         str,
         Option(
@@ -126,7 +138,10 @@ class PointSettings(SeededOptions):
             check=one_of(VALUES),
         ),
     ] = "origin"
-    rule: Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one_of(RULES))] = RULES[0]
+    alpha_end: AlphaEnd = None
+    rule: Rule = "epsilon-flat"
+    epsilon: Epsilon = 1e-6
+    every: Every = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

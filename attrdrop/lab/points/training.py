@@ -11,7 +11,7 @@ from attrdrop import lrp, metrics
 from attrdrop.lab.points.arms import ARM_TYPES
 from attrdrop.lab.points.data import Augmentation, Clouds
 from attrdrop.lab.points.report import DROPPED_FIGURE, relevance_figure
-from attrdrop.lab.points.settings import RELDROP
+from attrdrop.lab.points.settings import RELDROP, USES
 from attrdrop.lab.runs.arms import Arm
 from attrdrop.lab.runs.training import EVAL_BATCH, RELEVANCE_OF, ArmTrainer, Run, logits_of, spaced
 from attrdrop.plots import points as point_plots
@@ -36,6 +36,7 @@ class PointTrainer(ArmTrainer):
 
     examples = "clouds"
     arms = ARM_TYPES
+    uses = USES
     run_type = PointRun
     measured_rule = lrp.EpsilonFlat(1e-6)
 
@@ -69,15 +70,16 @@ class PointTrainer(ArmTrainer):
     @torch.no_grad()
     def dropped(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:
         """Some training clouds (n, P, C), what RelDrop takes away of them, bool (n, P), and what they are."""
-        x, y = self._batch(self.task.train, spaced(self.task.train, count))
-        shown, _ = self._guided(model.train())(x, y)
+        samples = spaced(self.task.train, count)
+        x, y = self.batch(self.task.train, samples)
+        shown, _ = self._guided(model.train(), self.settings)(x, y, samples)
         return x.cpu(), (shown != x).any(2).cpu(), [self.task.label_names[label] for label in y.tolist()]
 
-    def _guided(self, model: nn.Module) -> Arm:
-        return ARM_TYPES[RELDROP](model, self.settings, self.task, 0)
+    def _guided(self, model: nn.Module, settings: Any) -> Arm:
+        return ARM_TYPES[RELDROP](model, settings, self.task, 0)
 
-    def _given(self) -> str:
-        return f"--model {self.settings.model}, --rule {self.settings.rule}, --points {self.task.points}"
+    def _given(self, settings: Any) -> str:
+        return f"--model {settings.model}, --rule {settings.rule}, --points {self.task.points}"
 
     def _shape(self) -> dict[str, Any]:
         return {"points": [self.task.points, self.task.channels]}
@@ -85,7 +87,7 @@ class PointTrainer(ArmTrainer):
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
-    def _batch(
+    def batch(
         self, examples: Clouds, indices: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         augmentation = None if generator is None else Augmentation(self.settings.jitter, self.settings.rotate)
@@ -95,7 +97,7 @@ class PointTrainer(ArmTrainer):
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """Accuracy by class on the whole test split, the rest on some clouds of it."""
         test = self.task.test
-        x, y = self._batch(test, spaced(test, MEASURED))
+        x, y = self.batch(test, spaced(test, MEASURED))
         steps = min(FLIPPING_STEPS, x.shape[1])
         loss = metrics.point_loss_curve(
             model, x, y, repeats=LOSS_REPEATS, score="accuracy", batch_size=EVAL_BATCH, output=logits_of

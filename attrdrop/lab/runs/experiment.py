@@ -16,6 +16,7 @@ from attrdrop.lab.runs.pool import open_pool
 from attrdrop.lab.runs.report import Report
 from attrdrop.lab.runs.results import RESULTS, described, in_turn, readable, replace_file, unwritable
 from attrdrop.lab.runs.store import ADVICE, TrialStore
+from attrdrop.lab.runs.variants import changes_of
 
 Advance = Callable[[float], None]  # is told of work that was done, in the units of `Experiment.work`
 Say = Callable[[str], None]  # is told how an epoch went
@@ -126,11 +127,17 @@ class Experiment:
         """
         places = {(trial["arm"], trial["seed"]): place for place, trial in enumerate(self.trials)}
 
+        told = ""
+
         def kept(record: Record) -> None:
+            nonlocal told
             self.report.runs.append(_result(record))
             self.report.runs.sort(key=lambda run: places[run["arm"], run["seed"]])
             finished(record)
             self._save(figures=False)
+            if (sign := self.report.sign()) and not told:
+                warnings.warn(sign, stacklevel=2)
+            told = sign
 
         self.store.header = self.report.content()
         prepare = partial(_prepared, type(self).trainer_type, self.settings, self.load, self.output)
@@ -173,7 +180,8 @@ class Runner:
         arm, seed = trial["arm"], trial["seed"]
         try:
             run, model = self.trainer.trained(arm, seed, self.advance, self.epoch)
-            figures = self.trainer.figures(arm, model) if seed == self.first_seed else {}
+            is_shown = seed == self.first_seed and not changes_of(arm)
+            figures = self.trainer.figures(arm, model) if is_shown else {}
         except InputError as error:  # an image that cannot be read
             raise RunError(str(error)) from error
         try:

@@ -177,6 +177,10 @@ class Report(abc.ABC):
         """Names of the figures that are drawn of the trained models of these arms."""
         return []
 
+    def sign(self) -> str:
+        """That something is amiss in the runs so far, in words; empty where nothing is."""
+        return ""
+
     @abc.abstractmethod
     def caption(self) -> str:
         """What the rows of the table mean."""
@@ -283,12 +287,16 @@ class Report(abc.ABC):
             label = column.label + ("\n  quartiles" if any("\n" in text for text in cells) else "")
             if set(cells) != {"-"} or column.always or self._is_unsteady(column) or not self.runs:
                 rows.append((label, cells))
-        is_compared = len(self.arms) > 1 and self.arms[0] == PLAIN
-        table = WideTable(self.title if self.runs else "", self.arms, rows, repeated=int(is_compared))
+        table = self.layout(self.title if self.runs else "", rows)
         begun = [] if self.runs else ["No run is finished yet.", ""]
         unsteady = times.UNSTEADY if any(map(self._is_unsteady, self.rows)) else ""
         caption = Text(f"{self.caption()}{unsteady}{spoilt_times(self.jobs)}", "dim")
         return Group(*begun, table, "", *([Text(self.verdict())] if self.runs else []), caption)
+
+    def layout(self, title: str, rows: list[tuple[str, list[str]]]) -> WideTable:
+        """The table of labelled rows with a cell for each arm."""
+        is_compared = len(self.arms) > 1 and self.arms[0] == PLAIN
+        return WideTable(title, self.arms, rows, repeated=int(is_compared))
 
     @property
     def sizes(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import RULES
 
 Check = Callable[[str, Any], None]  # of the name and value of an option; raises InputError
 
@@ -92,11 +93,11 @@ def one_of(choices: Iterable[str]) -> Check:
 
 
 def arms_of(choices: Iterable[str]) -> Check:
-    """Refuses arms that are none of the choices, none at all, or one twice."""
+    """Refuses arms that are none of the choices, none at all, or one twice; settings may stand behind an arm."""
 
     def check(option: str, arms: Sequence[str]) -> None:
         for arm in arms:
-            check_choice(option, arm, choices)
+            check_choice(option, arm.partition(" ")[0], choices)
         if not arms or len(set(arms)) < len(arms):
             raise InputError(f"--{option}: name at least one arm, each once, got {', '.join(arms) or 'none'}.")
 
@@ -140,6 +141,29 @@ FirstSeed = Annotated[int, Option(Panel.TRAINING, "The first seed; the others fo
 Device = Annotated[str, Option(Panel.TRAINING, "auto, cpu or cuda.")]
 Epochs = Annotated[int, Option(Panel.TRAINING, "Epochs of a run.", min=1)]
 WeightDecay = Annotated[float, Option(Panel.TRAINING, "Weight decay.", min=0)]
+Rule = Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one_of(RULES))]
+Epsilon = Annotated[
+    float, Option(Panel.RELDROP, "Stabiliser of the epsilon rule.", check=positive("stabiliser", "0.001"))
+]
+AlphaEnd = Annotated[
+    float | None,
+    Option(Panel.RELDROP, "Go in a line from alpha to this over the training.", check=share()),
+]
+Every = Annotated[int, Option(Panel.RELDROP, "Attribute in every n-th step only; the others drop at random.", min=1)]
+
+
+@dataclass(frozen=True)
+class Variation(Options):
+    """A grid of settings, each point of which is an arm."""
+
+    vary: Annotated[
+        str,
+        Option(
+            Panel.SWEEP,
+            'Settings of RelDrop and its rivals to try in every combination, such as "beta=0.15,0.3; alpha=0,0.5". The '
+            "development split chooses among them.",
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True)

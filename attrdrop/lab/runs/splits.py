@@ -1,5 +1,6 @@
 """The one split and the one sample of a data set, the same in every start, so that seeds differ in training alone."""
 
+import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrdrop.lab.errors import listed
+from attrdrop.lab.errors import InputError, listed
 
 SPLIT_SEED = 0
 
@@ -39,6 +40,17 @@ def sample(examples: Any, size: int | None) -> Any:
     if size is None or size >= len(examples.labels):
         return examples
     return examples.select(_divided(examples.labels, size)[1])
+
+
+def with_dev(task: Any, size: int | None) -> Any:
+    """The task with a development split of so many of its training examples, the same ones every time."""
+    if size is None:
+        return task
+    count = len(task.train.labels)
+    if size >= count:
+        raise InputError(f"--dev-size: {size} leaves none of the {count} training examples to train on.")
+    train, dev = split(task.train, size)
+    return dataclasses.replace(task, train=train, dev=dev)
 
 
 def unseen(labels: Iterable[int], names: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 import abc
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +14,12 @@ from torch.nn import functional
 from attrdrop import lrp, metrics
 from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError
+from attrdrop.lab.names import PLAIN
+from attrdrop.lab.runs import signatures
 from attrdrop.lab.runs.arms import Arm
 from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
+from attrdrop.lab.runs.variants import arm_of, changed
 
 EVAL_BATCH = 128
 RELEVANCE_OF = "relevance of the true class, named first"
@@ -23,25 +27,36 @@ RELEVANCE_OF = "relevance of the true class, named first"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch; changed is the share of the training data (area, points) that was taken away."""
+    """One epoch; changed is the share of the training data (area, points) that was taken away.
+
+    rank_accuracy: of relevance on watched examples; None where no masks are known.
+    """
 
     number: int
     train_loss: float
     test_loss: float
     test_accuracy: float
     changed: float
+    rank_accuracy: float | None
     step_seconds: list[float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One arm at one seed, after its last epoch: no epoch is chosen. attributed: share of the examples."""
+    """One arm at one seed, after its last epoch: no epoch is chosen.
+
+    attributed, reused: shares of the examples; agreement: of kept relevance with what replaced it.
+    """
 
     arm: str
     seed: int
+    dev_accuracy: float | None
     test_accuracy: float
     calibration_error: float
     attributed: float
+    reused: float
+    cache_bytes: float
+    agreement: float | None
     flipping_auc: dict[str, float]
     flipping: dict[str, list[float]]
     peak_memory_bytes: int | None
@@ -54,6 +69,7 @@ class ArmTrainer(abc.ABC):
 
     examples: ClassVar[str]
     arms: ClassVar[Mapping[str, type[Arm]]]
+    uses: ClassVar[Mapping[str, Collection[str]]]  # which settings tell on an arm
     run_type: ClassVar[type[Run]]
     measured_rule: ClassVar[lrp.Rule]  # the same in all arms, whatever the training used
 
@@ -65,6 +81,8 @@ class ArmTrainer(abc.ABC):
         if settings.batch_size > count:
             raise InputError(f"--batch-size: {settings.batch_size} is more than the {count} training {self.examples}.")
         self.steps = len(self._batches(torch.arange(count)))
+        self.variants = {label: changed(settings, label, self.uses) for label in settings.arms}
+        self.watched = task.test if task.dev is None else task.dev
         for part, found in (("training", task.train), ("test", task.test)):
             warn_unseen(found.labels.tolist(), task.label_names, f"{part} {self.examples}")
 
@@ -74,11 +92,15 @@ class ArmTrainer(abc.ABC):
 
     def check(self) -> None:
         """Attribute two examples, so that what cannot work fails before anything is written."""
-        x, y = self._batch(self.task.train, spaced(self.task.train, 2))
-        try:
-            self._guided(self.build(self.settings.first_seed).train())(x, y)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{self._given()}: RelDrop cannot work with them: {error}.") from error
+        samples = spaced(self.task.train, 2)
+        x, y = self.batch(self.task.train, samples)
+        model = self.build(self.settings.first_seed).train()
+        guided = [own for label, own in self.variants.items() if self.arms[arm_of(label)].is_guided]
+        for settings in dict.fromkeys(guided or [self.settings]):
+            try:
+                self._guided(model, settings)(x, y, samples)
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{self._given(settings)}: RelDrop cannot work with them: {error}.") from error
 
     @abc.abstractmethod
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
@@ -91,15 +113,15 @@ class ArmTrainer(abc.ABC):
             "task": {
                 "name": task.name,
                 "labels": task.label_names,
-                "sizes": {"train": len(task.train.labels), "test": len(task.test.labels)},
-                "checksums": [task.train.checksum(), task.test.checksum()],
+                "sizes": {name: len(part.labels) for name, part in self._parts.items()},
+                "checksums": [part.checksum() for part in self._parts.values()],
                 **self._shape(),
             }
         }
 
     def work(self, arm: str) -> float:
         """Rough cost of a run in forward passes."""
-        per_epoch = self.steps * self.arms[arm].work + len(self.task.test.labels) / self.settings.batch_size
+        per_epoch = self.steps * self.arms[arm_of(arm)].work + len(self.task.test.labels) / self.settings.batch_size
         return self.settings.epochs * per_epoch
 
     def trained(
@@ -110,33 +132,47 @@ class ArmTrainer(abc.ABC):
         epoch: Callable[[str], None] = lambda text: None,
     ) -> tuple[Any, nn.Module]:
         """Train for all epochs, then measure; `advance` is told of work and `epoch` of how each epoch went."""
-        settings, labels = self.settings, self.task.test.labels
+        settings, labels = changed(self.settings, arm, self.uses), self.task.test.labels
         started, memory = time.perf_counter(), PeakMemory(self.device)
         model = self.build(seed)
-        changing = self.arms[arm](model, settings, self.task, seed)
+        changing = self.arms[arm_of(arm)](model, settings, self.task, seed)
         optimizer = self._optimizer(model)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, settings.epochs * self.steps)
         order = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        epochs = []
+        epochs: list[Epoch] = []
+        told: set[str] = set()
         for number in range(1, settings.epochs + 1):
-            losses, seconds, changed = self._train_epoch(number, model, changing, optimizer, schedule, order, advance)
-            logits = self._logits(model)
+            losses, seconds, taken = self._train_epoch(number, model, changing, optimizer, schedule, order, advance)
+            logits = self._logits(model, self.task.test)
             advance(len(logits) / settings.batch_size)
             loss = functional.cross_entropy(logits, labels).item()
             accuracy = float(metrics.top1(logits, labels))
-            epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, changed, seconds))
+            rank = self._watch(model)
+            epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, taken, rank, seconds))
+            if arm_of(arm) != PLAIN:
+                signs = signatures.of_run(epochs, settings.epochs)
+                for sign in signs.keys() - told:
+                    warnings.warn(f"{arm}, seed {seed}, epoch {number}: {signs[sign]}", stacklevel=2)
+                told |= signs.keys()
             epoch(
                 f"epoch {number} of {settings.epochs}: training loss {epochs[-1].train_loss:.4g}, test accuracy "
                 f"{100 * accuracy:.1f} %"
             )
         done = changing.counts()
+        dev = None
+        if self.task.dev is not None:
+            dev = float(metrics.top1(self._logits(model, self.task.dev), self.task.dev.labels))
         run = self.run_type(
             arm=arm,
             seed=seed,
+            dev_accuracy=dev,
             test_accuracy=epochs[-1].test_accuracy,
             calibration_error=float(metrics.calibration_error(logits, labels)),
             attributed=done.attributed / done.examples if done.examples else 0.0,
+            reused=done.reused / done.examples if done.examples else 0.0,
+            cache_bytes=done.cache_bytes,
+            agreement=done.agreement,
             peak_memory_bytes=memory.bytes(),
             seconds=time.perf_counter() - started,
             epochs=epochs,
@@ -149,23 +185,33 @@ class ArmTrainer(abc.ABC):
         """What else is a fact of the task: how large an example is."""
 
     @abc.abstractmethod
-    def _guided(self, model: nn.Module) -> Arm:
+    def _guided(self, model: nn.Module, settings: Any) -> Arm:
         """RelDrop that attributes every example."""
 
     @abc.abstractmethod
-    def _given(self) -> str:
+    def _given(self, settings: Any) -> str:
         """The options that RelDrop may be unable to work with."""
 
     @abc.abstractmethod
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer: ...
 
     @abc.abstractmethod
-    def _batch(self, examples: Any, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, examples: Any, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Inputs and labels on the device, augmented where a generator is given."""
 
     @abc.abstractmethod
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """Fields of the run that need the trained model; logits are those of the test split."""
+
+    def _watch(self, model: nn.Module) -> float | None:
+        """How much relevance lies on the object, on some watched examples, where that is known."""
+        return None
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """The splits that are there."""
+        parts = {"train": self.task.train, "dev": self.task.dev, "test": self.task.test}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _train_epoch(
         self,
@@ -182,10 +228,10 @@ class ArmTrainer(abc.ABC):
         before = arm.counts()
         losses, seconds = [], []
         for indices in self._batches(torch.randperm(len(self.task.train.labels), generator=order)):
-            x, target = self._batch(self.task.train, indices, order)
+            x, target = self.batch(self.task.train, indices, order)
 
-            def loss_of(x: Tensor = x, target: Tensor = target) -> Tensor:
-                x, target = arm(x, target)
+            def loss_of(x: Tensor = x, target: Tensor = target, indices: Tensor = indices) -> Tensor:
+                x, target = arm(x, target, indices)
                 return functional.cross_entropy(logits_of(model(x)), target)
 
             loss, passed = timed_step(loss_of, optimizer, self.device, number)
@@ -202,12 +248,11 @@ class ArmTrainer(abc.ABC):
         return batches[:-1] if len(batches[-1]) == 1 else batches
 
     @torch.no_grad()
-    def _logits(self, model: nn.Module) -> Tensor:
-        """Those of the test split: float32 (N, classes)."""
+    def _logits(self, model: nn.Module, examples: Any) -> Tensor:
+        """Those of a split: float32 (N, classes)."""
         model.eval()
-        test = self.task.test
-        batches = torch.arange(len(test.labels)).split(EVAL_BATCH)
-        return torch.cat([logits_of(model(self._batch(test, batch)[0])).float().cpu() for batch in batches])
+        batches = torch.arange(len(examples.labels)).split(EVAL_BATCH)
+        return torch.cat([logits_of(model(self.batch(examples, batch)[0])).float().cpu() for batch in batches])
 
     def _relevance(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         parts = zip(x.split(EVAL_BATCH), y.split(EVAL_BATCH), strict=True)
@@ -234,7 +279,7 @@ class ArmTrainer(abc.ABC):
     def _explained(self, model: nn.Module, indices: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         """Some test examples, their relevance, and what they are and are taken for."""
         names = self.task.label_names
-        x, y = self._batch(self.task.test, indices)
+        x, y = self.batch(self.task.test, indices)
         taken = logits_of(model.eval()(x)).argmax(1)
         titles = [
             names[label] if label == other else f"{names[label]}, taken for {names[other]}"

@@ -1,0 +1,79 @@
+"""The command `attrdrop maps`."""
+
+import dataclasses
+from typing import Any
+
+from attrdrop.lab.cli.images import load
+from attrdrop.lab.cli.options import command
+from attrdrop.lab.cli.terminal import console
+from attrdrop.lab.images.settings import PRESETS, ImageData, ImageSettings, MapOptions
+from attrdrop.lab.names import PLAIN
+
+TABLE = "rules.csv"
+COLUMNS = {  # of the table, and how they are shown
+    "rank_accuracy": ("rank acc., %", 100, 1),
+    "mass_accuracy": ("mass acc., %", 100, 1),
+    "pointing_game": ("peak on object, %", 100, 1),
+    "flipping": ("flip top, %", 100, 1),
+    "milliseconds": ("ms / image", 1, 2),
+}
+KEPT = ("model", "weights", "epochs", "batch_size", "lr", "weight_decay", "first_seed", "device")  # of the settings
+
+
+@command(
+    PRESETS,
+    "demo: few images and epochs.",
+    without=[field.name for field in dataclasses.fields(ImageSettings) if field.name not in KEPT],
+)
+def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
+    """Draw what relevance says of validation images, before training and after it, by several rules.
+
+    Look at it before a long run: if it does not lie on the objects, take
+    another rule. Where the objects are known (mnist, planted, masks of an
+    .npz file, XML boxes) the table says how much of it lies on them. Flip
+    top: mean probability of the class while the most relevant patches go;
+    lower is better, and the last row has a random order.
+    """
+    from attrdrop.lab.images.maps import compared, drawn
+    from attrdrop.lab.images.training import ImageTrainer
+    from attrdrop.lab.runs.results import check_output, replace_file, unwritable
+
+    check_output(options.output, options.overwrite)
+    trainer = ImageTrainer(dataclasses.replace(settings, arms=(PLAIN,), seeds=1), load(data))
+    seed = settings.first_seed
+    models = {"before": trainer.build(seed)}
+    if options.train:
+        with console.status("Training"):
+            models["after"] = trainer.trained(PLAIN, seed)[1]
+    files, frames = {}, []
+    for moment, model in models.items():
+        frame = compared(trainer, model, options)
+        frames.append(frame.assign(moment=moment))
+        files[f"maps_{moment}.png"] = drawn(trainer, model, options)
+        console.print(_table(frame, f"{moment} training"))
+    import pandas as pd
+
+    files[TABLE] = pd.concat(frames).to_csv(index=False).encode()
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            replace_file(options.output / name, content)
+    except OSError as error:
+        raise unwritable(options.output, error) from error
+    console.print(f"Figures are in [bold]{options.output}[/]: {', '.join(files)}")
+
+
+def _table(frame: Any, title: str) -> Any:
+    from attrdrop.lab.runs.layout import WideTable
+
+    rows = [
+        (
+            row["rule"],
+            [
+                "-" if row[name] != row[name] else f"{factor * row[name]:.{digits}f}"
+                for name, (_, factor, digits) in COLUMNS.items()
+            ],
+        )
+        for row in frame.to_dict("records")
+    ]
+    return WideTable(title, [label for label, _, _ in COLUMNS.values()], rows)
