@@ -85,12 +85,12 @@ class _Blocks(Guided):
         alpha = self._scheduled("alpha")
         if not self._is_guided(relevance):
             alpha, relevance = 1.0, None
-        seed, ids = self._draws(count)
+        seed = self._step_seed()
         index = None
         attributed = 0
         if relevance is None:
             # Known before any relevance is: images that stay whole, and uniform centres, need none.
-            needed = draw_images(count, p, alpha=alpha, seed=seed, per=self._per, sample_ids=ids)
+            needed = draw_images(count, p, alpha=alpha, seed=seed, per=self._per, sample_ids=self._ids(count, "cpu"))
             index = needed.nonzero().squeeze(1)
             attributed = len(index)
             if attributed:
@@ -103,7 +103,7 @@ class _Blocks(Guided):
                 index = None
         images, boxes = occlude_blocks(
             images, relevance, p=p, alpha=alpha, per=self._per, seed=seed, index=index,
-            sample_ids=ids, **self._block, **fill,
+            sample_ids=self._ids(count, images.device), **self._block, **fill,
         )  # fmt: skip
         areas = boxes[:, 2:].prod(1)
         self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
