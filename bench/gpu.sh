@@ -91,7 +91,8 @@ if command -v compute-sanitizer >/dev/null || [[ $rehearsal ]]; then
 fi
 TAIL=30 stage ops 60 "${run[@]}" occlude_blocks occlude_points relevance_gate_relu farthest_point_sample ball_query \
   group_points attention_attribution "${many[@]}"
-TAIL=12 stage steps 60 "${text[@]}" "${lean[@]}" --arms ADDrop "ADDrop, first layer" "ADDrop, RD" "lean eager" "per-layer loop"
+TAIL=12 stage steps 60 "${text[@]}" "${lean[@]}" \
+  --arms "plain, CUDA graph" ADDrop "ADDrop, CUDA graph" "ADDrop, first layer" "ADDrop, RD" "lean eager" "per-layer loop"
 TAIL=4 stage sweep 200 "${run[@]}" masked_attention --modes forward,backward --peers SDPA,attrdrop "${small[@]:---seconds=0.3}" --limit 180
 TAIL=4 stage flex 380 "${run[@]}" masked_attention --modes forward,backward --peers FlexAttention --seconds 0.5 --limit 360
 

@@ -47,7 +47,7 @@ class GradientPass1(Pass1):
         self.sites = list(sites)
         self.is_surveyed = bool(sites)
         self._order = SiteOrder(self.sites)
-        self._markers: dict[int, Tensor] = {}  # of the layers that attended: leaves of the graph; the walk ends there
+        self._markers: dict[int, Tensor] = {}  # of the layers that attended: leaves, never read; the walk ends there
         self._reached: set[int] = set()
         self._is_recording = True  # a checkpointed layer runs again in the backward
 
@@ -96,7 +96,7 @@ class GradientPass1(Pass1):
         if not self.is_surveyed:
             self.sites.append(site)
         self._note_mask(site, call)
-        self._markers[site.index] = torch.zeros((), device=call.query.device, requires_grad=True)
+        self._markers[site.index] = torch.empty((), device=call.query.device, requires_grad=True)
         return site
 
     def _recall(self, call: AttentionCall) -> Site:

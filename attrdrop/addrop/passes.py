@@ -6,6 +6,7 @@ attends under those bits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -91,7 +92,7 @@ class Draws(NamedTuple):
         """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order;
         images that are not equally many per sample are numbered from the first sample on."""
         count = len(self.sample_ids)
-        if not count:
+        if count in (0, batch):
             return self.sample_ids
         if batch % count:
             return self.sample_ids[:1] * IMAGES_AT_MOST + torch.arange(batch, device=self.sample_ids.device)
@@ -151,25 +152,42 @@ class SiteOrder:
         return sites[index]
 
 
+class _Packed:
+    """The mask of an attention call as bits; by key too, once that is asked for."""
+
+    def __init__(self, call: AttentionCall):
+        self.mask, self.is_causal = call.mask, call.is_causal
+        n_q, self._n_k = call.query.shape[2], call.key.shape[2]
+        valid = call.valid()
+        if valid is None:
+            valid = torch.ones(n_q if call.is_causal else 1, self._n_k, dtype=torch.bool, device=call.query.device)
+            valid = valid.tril() if call.is_causal else valid
+        self.rows = pack_mask(valid.reshape((1,) * (4 - valid.dim()) + tuple(valid.shape)))
+
+    @functools.cached_property
+    def keep(self) -> KeepMask:
+        return KeepMask.from_rows(self.rows, self._n_k)
+
+
 class ValidBits:
     """The masks of attention calls as bits, packed once per forward: the layers of a model share theirs."""
 
     def __init__(self) -> None:
-        self._packed: list[tuple[Tensor | None, bool, KeepMask]] = []
+        self._packed: list[_Packed] = []
 
     def __call__(self, call: AttentionCall) -> KeepMask:
-        for mask, is_causal, packed in self._packed:
-            if mask is call.mask and is_causal == call.is_causal:
+        return self._of(call).keep
+
+    def rows(self, call: AttentionCall) -> Tensor | None:
+        """By query alone; None where the call has no mask, which may be causal still."""
+        return None if call.mask is None else self._of(call).rows
+
+    def _of(self, call: AttentionCall) -> _Packed:
+        for packed in self._packed:
+            if packed.mask is call.mask and packed.is_causal == call.is_causal:
                 return packed
-        n_q, n_k = call.query.shape[2], call.key.shape[2]
-        valid = call.valid()
-        if valid is None:
-            valid = torch.ones(n_q if call.is_causal else 1, n_k, dtype=torch.bool, device=call.query.device)
-            valid = valid.tril() if call.is_causal else valid
-        rows = pack_mask(valid.reshape((1,) * (4 - valid.dim()) + tuple(valid.shape)))
-        packed = KeepMask.from_rows(rows, n_k)
-        self._packed.append((call.mask, call.is_causal, packed))
-        return packed
+        self._packed.append(_Packed(call))
+        return self._packed[-1]
 
 
 class Pass1:
@@ -180,7 +198,7 @@ class Pass1:
         self._valid_bits = ValidBits()
 
     def _note_mask(self, site: Site, call: AttentionCall) -> None:
-        site.valid = None if call.mask is None else self._valid_bits(call).rows
+        site.valid = self._valid_bits.rows(call)
         site.is_causal = call.is_causal
 
     def _attend_plainly(self, call: AttentionCall, site: Site, plain: Callable[[], Tensor]) -> Tensor:

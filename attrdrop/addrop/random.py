@@ -36,7 +36,7 @@ class RandomPass2(Pass2):
             draws, (batch, heads, n_q, _) = self.draws, call.query.shape
             site.keep = random_keep_mask(
                 batch, heads, n_q, call.key.shape[2], p=draws.p, q=draws.q, seed=draws.seed, layer=site.index,
-                valid=None if call.mask is None else self._valid_bits(call).rows, is_causal=call.is_causal,
+                valid=self._valid_bits.rows(call), is_causal=call.is_causal,
                 sample_ids=draws.samples(batch), device=call.query.device,
             )  # fmt: skip
             self._counter.add(site.keep.counts)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import Tensor
+
+from attrdrop._core.capture import Tally
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,27 @@ class DropStatistics:
 
 
 class DropCounter:
-    """Sums what masks dropped, on the device, until it is asked."""
+    """Sums what masks dropped, on the device, until it is asked; always in the same tensor, as CUDA graphs want it.
 
-    def __init__(self) -> None:
-        self.reset()
+    capturable: steps are counted there too.
+    """
+
+    def __init__(self, capturable: bool = False) -> None:
+        self.steps = Tally(on_device=capturable)
+        self._counts: Tensor | None = None
 
     def reset(self) -> None:
-        self.steps = 0
-        self._counts: Tensor | None = None
+        self.steps.set(0)
+        if self._counts is not None:
+            self._counts.zero_()
 
     def add(self, counts: Tensor) -> None:
         """counts: int64 (4,), as :class:`attrdrop.KeepMask` has them."""
-        self._counts = counts if self._counts is None else self._counts + counts
+        if self._counts is None:
+            self._counts = torch.zeros_like(counts)
+        self._counts += counts
 
     def statistics(self) -> DropStatistics:
         """Waits for the device."""
         valid, candidates, dropped, rescued = [0] * 4 if self._counts is None else self._counts.tolist()
-        return DropStatistics(valid, candidates, dropped, rescued, self.steps)
+        return DropStatistics(valid, candidates, dropped, rescued, int(self.steps))

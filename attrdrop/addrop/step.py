@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attrdrop._core.capture import Tally, is_capturing
 from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import process_count, process_rank
 from attrdrop._core.modules import outside_graphs, unwrap
@@ -40,6 +41,11 @@ NO_EPOCH = (
     "be dropped until start_epoch({}); call start_epoch(epoch) at the beginning of each epoch, or set "
     "alternate='steps' or cross_tuning=False"
 )
+CAPTURED = (
+    "a CUDA graph is captured, and every replay of it would drop the same positions; make this ADDrop with "
+    "capturable=True"
+)
+NOT_CAPTURABLE = "capturable must be False where {}"
 
 
 class ADDrop:
@@ -61,26 +67,39 @@ class ADDrop:
         config: an :class:`ADDropConfig`; or give its fields as keywords.
         accumulation_steps: calls per optimizer step. Samples of one optimizer step are numbered through, so the masks
             do not depend on how it is split over calls and processes.
+        capturable: a step may be captured in a CUDA graph, whose replays draw anew. Samples are then numbered through
+            over the whole training, by a counter on their device, and the seed is the same in all steps. From the
+            second step on masks are others than without; see docs/howto/cuda_graphs.md.
 
     Raises:
-        TypeError: the model is not from transformers. ValueError: its attention cannot be reached, or a field of the
-            configuration is wrong.
+        TypeError: the model is not from transformers. ValueError: its attention cannot be reached, a field of the
+            configuration is wrong, or it does not go with capturable.
     """
 
     def __init__(
-        self, model: nn.Module, config: ADDropConfig | None = None, *, accumulation_steps: int = 1, **fields: Any
+        self,
+        model: nn.Module,
+        config: ADDropConfig | None = None,
+        *,
+        accumulation_steps: int = 1,
+        capturable: bool = False,
+        **fields: Any,
     ):
         if config is not None and fields:
             raise TypeError(f"give either config or its fields, got both config and {', '.join(fields)}")
         self.config = config if config is not None else ADDropConfig(**fields)
         check_positive_int("accumulation_steps", accumulation_steps)
+        if capturable:
+            _check_capturable(self.config)
         self.model = model
         self.accumulation_steps = accumulation_steps
+        self.capturable = bool(capturable)
         self.epoch = 1
         self._scope = attention_scope(model, self.config.attention)
-        self._counter = DropCounter()
+        self._counter = DropCounter(self.capturable)
         self._strategy = STRATEGIES[self.config.attribution](self.config, self._scope, self._counter)
-        self._step = self._calls = self._samples = 0
+        self._step = self._calls = 0
+        self._samples = Tally(on_device=self.capturable)  # numbered so far, of this step or of all
         self._was_told_epoch = False
         self._warnings: set[str] = set()  # that were given
 
@@ -96,7 +115,9 @@ class ADDrop:
         """Tells which optimizer step runs; without it, every ``accumulation_steps`` calls begin a new one."""
         check_size("step", step)
         if step != self._step:
-            self._step, self._calls, self._samples = int(step), 0, 0
+            self._step, self._calls = int(step), 0
+            if not self.capturable:
+                self._samples.set(0)
 
     @property
     def is_active(self) -> bool:
@@ -123,8 +144,8 @@ class ADDrop:
                 self._warn(EVALUATION_MODE)
             return None
         size, device = _batch_size(batch)
-        first = self._samples + process_rank() * size
-        self._samples += process_count() * size
+        first = self._samples.at(device) + process_rank() * size
+        self._samples.add(process_count() * size, device)
         if not self.is_active:
             if self.config.alternate == "epochs" and not self._was_told_epoch:
                 self._warn(NO_EPOCH.format(self.config.every + 1))
@@ -132,11 +153,13 @@ class ADDrop:
         p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
         if p == 0 or q == 0:
             return None
-        sample_ids = torch.arange(first, first + size, device=device)
-        draws = Draws(p, q, derive_seed(self.config.seed, self._step), sample_ids, self.config.keys, self.config.region)
+        if is_capturing() and not self.capturable:
+            raise ValueError(CAPTURED)
+        seed = derive_seed(self.config.seed, 0 if self.capturable else self._step)
+        draws = Draws(p, q, seed, _numbers(first, size, device), self.config.keys, self.config.region)
         sites = self._strategy.attribute(unwrap(self.model), batch, draws)  # pass 1
         masks = self._strategy.mask(sites, draws)  # pass 2, but for running it
-        self._counter.steps += 1
+        self._counter.steps.add(1, device)
         return masks
 
     def statistics(self) -> DropStatistics:
@@ -147,12 +170,12 @@ class ADDrop:
         self._counter.reset()
 
     def state_dict(self) -> dict[str, int]:
-        """The place in training, for resuming with the same masks."""
-        return {"epoch": self.epoch, "step": self._step, "calls": self._calls, "samples": self._samples}
+        """The place in training, for resuming with the same masks. With capturable it waits for the device."""
+        return {"epoch": self.epoch, "step": self._step, "calls": self._calls, "samples": int(self._samples)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.epoch, self._step = state["epoch"], state["step"]
-        self._calls, self._samples = state["calls"], state["samples"]
+        self.epoch, self._step, self._calls = state["epoch"], state["step"], state["calls"]
+        self._samples.set(state["samples"])
         self._was_told_epoch = True
 
     def _end_call(self) -> None:
@@ -166,6 +189,23 @@ class ADDrop:
         if message not in self._warnings:
             self._warnings.add(message)
             warn(message)
+
+
+def _check_capturable(config: ADDropConfig) -> None:
+    """Refuses what replays of a captured step would get wrong."""
+    scheduled_names = [name for name in ("p", "q") if callable(getattr(config, name))]
+    if config.attribution == "IGA":
+        raise ValueError(NOT_CAPTURABLE.format("attribution is 'IGA', which sets torch's generator back and forth"))
+    if scheduled_names:
+        what = f"{scheduled_names[0]} changes" if len(scheduled_names) == 1 else "p and q change"
+        raise ValueError(NOT_CAPTURABLE.format(f"{what} with the step: replays would keep the captured value"))
+
+
+def _numbers(first: int | Tensor, size: int, device: torch.device) -> Tensor:
+    """first, first + 1 and so on, int64 (size,), without waiting for the device."""
+    if isinstance(first, Tensor):
+        return first + torch.arange(size, device=device)
+    return torch.arange(first, first + size, device=device)
 
 
 def _batch_size(batch: Mapping[str, Any]) -> tuple[int, torch.device]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attrdrop._core.capture import is_capturing
+
 TARGETS = ("pseudo", "gold")
 IGNORED = -100  # the label of positions that no loss reads
 Target = str | Callable[[Any, Mapping[str, Any]], Tensor]
@@ -143,6 +145,11 @@ def _labels_read(outputs: Any, log_p: Tensor, batch: Mapping[str, Any]) -> tuple
         return None, None
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         return labels, count
+    if is_capturing():
+        raise ValueError(
+            "target must be a callable where a CUDA graph of a model with one label per token is captured: to find out "
+            "which labels the model's loss reads waits for the device"
+        )
     shifted = nn.functional.pad(labels[..., 1:], (0, 1), value=IGNORED)
     is_read = [labels.ne(IGNORED), shifted.ne(IGNORED)]
     totals = [(_summed(log_p, x), mask.sum()) for x, mask in zip((labels, shifted), is_read, strict=True)]

@@ -57,7 +57,7 @@ def _windows(call: LinearCall) -> tuple[Tensor, Tensor]:
     """
     carrier = call.carrier if call.carrier is not None else Relevance.apply(call.input)
     if not call.is_conv:
-        return carrier.sum(-1, keepdim=True), call.weight.new_tensor(call.weight.shape[1])
+        return carrier.sum(-1, keepdim=True), call.weight.new_full((), call.weight.shape[1])
     groups, channels = call.groups, carrier.shape[1]
     grouped = carrier.unflatten(1, (groups, channels // groups)).sum(2)
     kernel = call.weight.new_ones((groups, 1, *call.weight.shape[2:]))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.capture import is_capturing
 from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _masked_attention_cpu  # noqa: F401  (registers the CPU implementation)
 from attrdrop.ops.keep_mask import KeepMask
@@ -96,7 +97,7 @@ def masked_attention(
     cols = checks.check_rows("keep.cols", keep.cols, (batch, heads, n_k, kept_queries), q.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
     if seed is None:
-        seed = int(torch.randint(2**62, ())) if dropout_p > 0 else 0
+        seed = _drawn_seed() if dropout_p > 0 else 0
     arguments = (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids)
     chosen = _resolve(q, v, bias, dropout_p, backend)
     if chosen == "reference":
@@ -104,6 +105,15 @@ def masked_attention(
     else:
         out, lse = _MaskedAttention.apply(*arguments, cols, chosen)
     return (out, lse.detach()) if return_lse else out
+
+
+def _drawn_seed() -> int:
+    if is_capturing():
+        raise ValueError(
+            "seed must be given while a CUDA graph is captured, as every replay would repeat one that is drawn now; "
+            "give sample_ids that the graph itself counts on"
+        )
+    return int(torch.randint(2**62, ()))
 
 
 def _with_sinks(
@@ -132,10 +142,13 @@ class _MaskedAttention(torch.autograd.Function):
         ctx.constants = scale, dropout_p, seed
         ctx.backend = backend
         ctx.mark_non_differentiable(lse)
+        ctx.set_materialize_grads(False)  # zeros for lse, which nobody reads
         return out, lse
 
     @staticmethod
     def backward(ctx, grad_out, _grad_lse):
+        if grad_out is None:
+            return (None,) * 11
         *saved, bias, sample_ids = ctx.saved_tensors
         needs_grad_bias = bias is not None and ctx.needs_input_grad[4]
         if torch.is_grad_enabled():  # create_graph: gradients that have gradients are those of the definition

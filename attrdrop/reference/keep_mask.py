@@ -57,7 +57,7 @@ def candidates(b: Tensor, valid: Tensor, p: float, low: bool) -> Tensor:
     int(n p). NaN ranks last.
     """
     n = valid.sum(-1, keepdim=True)
-    share = torch.tensor(p if low else 1.0 - p, dtype=torch.float64).float().to(b.device)
+    share = torch.full((), p if low else 1.0 - p, dtype=torch.float32, device=b.device)
     rank = (n.float() * share).int().long()
     ordered = torch.where(valid, b, torch.nan).sort(-1).values
     threshold = ordered.gather(-1, rank.clamp(max=b.shape[-1] - 1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop import lrp
+from attrdrop._core.capture import is_capturing
 from attrdrop._core.checks import check_choice, check_seed, check_size, check_tensor, is_int
 from attrdrop._core.distributed import process_rank
 from attrdrop._core.seeds import derive_seed
@@ -95,14 +96,19 @@ class Guided:
         """Whether relevance has a say in this step."""
         return self._step % self.every == 0 and (self.rule != "random" or relevance is not None)
 
-    def _draws(self, count: int) -> tuple[int, Tensor]:
-        """The seed of the step, and the samples' places in the global batch, int64 (count,)."""
-        return derive_seed(self.seed, self._step), torch.arange(count) + process_rank() * count
+    def _step_seed(self) -> int:
+        """The seed of the step."""
+        return derive_seed(self.seed, self._step)
+
+    def _ids(self, count: int, device: torch.device | str) -> Tensor:
+        """The samples' places in the global batch, int64 (count,), made there: a copy would wait for the device."""
+        first = process_rank() * count
+        return torch.arange(first, first + count, device=device)
 
     def _count(self, sums: list[Tensor], seen: int, attributed: int) -> None:
         """Ends a step, of which these are the sums of what was done."""
-        stacked = torch.stack([total.double() for total in sums])
-        self._sums = stacked if self._sums is None else self._sums + stacked
+        stacked = torch.stack(sums)
+        self._sums = stacked.double() if self._sums is None else self._sums + stacked
         self._seen += seen
         self._attributed += attributed
         self._steps += 1
@@ -156,6 +162,11 @@ class Guided:
 
     def _check_batch(self, inputs: Tensor, labels: Tensor | None, shape: str) -> None:
         """shape: what inputs must have, such as "(N, C, H, W)"."""
+        if is_capturing():
+            raise RuntimeError(
+                f"{type(self).__name__} draws on the host, and every replay of a CUDA graph would repeat its draws; "
+                "call it before the graph, and copy what it gives into the graph's input"
+            )
         if torch.utils.data.get_worker_info() is not None:
             raise RuntimeError(
                 f"{type(self).__name__} runs in a worker of a DataLoader, where the model is a copy that does not "

@@ -87,12 +87,12 @@ class _Blocks(Guided):
         count = images.shape[0]
         visited = self._visited(samples, count)
         p, alpha, relevance = self._of_step(relevance)
-        seed, ids = self._draws(count)
+        seed = self._step_seed()
         index = None
         attributed = 0
         if relevance is None:
             # Known before any relevance is: images that stay whole, and uniform centres, need none.
-            needed = draw_images(count, p, alpha=alpha, seed=seed, per=self._per, sample_ids=ids)
+            needed = draw_images(count, p, alpha=alpha, seed=seed, per=self._per, sample_ids=self._ids(count, "cpu"))
             index = needed.nonzero().squeeze(1)
             if len(index):
                 device_index = index.to(images.device, non_blocking=True)
@@ -108,7 +108,7 @@ class _Blocks(Guided):
                 index = None
         images, boxes = occlude_blocks(
             images, relevance, p=p, alpha=alpha, per=self._per, seed=seed, index=index,
-            sample_ids=ids, **self._block, **fill,
+            sample_ids=self._ids(count, images.device), **self._block, **fill,
         )  # fmt: skip
         areas = boxes[:, 2:].prod(1)
         self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
@@ -230,7 +230,7 @@ class RelDrop(_Blocks):
         visited = self._visited(samples, count)
         p, alpha, relevance = self._of_step(relevance)
         beta = self._scheduled("beta")
-        seed, ids = self._draws(count)
+        seed, ids = self._step_seed(), self._ids(count, "cpu")
         index = draw_images(count, p, seed=seed, per=self._per, sample_ids=ids).nonzero().squeeze(1)
         if not (len(index) and height * width):
             self._count([torch.zeros((), device=device)] * 2, count, 0)

@@ -85,7 +85,7 @@ class RelMixUp(Guided):
         visited = self._visited(samples, count)
         p = 0.0 if self._step < self.warmup else self._scheduled("p")
         alpha = self._scheduled("alpha") if self._is_guided(relevance) else 1.0
-        seed, ids = self._draws(count)
+        seed, ids = self._step_seed(), self._ids(count, "cpu")
         mixed = draw_images(count, p, seed=seed, sample_ids=ids)
         guided = draw_images(count, p, alpha=alpha, seed=seed, sample_ids=ids).nonzero().squeeze(1)
         order = partners(count, self.seed, self._step).to(device, non_blocking=True)

@@ -141,11 +141,11 @@ class RelDropPoints(Guided):
         if relevance is None and alpha < 1 and beta > 0 and points.numel():
             arguments = arguments if valid is None else {"valid": valid, **arguments}
             relevance, attributed = self._relevance(points, labels, visited, arguments)
-        seed, ids = self._draws(count)
+        seed, ids = self._step_seed(), self._ids(count, points.device)
         occluded, dropped = occlude_points(
             points, relevance, alpha=alpha, beta=beta, valid=valid, seed=seed, sample_ids=ids, **self._drop
         )
-        there = dropped.new_tensor(dropped.numel(), dtype=torch.int64) if valid is None else valid.sum()
+        there = dropped.new_full((), dropped.numel(), dtype=torch.int64) if valid is None else valid.sum()
         self._count([there, dropped.sum()], count, attributed)
         return occluded
 

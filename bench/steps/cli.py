@@ -39,6 +39,7 @@ def parser_of(
     parser.add_argument("--arms", nargs="+", choices=arms, default=usual, metavar="ARM", help="; ".join(arms))
     parser.add_argument("--seconds", type=float, default=60, help="budget of the timing")
     parser.add_argument("--no-memory", action="store_true", help="skip the peaks")
+    parser.add_argument("--host", action="store_true", help="count operator calls and allocations instead of timing")
     parser.add_argument("--output", type=Path, help="CSV to append to, or a folder of them, such as bench/results")
     parser.add_argument("--memory-of", choices=arms, help=argparse.SUPPRESS)
     parser.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)

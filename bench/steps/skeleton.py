@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench import rows, timing
 from bench.run import left_out
-from bench.steps import cli
+from bench.steps import cli, host
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,25 @@ def training_step(
         return found.detach()
 
     return step
+
+
+def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The same steps from a CUDA graph, which no host holds up."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return loss
+
+    return replay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +170,12 @@ class Steps:
             for arm, time in times.items()
         ]
 
+    def count(self, settings: Any, arms: list[str]) -> None:
+        """Prints what the arms that can run ask of the host."""
+        calls = {arm: self.build(settings, arm) for arm in self.runnable(arms)}
+        counts = {arm: host.counted(call) for arm, call in calls.items()}
+        host.show(counts, {arm: host.outside_operators(call) for arm, call in calls.items()})
+
     def parse(self, arguments: list[str] | None = None) -> argparse.Namespace:
         """The command line."""
         usual = [arm for arm in self.every if arm not in self.slow]
@@ -165,6 +190,9 @@ class Steps:
             return 0
         settings = self.settings(**{entry.name: getattr(options, entry.name) for entry in fields(self.settings)})
         arms = ["plain", *(arm for arm in options.arms if arm != "plain")]
+        if options.host:
+            self.count(settings, arms)
+            return 0
         found = self.measure(settings, arms, options.seconds, memory=not options.no_memory)
         rows.show(found)
         if output := rows.chosen(options.output, torch.device(settings.device)):

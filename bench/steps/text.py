@@ -22,7 +22,7 @@ from bench import timing
 from bench.ops import peers
 from bench.run import backend_of
 from bench.steps.cli import count, option
-from bench.steps.skeleton import Steps, StepSettings, training_step
+from bench.steps.skeleton import Steps, StepSettings, captured, training_step
 from bench.steps.text_peers import IntegratedLoop, LeanEager, PerLayerLoop
 
 MODELS = {
@@ -131,6 +131,8 @@ def loop(settings: Settings, kind: Callable[..., PerLayerLoop] = PerLayerLoop, *
 ARMS: dict[str, Callable[[Settings], Forward]] = {
     "plain": plain,
     "ADDrop": addrop,
+    "plain, CUDA graph": plain,
+    "ADDrop, CUDA graph": partial(addrop, capturable=True),
     "ADDrop, pass 1 in eval": partial(addrop, pass1="eval"),
     "ADDrop, first layer": partial(addrop, layers="first"),
     "ADDrop, AA": partial(addrop, attribution="AA"),
@@ -151,17 +153,27 @@ SLOW = ("ADDrop, IGA", "per-layer loop, IGA")  # some 50 and 100 plain steps eac
 MASK_OPS = dict.fromkeys(("ADDrop, RD", "ADDrop, RD first layer"), "random_keep_mask")
 
 
+def missing(arm: str) -> RuntimeError | None:
+    """Why an arm cannot run."""
+    needs_gpu = arm.endswith("CUDA graph") and not torch.cuda.is_available()
+    return RuntimeError("a CUDA graph needs a GPU") if needs_gpu else None
+
+
 class TextSteps(Steps):
     """arms: of settings, a model and its forward."""
 
     def build(self, settings: Settings, arm: str) -> Callable[[], Tensor]:
         model, forward = self.arms[arm](settings)
         batch = build_batch(settings)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01)
-        return training_step(lambda: forward(**batch).loss, optimizer, settings)
+        is_graph = arm.endswith("CUDA graph")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, capturable=is_graph)
+        step = training_step(lambda: forward(**batch).loss, optimizer, settings)
+        return captured(step) if is_graph else step
 
     def ran(self, settings: Settings, arm: str, call: Callable[[], object]) -> str:
         """What the masks of the arm are made by."""
+        if arm.endswith("CUDA graph"):  # whose replays choose nothing
+            return "CUDA graph"
         if arm.startswith("ADDrop"):
             return backend_of(MASK_OPS.get(arm, "keep_mask"), call)
         if arm == "lean eager":
@@ -169,7 +181,15 @@ class TextSteps(Steps):
         return "sdpa" if arm == "plain" else "eager"
 
 
-BENCH = TextSteps(op="step", module="bench.steps.text", description=__doc__, settings=Settings, arms=ARMS, slow=SLOW)
+BENCH = TextSteps(
+    op="step",
+    module="bench.steps.text",
+    description=__doc__,
+    settings=Settings,
+    arms=ARMS,
+    slow=SLOW,
+    missing=missing,
+)
 parse, main = BENCH.parse, BENCH.main
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def test_every_arm_of_the_step_trains(tmp_path, capsys):
     arguments += ["--arms", *step.ARMS]
     assert step.main([*arguments, "--attention-dropout", "0", "--no-memory", "--output", str(output)]) == 0
     found = plot.load([output])
-    assert list(found.variant) == list(step.ARMS)
+    assert list(found.variant) == [arm for arm in step.ARMS if step.missing(arm) is None]
     assert set(found["mode"]) == {"attention dropout 0"}
     assert found.set_index("variant").ratio["plain"] == 1
     assert "per-layer loop" in plot.markdown(found)

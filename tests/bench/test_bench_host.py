@@ -1,0 +1,77 @@
+"""What steps ask of the host, counted: a new launch in a step of ours shows here."""
+
+import pytest
+import torch
+from bench_setup import compiled_kernels, one_thread  # noqa: F401
+from torch import nn
+
+from bench.steps import host
+
+text = pytest.importorskip("bench.steps.text")
+images = pytest.importorskip("bench.steps.images")
+TEXT = text.Settings(model="tiny", batch=4, n=8, attention_dropout=0.0)
+IMAGES = images.Settings(model="resnet10", batch=8, size=8)
+
+
+def test_views_and_empty_memory_are_no_calls():
+    x = torch.ones(4, 4)
+
+    def step():
+        y = x.t()[1:].unsqueeze(0)
+        torch.empty(3)
+        (y + 1).mul_(2).clone()
+        return x.sum().item()
+
+    cost = host.counted(step)
+    assert cost.calls == {"add": 1, "mul_": 1, "clone": 1, "sum": 1, "_local_scalar_dense": 1}
+    assert cost.allocations == 4
+    assert (cost.ours, cost.of(*host.COPIES), cost.of(*host.WAITS)) == (0, 1, 1)
+
+
+def test_backwards_count_and_optimizers_do_not():
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def step():
+        layer(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    cost = host.counted(step)
+    assert cost.calls["mm"] == 1  # of the weight's gradient
+    assert not any("foreach" in name or name == "add_" for name in cost.calls)
+
+
+def beyond(bench, settings, arm):
+    """Calls of an arm that the plain step does not make, and allocations likewise."""
+    plain, cost = (host.counted(bench.build(settings, name)) for name in ("plain", arm))
+    more = cost.calls - plain.calls
+    return more, cost.allocations - plain.allocations
+
+
+@pytest.mark.parametrize(
+    ("arm", "calls", "allocations"),
+    [("ADDrop", 116, 130), ("ADDrop, AA", 55, 57), ("ADDrop, RD", 10, 6)],
+)
+def test_a_step_of_addrop_calls_this_much_beyond_a_plain_one(arm, calls, allocations):
+    more, made = beyond(text.BENCH, TEXT, arm)
+    layers = 2
+    op = "random_keep_mask" if arm == "ADDrop, RD" else "keep_mask"
+    ours = {name: count for name, count in more.items() if name.startswith("attrdrop")}
+    assert ours == {
+        "attrdrop::pack_mask": 1,
+        f"attrdrop::{op}": layers,
+        "attrdrop::masked_attention": layers,
+        "attrdrop::masked_attention_backward": layers,
+    }
+    assert (more.total(), made) == (calls, allocations)
+
+
+@pytest.mark.parametrize(
+    ("arm", "ours", "calls", "allocations"),
+    [("RelDrop", 26, 242, 240), ("epsilon, p=.5", 27, 165, 163), ("random erasing", 2, 13, 13)],
+)
+def test_a_step_of_reldrop_calls_this_much_beyond_a_plain_one(arm, ours, calls, allocations):
+    more, made = beyond(images.BENCH, IMAGES, arm)
+    assert sum(count for name, count in more.items() if name.startswith("attrdrop")) == ours
+    assert (more.total(), made) == (calls, allocations)
