@@ -146,32 +146,29 @@ __global__ void __launch_bounds__(256, 2)
                           unsigned char* scratch) {
   ATTRDROP_DYNAMIC_SHARED(shared);
   ATTRDROP_SHARED(unsigned, block_counts, 4);
-  ATTRDROP_SHARED(unsigned, ticket, 1);
-  if (threadIdx.x == 0) *ticket = ring.take_ticket();
+  ATTRDROP_SHARED(RingTurn, turn, 1);
+  ATTRDROP_SHARED(BlockPlace, kept_place, 1);
+  if (threadIdx.x == 0) {
+    *turn = ring.next_turn();
+    *kept_place = grid.place(turn->item, args.heads);
+  }
   clear_counts(block_counts);
-  const int part = static_cast<int>(*ticket % (ring.fills + ring.reads));
-  const unsigned step = *ticket / (ring.fills + ring.reads);
-  const int64_t slot_bytes = int64_t{plan.block_rows} * plan.key_bytes;
-  if (part < ring.fills) {
-    if (step >= ring.items) return;
-    const BlockPlace place = grid.place(step, args.heads);
+  if (turn->item >= ring.items) return;
+  const BlockPlace& place = *kept_place;
+  unsigned char* slot = scratch + turn->slot * int64_t{plan.block_rows} * plan.key_bytes;
+  if (turn->is_fill) {
     const int last = place.row + plan.block_rows, wanted = args.is_causal && last < args.n_k ? last : args.n_k;
-    const int first = part * span, end = first + span < wanted ? first + span : wanted;
-    ring.wait_until_free(step);
+    const int first = turn->part * span, end = first + span < wanted ? first + span : wanted;
+    ring.wait_until_free(*turn);
     if (first < end)
-      multiply_tiles<T, Keys, CHUNKS, false>(args, plan, place, first, end, shared, scratch + step % ring.slots * slot_bytes,
-                                             plan.key_bytes);
-    ring.end_fill(step);
+      multiply_tiles<T, Keys, CHUNKS, false>(args, plan, place, first, end, shared, slot, plan.key_bytes);
+    ring.end_fill(*turn);
   } else {
-    if (step < static_cast<unsigned>(ring.lag)) return;
-    const unsigned item = step - ring.lag;
-    const int row = (part - ring.fills) * 8 + static_cast<int>(threadIdx.x / 32);
-    const BlockPlace place = grid.place(item, args.heads);
-    ring.wait_until_filled(item);
+    const int row = turn->part * 8 + static_cast<int>(threadIdx.x / 32);
+    ring.wait_until_filled(*turn);
     WarpTeam<32> team;
-    select_row<Keys, WORDS>(args, team, scratch + item % ring.slots * slot_bytes + row * int64_t{plan.key_bytes}, place,
-                            place.row + row, nullptr, block_counts);
-    ring.end_read(item);
+    select_row<Keys, WORDS>(args, team, slot + row * plan.key_bytes, place, place.row + row, nullptr, block_counts);
+    ring.end_read(*turn);
     add_to_total(block_counts, args.counts);
   }
 }

@@ -7,6 +7,13 @@
 
 namespace attrdrop {
 
+// What a block does: part `part` of filling or reading an item; `round`: how many items had the slot before.
+struct RingTurn {
+  unsigned item, slot, round;
+  int part;
+  bool is_fill;
+};
+
 struct Ring {
   unsigned* counters;  // the next ticket, fills (slots), reads (slots): all zero before the launch
   int slots, lag;
@@ -16,19 +23,25 @@ struct Ring {
   int64_t tickets() const { return (int64_t{items} + lag) * (fills + reads); }
   static int64_t counter_bytes(int slots) { return (1 + 2 * int64_t{slots}) * static_cast<int64_t>(sizeof(unsigned)); }
 
-  // One thread of a block calls it.
-  __device__ __forceinline__ unsigned take_ticket() const { return atomicAdd(counters, 1u); }
+  // One thread of a block calls it. At either end there are turns without an item: theirs is not below `items`.
+  __device__ __forceinline__ RingTurn next_turn() const {
+    const unsigned ticket = atomicAdd(counters, 1u), step = ticket / (fills + reads);
+    const int part = static_cast<int>(ticket % (fills + reads));
+    const bool is_fill = part < fills;
+    const unsigned item = is_fill ? step : step - lag;
+    return {item, item % slots, item / slots, is_fill ? part : part - fills, is_fill};
+  }
 
-  // All threads of a block call the rest. They wait until the slot of `item` was read by all that read its last item...
-  __device__ __forceinline__ void wait_until_free(unsigned item) const {
-    wait(counters + 1 + slots + item % slots, item / slots * reads);
+  // All threads of a block call the rest. They wait until the last item of the slot was read...
+  __device__ __forceinline__ void wait_until_free(const RingTurn& turn) const {
+    wait(counters + 1 + slots + turn.slot, turn.round * reads);
   }
-  // ... or until it is filled.
-  __device__ __forceinline__ void wait_until_filled(unsigned item) const {
-    wait(counters + 1 + item % slots, (item / slots + 1) * fills);
+  // ... or until this one is filled.
+  __device__ __forceinline__ void wait_until_filled(const RingTurn& turn) const {
+    wait(counters + 1 + turn.slot, (turn.round + 1) * fills);
   }
-  __device__ __forceinline__ void end_fill(unsigned item) const { add(counters + 1 + item % slots); }
-  __device__ __forceinline__ void end_read(unsigned item) const { add(counters + 1 + slots + item % slots); }
+  __device__ __forceinline__ void end_fill(const RingTurn& turn) const { add(counters + 1 + turn.slot); }
+  __device__ __forceinline__ void end_read(const RingTurn& turn) const { add(counters + 1 + slots + turn.slot); }
 
  private:
   __device__ __forceinline__ static void wait(const unsigned* counter, unsigned wanted) {

@@ -228,8 +228,10 @@ def long_rows() -> dict[str, Counter[str]]:
     items, fills, reads = 4 * 32 * 4096 // 128, 8, 16
     share = fills / (fills + reads)
     rules = [
+        Rule(KERNEL, r"\*turn = ring.next_turn\(\)", 1 / 8),
+        Rule(KERNEL, r"\*kept_place = grid.place\(turn->item", 1 / 8),
         Rule(KERNEL, r"^      multiply_tiles<T, Keys, CHUNKS, false>", share, "product"),
-        Rule(KERNEL, r"^    select_row<Keys, WORDS>\(args, team, scratch \+ item", 1 - share, "selection"),
+        Rule(KERNEL, r"^    select_row<Keys, WORDS>\(args, team, slot", 1 - share, "selection"),
         *selection(PASSES["S2"]),
         *product(tiles=4, words=4, dots=32, copies=8),
     ]
