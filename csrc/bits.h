@@ -9,8 +9,9 @@ namespace attrdrop {
 ATTRDROP_HD int64_t word_count(int64_t columns) { return (columns + 31) / 32; }
 
 // Set bits of word `word` that lie below column `end`.
-ATTRDROP_HD uint32_t columns_below(int64_t word, int64_t end) {
-  const int64_t left = end - 32 * word;
+template <class Index>
+ATTRDROP_HD uint32_t columns_below(Index word, Index end) {
+  const Index left = end - 32 * word;
   return left >= 32 ? 0xFFFFFFFFu : left <= 0 ? 0u : (1u << left) - 1u;
 }
 

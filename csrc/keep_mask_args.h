@@ -38,8 +38,9 @@ struct KeepMaskArgs {
   Dtype dtype;  // of the operands
   Region region;
   float share;        // of a row's columns that lies below the threshold
-  float first_guess;  // CUDA: where between the ends of a row to look for the threshold first
-  int32_t guesses;    // CUDA: steps by interpolation, before the bracket is halved
+  float normal_quantile, normal_spacing;  // CUDA: of the threshold, see NormalThreshold
+  Bernoulli bernoulli;  // CUDA: of seed and threshold
+  int32_t guesses;  // CUDA: steps by guesses, before the bracket is halved
   bool is_causal, bf16_keys;
   bool is_ranked;   // else there is nothing to rank, and all columns tie
   bool is_aligned;  // operands can be read 16 bytes at a time
@@ -49,7 +50,7 @@ inline bool is_empty(const KeepMaskArgs& args) { return int64_t{args.batch} * ar
 
 // Rows [row, row + rows) of one (sample, head) are one block's.
 struct BlockPlace {
-  int32_t sample, head, row;
+  int32_t sample, head, kv_head, row;
   int64_t slice;  // sample * heads + head
 };
 

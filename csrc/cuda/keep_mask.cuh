@@ -1,10 +1,12 @@
 // keep_mask on CUDA: rank x y^T per row, find the threshold, draw, pack (Eq. 5 to 7 of AD-DROP).
 //
 // Rows of up to SHORT_ROW columns: one kernel, whose block keeps the keys of 16 to 64 rows of a head in shared memory.
-// Longer rows: one kernel writes keys to bounded scratch memory, a second one selects, a third transposes the bits.
+// Rows that a warp can hold: one kernel, whose blocks write keys to a ring of scratch memory or select from it. Longer rows:
+// one kernel writes keys to scratch memory, a second one selects. Both need a last one that transposes the bits.
 #pragma once
 #include "cuda/keep_mask_select.cuh"
 #include "cuda/keep_mask_tile.cuh"
+#include "cuda/ring.cuh"
 
 namespace attrdrop {
 
@@ -12,35 +14,36 @@ constexpr int SHORT_ROW = 2048;
 
 struct BlockGrid {
   int32_t block_rows, per_head;  // per_head: blocks of a head, a whole number of 32-row groups
+  int32_t groups;                // heads of x that share one of y
   __device__ __forceinline__ BlockPlace place(int64_t block, int32_t heads) const {
     const int64_t slice = block / per_head;
-    return {static_cast<int32_t>(slice / heads), static_cast<int32_t>(slice % heads),
-            static_cast<int32_t>(block % per_head) * block_rows, slice};
+    const int32_t head = static_cast<int32_t>(slice % heads);
+    return {static_cast<int32_t>(slice / heads), head, head / groups, static_cast<int32_t>(block % per_head) * block_rows, slice};
   }
 };
 
 // Bits of the block's rows, word w of row r at kept + r * stride + 4 w, to the columns of the mask.
 __device__ __forceinline__ void write_columns(const KeepMaskArgs& args, const BlockPlace& place, int block_rows,
                                               const unsigned char* kept, int stride) {
-  const int words = static_cast<int>(word_count(args.n_k)), lane = threadIdx.x % 32;
-  const int64_t column_words = word_count(args.n_q);
-  const auto column_of = [&](int group, int word) {
-    const int row = 32 * group + lane;
-    const uint32_t mine = row < block_rows ? *reinterpret_cast<const uint32_t*>(kept + row * stride + 4 * word) : 0u;
-    return warp_transpose(mine, lane);
+  const int thread = opaque(threadIdx.x), lane = thread % 32, warp = thread / 32;  // not kept since the start of the kernel
+  const int words = static_cast<int>(word_count(args.n_k));
+  const int column_words = static_cast<int>(word_count(args.n_q));
+  const auto column_of = [&](int row, int word) {
+    return warp_transpose(row < block_rows ? *reinterpret_cast<const uint32_t*>(kept + row * stride + 4 * word) : 0u, lane);
   };
-  for (int word = threadIdx.x / 32; word < words; word += blockDim.x / 32) {
-    const uint32_t first = column_of(0, word), second = block_rows > 32 ? column_of(1, word) : 0u;
-    const int column = 32 * word + lane;
-    if (column >= args.n_k) continue;
-    uint32_t* out = args.cols + (place.slice * args.n_k + column) * column_words + place.row / 32;
-    if (block_rows == 16) {  // half a word: the other block has the other half
-      reinterpret_cast<uint16_t*>(out)[place.row % 32 / 16] = static_cast<uint16_t>(first);
-    } else if (block_rows == 64 && column_words % 2 == 0) {
+  const bool has_second = block_rows == 64 && place.row / 32 + 1 < column_words, is_pair = has_second && column_words % 2 == 0;
+  uint32_t* out = args.cols + (place.slice * args.n_k + 32 * warp + lane) * column_words + place.row / 32;
+  const int64_t step = int64_t{column_words} * blockDim.x;
+  for (int word = warp; word < words; word += blockDim.x / 32, out += step) {
+    const uint32_t first = column_of(lane, word), second = has_second ? column_of(32 + lane, word) : 0u;
+    if (32 * word + lane >= args.n_k) continue;
+    if (is_pair) {
       *reinterpret_cast<uint2*>(out) = make_uint2(first, second);
+    } else if (block_rows == 16) {  // half a word: the other block has the other half
+      reinterpret_cast<uint16_t*>(out)[place.row % 32 / 16] = static_cast<uint16_t>(first);
     } else {
       out[0] = first;
-      if (block_rows == 64 && place.row / 32 + 1 < column_words) out[1] = second;
+      if (has_second) out[1] = second;
     }
   }
 }
@@ -48,23 +51,22 @@ __device__ __forceinline__ void write_columns(const KeepMaskArgs& args, const Bl
 // All rows of the block, 32 / LANES of them in a warp at a time.
 template <class Keys, int LANES, int WORDS>
 __device__ __forceinline__ void select_rows(const KeepMaskArgs& args, const TilePlan& plan, const BlockPlace& place,
-                                            unsigned char* strip, RowCounts& counts) {
+                                            unsigned char* strip, unsigned* block_counts) {
   constexpr int AT_ONCE = 32 / LANES;
   WarpTeam<LANES> team;
   for (int r = threadIdx.x / 32 * AT_ONCE; r < plan.block_rows; r += plan.threads / 32 * AT_ONCE) {
     unsigned char* row = strip + (r + threadIdx.x % 32 / LANES) * plan.key_bytes;
-    select_row<Keys, WORDS>(args, team, args.is_ranked ? row : nullptr, place,
-                                      place.row + r + threadIdx.x % 32 / LANES, reinterpret_cast<uint32_t*>(row), counts);
+    select_row<Keys, WORDS>(args, team, args.is_ranked ? row : nullptr, place, place.row + r + threadIdx.x % 32 / LANES,
+                            reinterpret_cast<uint32_t*>(row), block_counts);
   }
 }
 
-// Zeroes the counts of the block, and later adds them to the total.
+// The counts of the block (4) in shared memory: zero at first, later added to the total.
 __device__ __forceinline__ void clear_counts(unsigned* block_counts) {
   if (threadIdx.x < 4) block_counts[threadIdx.x] = 0;
   __syncthreads();
 }
-__device__ __forceinline__ void add_counts(const RowCounts& counts, unsigned* block_counts, unsigned long long* total) {
-  counts.add_to(block_counts);
+__device__ __forceinline__ void add_to_total(const unsigned* block_counts, unsigned long long* total) {
   __syncthreads();
   if (threadIdx.x < 4 && block_counts[threadIdx.x])
     atomicAdd(total + threadIdx.x, static_cast<unsigned long long>(block_counts[threadIdx.x]));
@@ -87,16 +89,15 @@ __global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1) keep_mask_ker
     const int end = args.is_causal && last < args.n_k ? last : args.n_k;
     multiply_tiles<T, Keys, CHUNKS, WEIGHTED>(args, plan, place, 0, end, shared, shared, plan.key_bytes);
   }
-  RowCounts counts;
   // The more words a lane holds, the less its share of the steps of the search costs.
   constexpr int MOST = Keys::MOST_WORDS, FULL = 128 * MOST;  // columns of four full lanes
-  if (args.n_k <= 128) select_rows<Keys, 4, 1>(args, plan, place, shared, counts);
-  else if (args.n_k <= 256) select_rows<Keys, 4, 2>(args, plan, place, shared, counts);
-  else if (args.n_k <= FULL) select_rows<Keys, 4, MOST>(args, plan, place, shared, counts);
-  else if (args.n_k <= 2 * FULL) select_rows<Keys, 8, MOST>(args, plan, place, shared, counts);
-  else if (args.n_k <= 4 * FULL) select_rows<Keys, 16, MOST>(args, plan, place, shared, counts);
-  else select_rows<Keys, 32, MOST>(args, plan, place, shared, counts);
-  add_counts(counts, block_counts, args.counts);
+  if (args.n_k <= 128) select_rows<Keys, 4, 1>(args, plan, place, shared, block_counts);
+  else if (args.n_k <= 256) select_rows<Keys, 4, 2>(args, plan, place, shared, block_counts);
+  else if (args.n_k <= FULL) select_rows<Keys, 4, MOST>(args, plan, place, shared, block_counts);
+  else if (args.n_k <= 2 * FULL) select_rows<Keys, 8, MOST>(args, plan, place, shared, block_counts);
+  else if (args.n_k <= 4 * FULL) select_rows<Keys, 16, MOST>(args, plan, place, shared, block_counts);
+  else select_rows<Keys, 32, MOST>(args, plan, place, shared, block_counts);
+  add_to_total(block_counts, args.counts);
   write_columns(args, place, plan.block_rows, shared, plan.key_bytes);
 }
 
@@ -127,15 +128,49 @@ __global__ void __launch_bounds__(WARPS == 1 ? 256 : 32 * WARPS)
   const int32_t row = place.row + static_cast<int32_t>(local % grid.block_rows);
   const unsigned char* keys = scratch ? scratch + local * key_bytes : nullptr;
   clear_counts(block_counts);
-  RowCounts counts;
   if constexpr (WARPS == 1) {
     WarpTeam<32> team;
-    select_row<Keys, WORDS>(args, team, keys, place, row, nullptr, counts);
+    select_row<Keys, WORDS>(args, team, keys, place, row, nullptr, block_counts);
   } else {
     BlockTeam<WARPS> team{slots};
-    select_row<Keys, WORDS>(args, team, keys, place, row, nullptr, counts);
+    select_row<Keys, WORDS>(args, team, keys, place, row, nullptr, block_counts);
   }
-  add_counts(counts, block_counts, args.counts);
+  add_to_total(block_counts, args.counts);
+}
+
+// Rows that a warp holds: blocks that write the keys of `span` columns of a block of rows to a slot of the ring, and blocks
+// that select eight of these rows, a warp each. The one waits for the second-level cache, the other for the arithmetic.
+template <class T, class Keys, int CHUNKS, int WORDS>
+__global__ void __launch_bounds__(256, 2)
+    keep_mask_ring_kernel(const KeepMaskArgs args, const TilePlan plan, const BlockGrid grid, const Ring ring, int span,
+                          unsigned char* scratch) {
+  ATTRDROP_DYNAMIC_SHARED(shared);
+  ATTRDROP_SHARED(unsigned, block_counts, 4);
+  ATTRDROP_SHARED(RingTurn, turn, 1);
+  ATTRDROP_SHARED(BlockPlace, kept_place, 1);
+  if (threadIdx.x == 0) {
+    *turn = ring.next_turn();
+    *kept_place = grid.place(turn->item, args.heads);
+  }
+  clear_counts(block_counts);
+  if (turn->item >= ring.items) return;
+  const BlockPlace& place = *kept_place;
+  unsigned char* slot = scratch + turn->slot * int64_t{plan.block_rows} * plan.key_bytes;
+  if (turn->is_fill) {
+    const int last = place.row + plan.block_rows, wanted = args.is_causal && last < args.n_k ? last : args.n_k;
+    const int first = turn->part * span, end = first + span < wanted ? first + span : wanted;
+    ring.wait_until_free(*turn);
+    if (first < end)
+      multiply_tiles<T, Keys, CHUNKS, false>(args, plan, place, first, end, shared, slot, plan.key_bytes);
+    ring.end_fill(*turn);
+  } else {
+    const int row = turn->part * 8 + static_cast<int>(threadIdx.x / 32);
+    ring.wait_until_filled(*turn);
+    WarpTeam<32> team;
+    select_row<Keys, WORDS>(args, team, slot + row * plan.key_bytes, place, place.row + row, nullptr, block_counts);
+    ring.end_read(*turn);
+    add_to_total(block_counts, args.counts);
+  }
 }
 
 }  // namespace attrdrop

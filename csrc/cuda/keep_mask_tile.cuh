@@ -32,36 +32,67 @@ struct Rows<F32> {
   __device__ __forceinline__ static int unit(int, int unit) { return unit; }
 };
 
-// Starts to copy rows [begin, begin + count) of data (n, d) to shared memory; rows at and past n become zero.
+// Copies rows of data (n, d) to shared memory, in tiles of `count` rows; rows at and past n become zero.
 template <class T>
-__device__ __forceinline__ void stage_rows(unsigned char* target, const typename T::Storage* data, int64_t row_stride,
-                                           int begin, int count, int n, int d, bool is_aligned) {
-  if (d == 0) return;
-  const unsigned units = Rows<T>::units(d), row_step = blockDim.x / units, unit_step = blockDim.x % units;
-  const int row_bytes = Rows<T>::row_bytes(d);
-  unsigned row = threadIdx.x / units, unit = threadIdx.x % units;
-  for (;; row += row_step, unit += unit_step) {
-    if (unit >= units) unit -= units, ++row;
-    const int r = static_cast<int>(row), u = static_cast<int>(unit), first = u * Rows<T>::PER_UNIT;
-    if (r >= count) break;
-    const int left = begin + r < n && first < d ? d - first : 0, size = left < Rows<T>::PER_UNIT ? left : Rows<T>::PER_UNIT;
-    unsigned char* place = target + r * row_bytes + 16 * Rows<T>::unit(r, u);
-    const typename T::Storage* source = data + (size ? (begin + r) * row_stride + first : 0);
-    if (is_aligned) {
-      async_copy(place, source, size * static_cast<int>(sizeof(typename T::Storage)));
-    } else {
-      auto* elements = reinterpret_cast<typename T::Storage*>(place);
+struct RowCopy {
+  using Storage = typename T::Storage;
+  const Storage* data;
+  int64_t row_stride;
+  int count, n, d;
+  bool is_aligned;
+  // Mostly a thread copies the same unit of every row_step-th row, and what it needs for that is the same for every tile.
+  int row_step;    // else 0
+  int row, place;  // of the first one in the tile
+  bool is_inside;  // left of d
+
+  __device__ __forceinline__ RowCopy(const Storage* data, int64_t row_stride, int count, int n, int d, bool is_aligned)
+      : data(data), row_stride(row_stride), count(count), n(n), d(d), is_aligned(is_aligned) {
+    const int units = Rows<T>::units(d), threads = blockDim.x, bits = units ? __popc(units - 1) : 0;
+    row_step = threads >> bits;
+    if (!is_aligned || 1 << bits != units || row_step % 8 || d % Rows<T>::PER_UNIT) row_step = 0;
+    row = threadIdx.x >> bits;
+    const int unit = threadIdx.x - (row << bits), first = unit * Rows<T>::PER_UNIT;
+    place = row * Rows<T>::row_bytes(d) + 16 * Rows<T>::unit(row, unit);
+    is_inside = first < d;
+    this->data += is_inside && row_step ? first : 0;
+  }
+
+  // Starts to copy rows [begin, begin + count).
+  __device__ __forceinline__ void start(unsigned char* target, int begin) const {
+    if (row_step == 0) return start_anyhow(target, begin);
+    const int place_step = row_step * Rows<T>::row_bytes(d), last = is_inside ? n - begin : 0;
+    const int64_t step = row_step * row_stride;
+    const Storage* source = data + (begin + row) * row_stride;
+    SharedAddress shared = shared_address(target) + place;
+#pragma unroll 4
+    for (int r = row; r < count; r += row_step, shared += place_step, source += step)
+      async_copy_if(r < last, shared, source);
+  }
+
+ private:
+  __device__ __forceinline__ void start_anyhow(unsigned char* target, int begin) const {
+    const int units = Rows<T>::units(d), row_bytes = Rows<T>::row_bytes(d);
+    for (int i = threadIdx.x; i < count * units; i += blockDim.x) {
+      const int r = i / units, u = i % units, first = u * Rows<T>::PER_UNIT;
+      const int left = begin + r < n && first < d ? d - first : 0, size = left < Rows<T>::PER_UNIT ? left : Rows<T>::PER_UNIT;
+      unsigned char* unit = target + r * row_bytes + 16 * Rows<T>::unit(r, u);
+      const Storage* source = data + (size ? (begin + r) * row_stride + first : 0);
+      if (is_aligned) {
+        async_copy(shared_address(unit), source, size * static_cast<int>(sizeof(Storage)));
+      } else {
+        auto* elements = reinterpret_cast<Storage*>(unit);
 #pragma unroll
-      for (int e = 0; e < Rows<T>::PER_UNIT; ++e) elements[e] = e < size ? source[e] : typename T::Storage{};
+        for (int e = 0; e < Rows<T>::PER_UNIT; ++e) elements[e] = e < size ? source[e] : Storage{};
+      }
     }
   }
-}
+};
 
 // 16 rows of x for 32 values of d, as two left operands of mma_m16n8k16.
 template <class T>
 struct XFragment {
   uint32_t a[2][4];
-  __device__ __forceinline__ void load(const unsigned char* x, int row_bytes, int chunk) {
+  __device__ __forceinline__ void load(SharedAddress x, int row_bytes, int chunk) {
     const int lane = threadIdx.x % 32, row = lane % 16;
 #pragma unroll
     for (int half = 0; half < 2; ++half)
@@ -70,8 +101,7 @@ struct XFragment {
 };
 
 template <class T>
-__device__ __forceinline__ void multiply_chunk(Sums& sums, const XFragment<T>& x, const unsigned char* y, int row_bytes,
-                                               int chunk) {
+__device__ __forceinline__ void multiply_chunk(Sums& sums, const XFragment<T>& x, SharedAddress y, int row_bytes, int chunk) {
   const int lane = threadIdx.x % 32, row = lane % 8;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -84,18 +114,18 @@ __device__ __forceinline__ void multiply_chunk(Sums& sums, const XFragment<T>& x
 
 // x (16, d) times y (32, d)^T, both in shared memory.
 template <class T>
-__device__ __forceinline__ void multiply(Sums& sums, const unsigned char* x, const unsigned char* y, int d) {
+__device__ __forceinline__ void multiply(Sums& sums, unsigned char* x, unsigned char* y, int d) {
   const int row_bytes = Rows<T>::row_bytes(d);
   for (int chunk = 0; chunk < Rows<T>::units(d) / 4; ++chunk) {
     XFragment<T> fragment;
-    fragment.load(x, row_bytes, chunk);
-    multiply_chunk<T>(sums, fragment, y, row_bytes, chunk);
+    fragment.load(shared_address(x), row_bytes, chunk);
+    multiply_chunk<T>(sums, fragment, shared_address(y), row_bytes, chunk);
   }
 }
 
 // float32: one chain of fused multiply-adds over d in ascending order, as in csrc/cpu/isa/tile.h, so the keys are the same.
 template <>
-__device__ __forceinline__ void multiply<F32>(Sums& sums, const unsigned char* x, const unsigned char* y, int d) {
+__device__ __forceinline__ void multiply<F32>(Sums& sums, unsigned char* x, unsigned char* y, int d) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, row_bytes = Rows<F32>::row_bytes(d);
   for (int u = 0; u < Rows<F32>::units(d); ++u) {
     const float4 low = *reinterpret_cast<const float4*>(x + g * row_bytes + 16 * u);
@@ -138,7 +168,8 @@ __device__ __forceinline__ void scale_and_add(Sums& sums, const KeepMaskArgs& ar
 
 // Where the parts of a block's shared memory lie, in bytes, and how its work is cut.
 struct TilePlan {
-  int block_rows;    // 64, 32 or 16 rows of one head
+  int block_rows;       // 128, 64, 32 or 16 rows of one head
+  int row_groups_log2;  // groups of 16 rows, the work of one warp
   int threads;       // 256 or 512
   int tile_columns;  // of y in one stage, a multiple of 32
   int stages;        // 2: the next tile is copied while this one is multiplied; 1 where memory is short
@@ -159,27 +190,29 @@ __device__ __forceinline__ void multiply_tiles(const KeepMaskArgs& args, const T
   const auto slice = [&](const Operand& o, int head) {
     return static_cast<const Storage*>(o.data) + place.sample * o.batch + head * o.head;
   };
-  const int kv_head = place.head / args.groups;
-  const Storage *x = slice(args.x, place.head), *y = slice(args.y, kv_head);
+  const Storage *x = slice(args.x, place.head), *y = slice(args.y, place.kv_head);
   unsigned char* x_tile = shared + plan.strip_bytes;
   unsigned char* q_tile = x_tile + plan.x_bytes;
   unsigned char* stages = q_tile + plan.q_bytes;
+  const RowCopy<T> copy_y(y, args.y.row, plan.tile_columns, args.n_k, args.d, args.is_aligned);
   const auto stage = [&](int begin, int turn) {  // y (tile_columns, d), weight_k (tile_columns, e)
     unsigned char* y_tile = stages + turn * (plan.y_bytes + plan.k_bytes);
-    stage_rows<T>(y_tile, y, args.y.row, begin, plan.tile_columns, args.n_k, args.d, args.is_aligned);
+    copy_y.start(y_tile, begin);
     if constexpr (WEIGHTED)
-      stage_rows<T>(y_tile + plan.y_bytes, slice(args.weight_k, kv_head), args.weight_k.row, begin, plan.tile_columns,
-                    args.n_k, args.d_weight, args.is_aligned);
+      RowCopy<T>(slice(args.weight_k, place.kv_head), args.weight_k.row, plan.tile_columns, args.n_k, args.d_weight, args.is_aligned)
+          .start(y_tile + plan.y_bytes, begin);
     async_commit();
   };
-  stage_rows<T>(x_tile, x, args.x.row, place.row, plan.block_rows, args.n_q, args.d, args.is_aligned);
+  RowCopy<T>(x, args.x.row, plan.block_rows, args.n_q, args.d, args.is_aligned).start(x_tile, place.row);
   if constexpr (WEIGHTED)
-    stage_rows<T>(q_tile, slice(args.weight_q, place.head), args.weight_q.row, place.row, plan.block_rows, args.n_q,
-                  args.d_weight, args.is_aligned);
+    RowCopy<T>(slice(args.weight_q, place.head), args.weight_q.row, plan.block_rows, args.n_q, args.d_weight, args.is_aligned)
+        .start(q_tile, place.row);
   stage(first, 0);
 
-  const int warp = threadIdx.x / 32, row_groups = plan.block_rows / 16, word_groups = plan.threads / 32 / row_groups;
-  const int row = warp % row_groups * 16, row_bytes = Rows<T>::row_bytes(args.d);
+  // The warps of a row of tiles share the columns of each tile.
+  const int warp = threadIdx.x / 32, columns_at_once = plan.threads >> plan.row_groups_log2;
+  const int first_column = (warp >> plan.row_groups_log2) * 32, row = warp * 16 - ((first_column / 32) << plan.row_groups_log2) * 16;
+  const int row_bytes = CHUNKS > 0 ? 64 * CHUNKS : Rows<T>::row_bytes(args.d);
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   [[maybe_unused]] XFragment<T> fragments[CHUNKS > 0 ? CHUNKS : 1];
   for (int begin = first, turn = 0; begin < end; begin += plan.tile_columns, turn ^= plan.stages - 1) {
@@ -189,17 +222,17 @@ __device__ __forceinline__ void multiply_tiles(const KeepMaskArgs& args, const T
     if constexpr (CHUNKS > 0) {
       if (begin == first) {
 #pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; ++chunk) fragments[chunk].load(x_tile + row * row_bytes, row_bytes, chunk);
+        for (int chunk = 0; chunk < CHUNKS; ++chunk) fragments[chunk].load(shared_address(x_tile) + row * row_bytes, row_bytes, chunk);
       }
     }
     if (plan.stages == 2 && !is_last) stage(begin + plan.tile_columns, turn ^ 1);
-    const unsigned char* y_tile = stages + turn * (plan.y_bytes + plan.k_bytes);
-    for (int column = warp / row_groups * 32; column < plan.tile_columns && begin + column < end; column += 32 * word_groups) {
+    unsigned char* y_tile = stages + turn * (plan.y_bytes + plan.k_bytes);
+    for (int column = first_column; column < plan.tile_columns && begin + column < end; column += columns_at_once) {
       Sums sums{};
       if constexpr (CHUNKS > 0) {
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; ++chunk)
-          multiply_chunk<T>(sums, fragments[chunk], y_tile + column * row_bytes, row_bytes, chunk);
+          multiply_chunk<T>(sums, fragments[chunk], shared_address(y_tile) + column * row_bytes, row_bytes, chunk);
       } else {
         multiply<T>(sums, x_tile + row * row_bytes, y_tile + column * row_bytes, args.d);
       }

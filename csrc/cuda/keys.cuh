@@ -3,7 +3,7 @@
 // Stored words are cut into units of 16 bytes whose order is turned by the index of the word, so that neighbouring lanes,
 // which read neighbouring words, hit different banks of shared memory.
 #pragma once
-#include "cuda/types.cuh"
+#include "cuda/mma.cuh"
 #include "select.h"
 
 namespace attrdrop {
@@ -41,27 +41,16 @@ __device__ __forceinline__ uint32_t compare_bf16(uint32_t a, uint32_t b) {
 #endif
 }
 
-// Halves of the result: the smaller (larger) number, or the one that is not NaN.
-template <bool MAXIMUM>
-__device__ __forceinline__ uint32_t extreme_bf16(uint32_t a, uint32_t b) {
-#if defined(__CUDACC__)
-  uint32_t result;
-  if constexpr (MAXIMUM) asm("max.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  else asm("min.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-  return result;
-#else
-  const auto pick = [](uint32_t x, uint32_t y) {
-    const float u = __uint_as_float(x), v = __uint_as_float(y);
-    return v != v || (MAXIMUM ? u > v : u < v) ? x : y;
-  };
-  return pick(a << 16, b << 16) >> 16 | pick(a & 0xFFFF0000u, b & 0xFFFF0000u);
-#endif
+// 1.0 in each half of the result where the bfloat16 there compares so.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+template <Compare COMPARE>
+__device__ __forceinline__ uint32_t compare_bf16_to_one(uint32_t a, uint32_t b) {
+  uint32_t one;
+  if constexpr (COMPARE == Compare::less) asm("set.lt.bf16x2.bf16x2 %0, %1, %2;" : "=r"(one) : "r"(a), "r"(b));
+  else asm("set.le.bf16x2.bf16x2 %0, %1, %2;" : "=r"(one) : "r"(a), "r"(b));
+  return one;
 }
-
-// Smallest and largest key of some columns as ordered integers; low > high where all are NaN.
-struct KeyRange {
-  int32_t low, high;
-};
+#endif
 
 // bfloat16 keys: register j holds column j in its low half and column j + 16 in its high half.
 struct Bf16Keys {
@@ -93,16 +82,34 @@ struct Bf16Keys {
     for (int j = 0; j < REGISTERS; ++j) r[j] |= (~valid >> j & 0x00010001u) * 0xFFFFu;
   }
 
-  // Number of keys that compare so, to be decoded after the sums of all lanes are added.
-  template <Compare COMPARE>
-  __device__ __forceinline__ static uint32_t count(const Register (&r)[REGISTERS], Pivot pivot) {
+  // How many keys of the team's row compare so.
+  template <Compare COMPARE, int WORDS, class Team>
+  __device__ __forceinline__ static float count(const Register (&r)[WORDS][REGISTERS], Pivot pivot, Team& team) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    // A product with ones adds up four lanes: 4 g to 4 g + 3 hold rows g and g + 8 of its left operand.
+    float sums[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < WORDS * REGISTERS; i += 4) {
+      uint32_t ones[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        ones[k] = compare_bf16_to_one<COMPARE>(r[i / REGISTERS][i % REGISTERS + k], pivot);
+      mma_m16n8k16<Bf16>(sums[i / 4 % 2], ones, {0x3F803F80u, 0x3F803F80u});
+    }
+    return team.sum_of_quads(sums[0][0] + sums[0][2] + (sums[1][0] + sums[1][2]));
+#else
     uint32_t sum = 0;
 #pragma unroll
-    for (int j = 0; j < REGISTERS; ++j) sum -= compare_bf16<COMPARE>(r[j], pivot);
-    return sum;
+    for (int u = 0; u < WORDS; ++u)
+#pragma unroll
+      for (int j = 0; j < REGISTERS; ++j) sum -= compare_bf16<COMPARE>(r[u][j], pivot);
+    const int32_t mine = (2 * sum + (sum >> 16)) & 0xFFFFu;  // a mask is -1 in its low and -65536 in its high half
+    return static_cast<float>(team.sum(mine));
+#endif
   }
-  // A mask is -1 in its low and -65536 in its high half: sum = low + 65536 (high - low).
-  __device__ __forceinline__ static int32_t decode(uint32_t sum) { return (2 * sum + (sum >> 16)) & 0xFFFFu; }
+
+  // About the number in the high half.
+  __device__ __forceinline__ static float number(Register r) { return __uint_as_float(r); }
 
   template <Compare COMPARE>
   __device__ __forceinline__ static uint32_t word(const Register (&r)[REGISTERS], Pivot pivot) {
@@ -110,19 +117,6 @@ struct Bf16Keys {
 #pragma unroll
     for (int j = 0; j < REGISTERS; ++j) bits |= compare_bf16<COMPARE>(r[j], pivot) & (0x00010001u << j);
     return bits;
-  }
-
-  __device__ __forceinline__ static KeyRange range(const Register (&r)[REGISTERS]) {
-    uint32_t low = r[0], high = r[0];
-#pragma unroll
-    for (int j = 1; j < REGISTERS; ++j) {
-      low = extreme_bf16<false>(low, r[j]);
-      high = extreme_bf16<true>(high, r[j]);
-    }
-    low = extreme_bf16<false>(low, low >> 16 | low << 16);
-    high = extreme_bf16<true>(high, high >> 16 | high << 16);
-    const float largest = __uint_as_float(high << 16);
-    return {ordered(__uint_as_float(low << 16)), largest != largest ? INT32_MIN >> 16 : ordered(largest)};
   }
 
   // Numbers are cut, not rounded, to bfloat16.
@@ -172,14 +166,17 @@ struct F32Keys {
     return COMPARE == Compare::less ? a < b : COMPARE == Compare::less_equal ? a <= b : a >= b;
   }
 
-  template <Compare COMPARE>
-  __device__ __forceinline__ static uint32_t count(const Register (&r)[REGISTERS], Pivot pivot) {
-    uint32_t sum = 0;
+  template <Compare COMPARE, int WORDS, class Team>
+  __device__ __forceinline__ static float count(const Register (&r)[WORDS][REGISTERS], Pivot pivot, Team& team) {
+    int32_t sum = 0;
 #pragma unroll
-    for (int j = 0; j < REGISTERS; ++j) sum += holds<COMPARE>(r[j], pivot);
-    return sum;
+    for (int u = 0; u < WORDS; ++u)
+#pragma unroll
+      for (int j = 0; j < REGISTERS; ++j) sum += holds<COMPARE>(r[u][j], pivot);
+    return static_cast<float>(team.sum(sum));
   }
-  __device__ __forceinline__ static int32_t decode(uint32_t sum) { return static_cast<int32_t>(sum); }
+
+  __device__ __forceinline__ static float number(Register r) { return r; }
 
   template <Compare COMPARE>
   __device__ __forceinline__ static uint32_t word(const Register (&r)[REGISTERS], Pivot pivot) {
@@ -187,13 +184,6 @@ struct F32Keys {
 #pragma unroll
     for (int j = 0; j < REGISTERS; ++j) bits |= holds<COMPARE>(r[j], pivot) ? 1u << j : 0u;
     return bits;
-  }
-
-  __device__ __forceinline__ static KeyRange range(const Register (&r)[REGISTERS]) {
-    float low = r[0], high = r[0];
-#pragma unroll
-    for (int j = 1; j < REGISTERS; ++j) low = fminf(low, r[j]), high = fmaxf(high, r[j]);
-    return {ordered(low), high != high ? INT32_MIN : ordered(high)};
   }
 
   __device__ __forceinline__ static int32_t ordered(float value) { return ordered_key(value); }

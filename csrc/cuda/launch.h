@@ -12,6 +12,10 @@ using Stream = cudaStream_t;
 inline void check_cuda(cudaError_t status, const char* what) {
   STD_TORCH_CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status));
 }
+
+inline void clear_memory(void* memory, int64_t bytes, Stream stream) {
+  check_cuda(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream), "clear_memory");
+}
 }  // namespace attrdrop
 
 #define ATTRDROP_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
@@ -32,7 +36,9 @@ inline void check_cuda(cudaError_t status, const char* what) {
 
 namespace attrdrop {
 using Stream = emulator::Stream;
-}
+
+inline void clear_memory(void* memory, int64_t bytes, Stream) { memset(memory, 0, static_cast<size_t>(bytes)); }
+}  // namespace attrdrop
 
 #define ATTRDROP_LAUNCH(kernel, grid, block, shared, stream, ...) \
   attrdrop::emulator::run({grid, block, static_cast<size_t>(shared), stream}, #kernel, [&] { (kernel)(__VA_ARGS__); })

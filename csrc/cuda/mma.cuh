@@ -3,7 +3,7 @@
 // Fragments: lane = 4 g + t. a[0..3]: rows g, g + 8, g, g + 8 at k = 2t, 2t, 2t + 8, 2t + 8; b[0..1]: column g at k = 2t,
 // 2t + 8; c[0..3]: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1). A register holds two neighbours in k.
 #pragma once
-#include "cuda/launch.h"
+#include "cuda/shared.cuh"
 #include "cuda/types.cuh"
 
 namespace attrdrop {
@@ -11,10 +11,10 @@ namespace attrdrop {
 #if defined(__CUDACC__)
 // Four 8 x 8 matrices from shared memory. Lane 8 i + j gives the address of row j of matrix i, 16 bytes; lane 4 g + t gets
 // elements 2t and 2t + 1 of row g of matrix i in m[i].
-__device__ __forceinline__ void load_matrices(uint32_t (&m)[4], const void* row) {
+__device__ __forceinline__ void load_matrices(uint32_t (&m)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+               : "r"(row)
                : "memory");
 }
 
@@ -76,7 +76,7 @@ void combine_mma(void* const* arguments) {
 
 }  // namespace emulator
 
-inline void load_matrices(uint32_t (&m)[4], const void* row, ATTRDROP_SITE) {
+inline void load_matrices(uint32_t (&m)[4], SharedAddress row, ATTRDROP_SITE) {
   emulator::Matrices mine{m, row};
   emulator::collective(~0u, &mine, &emulator::combine_load_matrices, site);
 }

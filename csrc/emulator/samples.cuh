@@ -32,7 +32,7 @@ __global__ void sample_kernel(const int* in, int* out, Mistake mistake) {
 
   if (i < SAMPLE_THREADS / 4) {
     const int* source = in + 4 * i + (mistake == Mistake::misaligned_copy);
-    if (mistake != Mistake::unwritten_shared) async_copy(values + 4 * i, source, 16);
+    if (mistake != Mistake::unwritten_shared) async_copy(shared_address(values + 4 * i), source, 16);
     async_commit();
     if (mistake != Mistake::missing_wait && mistake != Mistake::copy_never_waited_for) async_wait<0>();
   }

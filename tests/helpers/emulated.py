@@ -31,7 +31,7 @@ def _run_on_bits(name: str, launch: tuple[int, int, int], *arguments) -> tuple[T
 
 
 def emulated_keep_mask(
-    *arguments, scheduler_seed: int = 0, shared_bytes: int = 232448, scratch_bytes: int = 64 << 20, **options
+    *arguments, scheduler_seed: int = 0, shared_bytes: int = 232448, scratch_bytes: int = 40 << 20, **options
 ) -> KeepMask:
     """attrdrop.keep_mask with the CUDA kernels behind it."""
     run = partial(_run_on_bits, "keep_mask", (scheduler_seed, shared_bytes, scratch_bytes))
@@ -41,7 +41,7 @@ def emulated_keep_mask(
 
 def emulated_random_keep_mask(*shape: int, scheduler_seed: int = 0, **options) -> KeepMask:
     """attrdrop.random_keep_mask with the CUDA kernel behind it."""
-    run = partial(_run_on_bits, "random_keep_mask", (scheduler_seed, 232448, 64 << 20))
+    run = partial(_run_on_bits, "random_keep_mask", (scheduler_seed, 232448, 40 << 20))
     with patch.object(torch.ops.attrdrop, "random_keep_mask", run):
         return attrdrop.random_keep_mask(*shape, **options, backend="cpp")
 
