@@ -111,7 +111,8 @@ class GradientPass1(Pass1):
             self._use(site, grad_out, value)
 
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
-        site.keep = self.draws.keep_mask(site, grad_out.transpose(1, 2).to(value.dtype), value)
+        x = grad_out.transpose(1, 2).to(value.dtype)
+        site.keep, site.live = self.draws.keep_mask(site, x, value), x.any(-1)
 
 
 class _Tap(torch.autograd.Function):

@@ -131,7 +131,7 @@ class IntegratedPass1(GradientPass1):
         )  # fmt: skip
         x = (total / steps).transpose(1, 2).to(call.value.dtype)
         weight = AttentionWeight(call.query, call.key, lse, scale, bias)
-        site.keep = self.draws.keep_mask(site, x, call.value, weight=weight)
+        site.keep, site.live = self.draws.keep_mask(site, x, call.value, weight=weight), x.any(-1)
 
 
 class ScaledPass1(Pass1):

@@ -118,7 +118,10 @@ class Draws(NamedTuple):
 
 @dataclass(eq=False)
 class Site:
-    """One attention layer in the forward pass: whether it is to be masked, and the bits it is given."""
+    """One attention layer in the forward pass: whether it is to be masked, and the bits it is given.
+
+    live: bool (B, H, n_q), the queries on which the target depends, where that is known.
+    """
 
     index: int
     module: nn.Module
@@ -126,6 +129,7 @@ class Site:
     valid: Tensor | None = None
     is_causal: bool = False
     keep: KeepMask | None = None
+    live: Tensor | None = None
 
 
 class SiteOrder:
