@@ -7,7 +7,7 @@ from typing import Any
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.images.settings import PRESETS, ImageData, ImageSettings
-from attrdrop.lab.runs.settings import RunOptions
+from attrdrop.lab.runs.settings import SavingRunOptions
 
 
 @command(
@@ -15,7 +15,7 @@ from attrdrop.lab.runs.settings import RunOptions
     "demo: few images and epochs, some minutes on two CPU cores; other options override it.",
     output=Path("runs/images"),
 )
-def train_images(data: ImageData, settings: ImageSettings, run: RunOptions) -> None:
+def train_images(data: ImageData, settings: ImageSettings, run: SavingRunOptions) -> None:
     """Train an image classifier plainly, with random erasing and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial

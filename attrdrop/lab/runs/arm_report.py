@@ -1,7 +1,6 @@
 """What the results of an experiment that trains from scratch have in common, on images and on point clouds."""
 
-from functools import partial
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,6 @@ from attrdrop.lab.runs.report import (
 from attrdrop.lab.runs.verdict import verdict
 
 FLIPPING = "flipping.csv"
-FLIPPING_CURVES = partial(plots.flipping_curves, score="probability of the class")
 DIFFERENCE = "accuracy_difference_to_plain"
 
 
@@ -39,6 +37,11 @@ def taken(name: str) -> Column:
 def flipping(order: str, label: str) -> Column:
     """The mean probability while features go in an order."""
     return Column(f"flipping_{order}", lambda run, plain: run["flipping_auc"][order], label, percent())
+
+
+def _flipping_curves(frame: pd.DataFrame, target: IO[bytes], title: str = "") -> None:
+    shown = frame.assign(score=100 * frame["score"])
+    plots.flipping_curves(shown, target, title, score="probability of the class (%)")
 
 
 def _step_ms(run: Result, plain: Result | None) -> np.ndarray:
@@ -79,7 +82,7 @@ class ArmReport(Report):
         return super().frames() | {FLIPPING: self.flipping_frame()}
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
-        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (FLIPPING_CURVES, FLIPPING)}
+        return {"curves.png": (plots.training_curves, CURVES), "flipping.png": (_flipping_curves, FLIPPING)}
 
     def flipping_frame(self) -> pd.DataFrame:
         """One row per arm, seed, order and share of the input that is flipped."""
