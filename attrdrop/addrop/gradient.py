@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site, SiteOrder
+from attrdrop.addrop.statistics import live_queries
 from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.addrop.targets import attribution_target
 from attrdrop.addrop.untold import noting_untold
@@ -112,7 +113,7 @@ class GradientPass1(Pass1):
 
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
         x = grad_out.transpose(1, 2).to(value.dtype)
-        site.keep, site.live = self.draws.keep_mask(site, x, value), x.any(-1)
+        site.keep, site.live = self.draws.keep_mask(site, x, value), live_queries(x)
 
 
 class _Tap(torch.autograd.Function):

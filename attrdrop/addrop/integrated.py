@@ -20,6 +20,7 @@ from attrdrop._core.modules import RandomState
 from attrdrop.addrop.gradient import GradientAttribution, GradientPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Site, SiteOrder
 from attrdrop.addrop.replay import Repeat, Replay
+from attrdrop.addrop.statistics import live_queries
 from attrdrop.addrop.targets import attribution_target, predictions
 from attrdrop.ops import AttentionWeight, masked_attention
 
@@ -131,7 +132,7 @@ class IntegratedPass1(GradientPass1):
         )  # fmt: skip
         x = (total / steps).transpose(1, 2).to(call.value.dtype)
         weight = AttentionWeight(call.query, call.key, lse, scale, bias)
-        site.keep, site.live = self.draws.keep_mask(site, x, call.value, weight=weight), x.any(-1)
+        site.keep, site.live = self.draws.keep_mask(site, x, call.value, weight=weight), live_queries(x)
 
 
 class ScaledPass1(Pass1):

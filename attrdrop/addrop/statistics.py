@@ -76,6 +76,11 @@ class DropCounter:
         )
 
 
+def live_queries(x: Tensor) -> Tensor:
+    """Bool (B, H, n) of the rows of x (B, H, n, d), gradients of head outputs, that are not all zero."""
+    return x.detach().abs().amax(-1) != 0
+
+
 def dead_counts(live: Tensor, keep: KeepMask, valid: Tensor | None, is_causal: bool) -> Tensor:
     """Int64 (2,): the valid and the dropped positions of dead queries.
 
@@ -92,7 +97,8 @@ def dead_counts(live: Tensor, keep: KeepMask, valid: Tensor | None, is_causal: b
 
 def set_bits(words: Tensor) -> Tensor:
     """How many bits are set in each row of int32 words: (..., words) -> int64 (...)."""
-    pairs = words - ((words >> 1) & 0x55555555)
-    nibbles = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
-    octets = (nibbles + (nibbles >> 4)) & 0x0F0F0F0F
-    return ((octets * 0x01010101) >> 24).sum(-1)
+    counts = words - (words >> 1).bitwise_and_(0x55555555)  # of each two bits
+    upper = (counts >> 2).bitwise_and_(0x33333333)
+    counts.bitwise_and_(0x33333333).add_(upper)  # of four
+    counts.add_(counts >> 4).bitwise_and_(0x0F0F0F0F)  # of eight
+    return counts.mul_(0x01010101).bitwise_right_shift_(24).sum(-1)

@@ -5,7 +5,7 @@ import torch
 from models import batch, build
 
 from attrdrop import ADDrop, KeepMask, pack_mask, unpack_mask
-from attrdrop.addrop.statistics import dead_counts, set_bits
+from attrdrop.addrop.statistics import dead_counts, live_queries, set_bits
 
 
 @pytest.mark.parametrize("attribution", ["GA", "IGA"])
@@ -40,6 +40,14 @@ def test_attributions_without_gradients_know_no_dead_queries():
         addrop = ADDrop(model, attribution=attribution, cross_tuning=False)
         addrop(**inputs)
         assert addrop.statistics().dead_valid == addrop.statistics().fraction_dead == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rows_of_zeros_are_dead(dtype):
+    x = torch.zeros(1, 1, 5, 3, dtype=dtype)
+    x[0, 0, 1:] = torch.tensor([[-0.0, 0, 0], [0, 1e-30, 0], [torch.nan, 0, 0], [0, 0, -torch.inf]])
+    assert live_queries(x).tolist() == [[[False, False, True, True, True]]]
+    assert live_queries(x[:0]).shape == (0, 1, 5)
 
 
 @pytest.mark.parametrize("width", [1, 3])
