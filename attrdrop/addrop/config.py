@@ -27,7 +27,8 @@ class ADDropConfig:
         attribution: what ranks. "GA": the gradient of the target with respect to the attention probabilities (Eq. 5).
             "IGA": its integral times the probabilities (Eq. 3); for each masked layer ``iga_steps`` forwards and walks
             back. "AA": the scores, and so the probabilities before dropout; pass 1 needs no gradients. "RD": nothing,
-            each position is dropped with probability p q; there is no pass 1.
+            each position is dropped with probability p q; there is no pass 1. docs/papers.md says where the released
+            code does otherwise.
         iga_steps: m of Eq. 3.
         iga_batch: how many of these steps run as one batch of so many times the size: the same work in fewer, larger
             kernels. More than 1 needs pass1="eval", since all steps have the same dropout, and no callable target.

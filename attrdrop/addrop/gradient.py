@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws, Pass1, Site, SiteOrder
+from attrdrop.addrop.statistics import live_queries
 from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.addrop.targets import attribution_target
 from attrdrop.addrop.untold import noting_untold
@@ -111,7 +112,9 @@ class GradientPass1(Pass1):
             self._use(site, grad_out, value)
 
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
-        site.keep = self.draws.keep_mask(site, grad_out.transpose(1, 2).to(value.dtype), value)
+        x = grad_out.transpose(1, 2).to(value.dtype)
+        site.keep = self.draws.keep_mask(site, x, value)
+        site.live = live_queries(x) if self.draws.count_dead else None
 
 
 class _Tap(torch.autograd.Function):

@@ -20,6 +20,7 @@ from attrdrop._core.modules import RandomState
 from attrdrop.addrop.gradient import GradientAttribution, GradientPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Site, SiteOrder
 from attrdrop.addrop.replay import Repeat, Replay
+from attrdrop.addrop.statistics import live_queries
 from attrdrop.addrop.targets import attribution_target, predictions
 from attrdrop.ops import AttentionWeight, masked_attention
 
@@ -132,6 +133,7 @@ class IntegratedPass1(GradientPass1):
         x = (total / steps).transpose(1, 2).to(call.value.dtype)
         weight = AttentionWeight(call.query, call.key, lse, scale, bias)
         site.keep = self.draws.keep_mask(site, x, call.value, weight=weight)
+        site.live = live_queries(x) if self.draws.count_dead else None
 
 
 class ScaledPass1(Pass1):

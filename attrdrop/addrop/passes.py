@@ -78,7 +78,7 @@ IMAGES_AT_MOST = 4096
 class Draws(NamedTuple):
     """What the random bits of a step depend on besides their place, and how candidates are chosen.
 
-    p, q: the paper's.
+    p, q: the paper's. count_dead: whether queries without a gradient are noted, to be counted apart.
     """
 
     p: float
@@ -87,6 +87,7 @@ class Draws(NamedTuple):
     sample_ids: Tensor
     keys: str = "auto"
     region: str = "high"
+    count_dead: bool = False
 
     def samples(self, batch: int) -> Tensor:
         """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order;
@@ -119,7 +120,10 @@ class Draws(NamedTuple):
 
 @dataclass(eq=False)
 class Site:
-    """One attention layer in the forward pass: whether it is to be masked, and the bits it is given."""
+    """One attention layer in the forward pass: whether it is to be masked, and the bits it is given.
+
+    live: bool (B, H, n_q), the queries on which the target depends, where that is known.
+    """
 
     index: int
     module: nn.Module
@@ -127,6 +131,7 @@ class Site:
     valid: Tensor | None = None
     is_causal: bool = False
     keep: KeepMask | None = None
+    live: Tensor | None = None
 
 
 class SiteOrder:

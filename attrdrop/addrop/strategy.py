@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from attrdrop._core.modules import evaluation_mode, uncompiled
@@ -16,7 +15,7 @@ from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.passes import Draws, Pass2, Site
 from attrdrop.addrop.reach import why_unreached
 from attrdrop.addrop.scope import Scope, masked_layers
-from attrdrop.addrop.statistics import DropCounter
+from attrdrop.addrop.statistics import DropCounter, dead_counts
 
 IDLE = "no module of attention={!r} ({}) runs on this batch, so nothing is dropped there"
 PARTLY = (
@@ -41,9 +40,10 @@ class Strategy(ABC):
 
     def mask(self, sites: list[Site], draws: Draws) -> Pass2:
         """Pass 2, for the model to run under."""
-        counts = [site.keep.counts for site in sites if site.keep is not None]
-        if counts:  # none where LayerDrop skipped every masked layer
-            self.counter.add(torch.stack(counts).sum(0))
+        for site in sites:
+            if site.keep is not None:
+                dead = None if site.live is None else dead_counts(site.live, site.keep, site.valid, site.is_causal)
+                self.counter.add(site.keep.counts, dead)
         return Pass2(sites, draws)
 
     def select(

@@ -7,6 +7,8 @@ PLAIN, ADDROP = "plain", "ad-drop"  # arms
 RULES = (  # of relevance, the first is the default on images
     "epsilon-plus-flat", "epsilon", "epsilon-flat", "epsilon-plus", "gradient-times-input", "abs-gradient",
 )  # fmt: skip
+TUNED = ["lr", "batch_size"]  # chosen for every arm, where a search varies them
+MODELS = "models"  # the folder of saved ones
 USUAL = {"attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True}
 ABLATIONS: dict[str, dict[str, Any] | None] = {  # rows of Table 2: what is unusual in a variant of AD-DROP
     "plain": None,
@@ -24,6 +26,8 @@ WORDS: dict[str, Callable[[Any], str]] = {  # for what is unusual in a trial
     "train_size": lambda value: f"{value:.0f} examples",
     "p": lambda value: f"p {value:g}",
     "q": lambda value: f"q {value:g}",
+    "lr": lambda value: f"learning rate {value:g}",
+    "batch_size": lambda value: f"batches of {value:.0f}",
     "layers": lambda value: {"all": "all layers", "first": "first layer"}.get(value, f"layers {value}"),
     "attribution": str,
     "target": lambda value: f"{value} labels",

@@ -9,6 +9,10 @@ import seaborn as sns
 from attrdrop.plots.panels import BAND, check_columns, epoch_axis, legend_beside, loss_panels, panels
 from attrdrop.plots.sheets import save
 
+ORDERS = {
+    "descending": "most relevant first", "ascending": "least relevant first", "random": "in random order",
+}  # fmt: skip
+
 
 def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """Training and development loss by epoch, one colour per arm; bands show the standard deviation over seeds.
@@ -50,14 +54,13 @@ def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = 
 def flipping_curves(
     frame: pd.DataFrame, target: Path | IO[bytes], title: str = "", score: str = "score of the target"
 ) -> None:
-    """Mean score by the fraction of features flipped, one colour per arm, one dash per order, bands of one deviation.
+    """Mean score by the fraction of features flipped, one panel per order, one colour per arm, bands of one deviation.
 
     `frame` has the columns arm, order, fraction (0 to 1) and score, such as one row per sample and step of
     :func:`attrdrop.metrics.flipping_curve`; `target` receives a PNG; `score` says what the scores are.
     """
     check_columns(frame, "arm", "order", "fraction", "score")
-    style = "order" if frame["order"].nunique() > 1 else None
-    _score_curves(frame, target, title, "features flipped (%)", score, style)
+    _score_curves(frame, target, title, "features flipped (%)", score, "order")
 
 
 def point_loss_curves(
@@ -73,13 +76,19 @@ def point_loss_curves(
 
 
 def _score_curves(
-    frame: pd.DataFrame, target: Path | IO[bytes], title: str, what: str, score: str, style: str | None = None
+    frame: pd.DataFrame, target: Path | IO[bytes], title: str, what: str, score: str, by: str | None = None
 ) -> None:
-    figure, (axes,) = panels(7.5, 4)
-    sns.lineplot(
-        frame.assign(percent=100 * frame["fraction"]), x="percent", y="score", hue="arm", style=style,
-        errorbar="sd", err_kws=BAND, ax=axes,
-    )  # fmt: skip
-    axes.set(title=title, xlabel=what, ylabel=score, xlim=(0, 100))
-    legend_beside(axes)
+    """A panel for each value of the column `by`."""
+    shown = frame.assign(percent=100 * frame["fraction"])
+    parts = [("", shown)] if by is None else [(ORDERS.get(name, name), rows) for name, rows in shown.groupby(by)]
+    figure, grid = panels(7.5 if len(parts) == 1 else 4.5, 4, len(parts), sharey=True)
+    arms = list(dict.fromkeys(frame["arm"]))
+    for axes, (name, rows) in zip(grid, parts, strict=True):
+        sns.lineplot(
+            rows, x="percent", y="score", hue="arm", hue_order=arms, errorbar="sd", err_kws=BAND,
+            legend=axes is grid[-1], ax=axes,
+        )  # fmt: skip
+        axes.set(title=name, xlabel=what, ylabel=score, xlim=(0, 100))
+    legend_beside(grid[-1])
+    figure.suptitle(title)
     save(figure, target)

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 from eager import EagerPass, bits_of, check_a_step, gradients_of
-from models import EVERY, UNREACHABLE, batch, build
+from models import EVERY, UNREACHABLE, attended, batch, build
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -192,13 +192,16 @@ def test_statistics():
     addrop = ADDrop(model, p=0.5, q=1.0, layers="first", cross_tuning=False)
     addrop(**inputs)
     statistics = addrop.statistics()
-    assert statistics.valid == 4 * 20 * (20 + 12 + 20)
     # The 8 padded queries of sample 1 reach no logit: their rows tie, so all 12 keys are candidates, then rescued.
-    assert statistics.candidates == 4 * (20 * 10 + 12 * 6 + 8 * 12 + 20 * 10)
+    assert statistics.valid == 4 * (20 * 20 + 12 * 12 + 20 * 20)
+    assert statistics.dead_valid == 4 * 8 * 12
+    assert statistics.candidates == 4 * (20 * 10 + 12 * 6 + 20 * 10)
     assert statistics.rescued_rows == 4 * 8
+    assert statistics.dead_dropped == 0
     assert statistics.dropped == 4 * (20 * 10 + 12 * 6 + 20 * 10)
     assert statistics.fraction_dropped == statistics.dropped / statistics.valid
     assert statistics.as_dict()["fraction_candidates"] == statistics.candidates / statistics.valid
+    assert statistics.fraction_dead == statistics.dead_valid / (statistics.valid + statistics.dead_valid)
     addrop.reset_statistics()
     assert addrop.statistics().steps == 0
 
@@ -331,7 +334,7 @@ def test_four_dimensional_masks(kind):
     addrop = ADDrop(model, p=0.5, q=1.0, layers="first", cross_tuning=False)
     loss = addrop(**{**inputs, "attention_mask": mask}).loss
     loss.backward()
-    assert addrop.statistics().valid == 4 * int(columns.sum())
+    assert attended(addrop) == 4 * int(columns.sum())
     again = ADDrop(model, p=0.5, q=1.0, layers="first", cross_tuning=False)
     expected = again(**{**inputs, "attention_mask": columns}).loss
     torch.testing.assert_close(loss, expected)

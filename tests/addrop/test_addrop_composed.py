@@ -3,6 +3,7 @@
 import pytest
 from composed import batch, build
 from eager import check_a_step
+from models import attended
 
 from attrdrop import ADDrop
 from attrdrop.addrop import ATTRIBUTIONS
@@ -25,7 +26,7 @@ def test_every_attribution_counts_all_attention_of_both_models(attribution):
     )  # fmt: skip
     assert ADDrop(addrop.model).config  # that another one prepares the model again does no harm
     addrop(**batch("text")).loss.backward()
-    assert addrop.statistics().valid == 2 * 2 * 4 * (9 * 9 + 7 * 8 // 2 + 7 * 9)
+    assert attended(addrop) == 2 * 2 * 4 * (9 * 9 + 7 * 8 // 2 + 7 * 9)
 
 
 @pytest.mark.parametrize("attention", ["encoder", "decoder"])
@@ -33,4 +34,4 @@ def test_an_adapted_encoder(attention):
     addrop = ADDrop(build("deberta"), attention=attention, cross_tuning=False)
     addrop(**batch("deberta")).loss.backward()
     layers = {"encoder": 3 * 9 * 9, "decoder": 2 * 7 * 8 // 2}
-    assert addrop.statistics().valid == 2 * 4 * layers[attention]
+    assert attended(addrop) == 2 * 4 * layers[attention]

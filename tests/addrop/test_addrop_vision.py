@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from eager import bits_of, check_a_step
+from models import attended
 from vision_language import LENGTH, batch, build
 
 from attrdrop import ADDrop
@@ -38,7 +39,7 @@ def test_the_named_part_is_masked_alone(attention, attribution):
     layers = 2 if attribution in ("GA", "IGA") else 3
     expected = {"encoder": 2 * 3 * 4 * CAUSAL, "vision": layers * 4 * 4 * PATCHES**2}
     names = (attention,) if isinstance(attention, str) else attention
-    assert addrop.statistics().valid == sum(expected[name] for name in names)
+    assert attended(addrop) == sum(expected[name] for name in names)
 
 
 def test_steps_that_run_at_once_need_as_many_images_as_texts():
@@ -82,10 +83,10 @@ def test_batches_without_images_between_others(attribution):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         addrop(**text)
-    assert addrop.statistics().valid == 2 * 2 * 2 * 4 * CAUSAL
+    assert attended(addrop) == 2 * 2 * 2 * 4 * CAUSAL
     addrop.reset_statistics()
     addrop(**batch("llava"))
-    assert addrop.statistics().valid > 2 * 3 * 4 * CAUSAL
+    assert attended(addrop) > 2 * 3 * 4 * CAUSAL
 
 
 @pytest.mark.parametrize("name", ["paligemma", "qwen2-vl", "qwen2-audio"])
@@ -93,7 +94,7 @@ def test_other_language_models_beside_a_tower(name):
     inputs = batch(name, (1, 1, 1) if name == "paligemma" else (1, 2, 1))
     addrop = ADDrop(build(name), cross_tuning=False)
     addrop(**inputs).loss.backward()
-    assert addrop.statistics().valid == 2 * 3 * 4 * CAUSAL
+    assert attended(addrop) == 2 * 3 * 4 * CAUSAL
 
 
 @pytest.mark.parametrize(("attention", "valid"), [("encoder", 2 * 3 * 4 * CAUSAL), ("vision", 3 * 4 * 4 * PATCHES**2)])
@@ -102,7 +103,7 @@ def test_two_towers(attention, valid):
         build("clip"), attention=attention, target=lambda out, _: out.logits_per_image.sum(), cross_tuning=False
     )
     addrop(**batch("clip"))
-    assert addrop.statistics().valid == valid
+    assert attended(addrop) == valid
 
 
 @pytest.mark.parametrize("attribution", ["GA", "RD"])
@@ -112,7 +113,7 @@ def test_a_tower_that_attends_to_each_image_in_turn(attribution):
     for images in ((1, 2, 1), (2, 1, 2), (1, 0, 1)):
         addrop.reset_statistics()
         addrop(**batch("qwen2-vl", images)).loss.backward()
-        assert addrop.statistics().valid == 2 * 4 * sum(images) * 16**2
+        assert attended(addrop) == 2 * 4 * sum(images) * 16**2
     with pytest.raises(ValueError, match=r"layers must be 'all' where .* Qwen2VisionTransformer.* does, got 'first'"):
         ADDrop(model, attention="vision", layers="first", attribution=attribution, cross_tuning=False)(
             **batch("qwen2-vl")
@@ -123,7 +124,7 @@ def test_the_attention_of_the_part_counts():
     model = build("llava", attention={"text_config": "attrdrop", "vision_config": "sdpa"})
     addrop = ADDrop(model, cross_tuning=False)
     addrop(**batch("llava"))
-    assert addrop.statistics().valid == 2 * 3 * 4 * CAUSAL
+    assert attended(addrop) == 2 * 3 * 4 * CAUSAL
     with pytest.raises(ValueError, match="the CLIPVisionModel inside attends with 'sdpa'; load it with"):
         ADDrop(model, attention="vision")
 

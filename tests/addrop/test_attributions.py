@@ -8,7 +8,7 @@ import inspect
 import pytest
 import torch
 from eager import bits_of, check_a_step, eager_masks, gradients_of
-from models import ALL, CLASSIFIERS, EVERY, batch, build
+from models import ALL, CLASSIFIERS, EVERY, attended, batch, build
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -403,7 +403,7 @@ def test_attention_of_the_decoder(name, attention, attribution):
     check_a_step(model, inputs, addrop)
     kinds = (attention,) if isinstance(attention, str) else attention
     each = {"encoder": 20 * (20 + 12 + 20), "decoder": 3 * 20 * 21 // 2, "cross": 20 * (20 + 12 + 20)}
-    assert addrop.statistics().valid == 2 * 4 * sum(each[kind] for kind in kinds)
+    assert attended(addrop) == 2 * 4 * sum(each[kind] for kind in kinds)
 
 
 def test_kinds_of_attention_that_a_model_lacks_are_named(monkeypatch):

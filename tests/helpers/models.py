@@ -193,3 +193,9 @@ def batch(name: str, size: int = 3, length: int = 20, dtype: torch.dtype = torch
     if name.endswith("-regression"):
         labels = torch.randn(size, generator=generator).to(dtype)
     return dict(input_ids=ids.masked_fill(mask == 0, 0), attention_mask=mask, labels=labels)
+
+
+def attended(addrop):
+    """Positions that AD-DROP could drop, of live queries and of dead ones."""
+    found = addrop.statistics()
+    return found.valid + found.dead_valid

@@ -10,7 +10,8 @@ PLAIN = {"method": "plain", "p": np.nan, "q": np.nan}
 ADDROP = {"method": "ad-drop", "p": 0.3, "q": 0.3}
 ANY = {
     "attribution": "GA", "layers": "all", "target": "pseudo", "region": "high", "cross_tuning": True, "shots": np.nan,
-    "share": np.nan, "best_epoch": 3, "step_ms": 100.0, "plain_step_ms": 100.0, "fraction_dropped": 0.09,
+    "share": np.nan, "lr": np.nan, "batch_size": np.nan, "best_epoch": 3, "step_ms": 100.0, "plain_step_ms": 100.0,
+    "fraction_dropped": 0.09,
 }  # fmt: skip
 
 

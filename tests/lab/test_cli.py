@@ -35,6 +35,7 @@ from attrdrop.lab.runs.settings import (
     Options,
     Panel,
     RunOptions,
+    SavingRunOptions,
     Variation,
     alternatives,
     arms_of,
@@ -47,6 +48,7 @@ from attrdrop.lab.text.settings import Data, Settings
 
 COMMANDS = [
     "finetune",
+    "evaluate",
     "sweep",
     "train-images",
     "train-points",
@@ -58,10 +60,10 @@ COMMANDS = [
     "verify",
 ]
 MADE_OF = {
-    "finetune": (Data, Settings, RunOptions),
+    "finetune": (Data, Settings, SavingRunOptions),
     "sweep": (Plan, Search, Data, Settings, RunOptions),
-    "train-images": (ImageData, Variation, ImageSettings, RunOptions),
-    "train-points": (PointData, Variation, PointSettings, RunOptions),
+    "train-images": (ImageData, Variation, ImageSettings, SavingRunOptions),
+    "train-points": (PointData, Variation, PointSettings, SavingRunOptions),
 }
 VARIED_BY_STUDIES = {"task", "arms", "attribution", "target", "region", "cross_tuning"}  # no options of a sweep
 FIELDS = [
@@ -110,7 +112,7 @@ def flag(name):
 
 
 def made(kind, **values):
-    return kind(**({"output": Path("out")} if kind is RunOptions else {}) | values)
+    return kind(**({"output": Path("out")} if issubclass(kind, RunOptions) else {}) | values)
 
 
 def test_version():
@@ -208,7 +210,8 @@ def test_figures_of_a_sweep_say_of_how_many_seeds_and_examples_they_are(tmp_path
     )
     outcome = CliRunner().invoke(app, ["report", str(sweep_of(tmp_path / "sweep", 0.5, 0.25, study="regions"))])
     assert outcome.exit_code == 0, outcome.output
-    assert titles == ["m on rte, 2 seeds\n8 train, 4 dev examples"]
+    head = "m on rte, 2 seeds\n8 train, 4 dev examples"
+    assert titles == [f"{head}\n30 % of the first layer's positions dropped"]
     assert "regions_rte.png" in names(tmp_path / "sweep")
 
 
@@ -352,7 +355,7 @@ def test_looking_at_models_takes_options_of_data_and_models(command, kinds):
     assert found - {"preset", "help"} <= known
 
 
-@pytest.mark.parametrize("module", ["finetune", "sweep", "images", "points", "maps", "evaluate_images"])
+@pytest.mark.parametrize("module", ["evaluate", "finetune", "sweep", "images", "points", "maps", "evaluate_images"])
 def test_bodies_of_commands_have_no_defaults(module):
     tree = ast.parse((Path(options.__file__).parent / f"{module}.py").read_text())
     bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
@@ -439,6 +442,31 @@ def test_what_a_command_gets(texts, values, given):
     outcome = CliRunner().invoke(_alone(command), ["--sizes", "4;5"])
     assert outcome.exit_code == 2
     assert "--sizes: '4;5' is no list of numbers with commas between." in sentence(outcome)
+
+
+def test_an_argument_stands_without_a_name_and_a_preset_may_depend_on_the_others():
+    got = {}
+
+    @dataclass(frozen=True)
+    class Some(Options):
+        place: Annotated[str, Option(Panel.DATA, "Where.", is_argument=True)]
+        size: Annotated[int, Option(Panel.MODEL, "A size.", min=1)] = 1
+
+    @options.command({"long": lambda values, given: {"size": len(values["place"])}}, "long: as long as the name.")
+    def command(some: Some):
+        got.update(dataclasses.asdict(some))
+
+    for texts, size in (([], 1), (["--preset", "long"], 4), (["--preset", "long", "--size", "9"], 9)):
+        outcome = CliRunner().invoke(_alone(command), ["here", *texts])
+        assert outcome.exit_code == 0, outcome.output
+        assert got == {"place": "here", "size": size}
+    assert CliRunner().invoke(_alone(command), []).exit_code == 2
+
+    @options.command()
+    def bare(some: Some):
+        """No preset."""
+
+    assert "--preset" not in CliRunner().invoke(_alone(bare), ["--help"]).output
 
 
 def _alone(command):

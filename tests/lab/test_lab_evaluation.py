@@ -169,7 +169,7 @@ def test_a_saved_model_is_scored_on_any_set(tmp_path):
     trained = ["train-images", *common, "--epochs", "1", "--batch-size", "16", "--seeds", "1", "--arms", "plain"]
     outcome = CliRunner().invoke(app, [*trained, "--save", "--output", str(tmp_path / "out")])
     assert outcome.exit_code == 0, outcome.output
-    model = str(tmp_path / "out" / "model_plain.pt")
+    model = str(tmp_path / "out" / "models" / "plain")
     scored = CliRunner().invoke(app, ["evaluate-images", *common, "--weights", model], env={"COLUMNS": "120"})
     assert scored.exit_code == 0, scored.output
     accuracy = pd.read_csv(tmp_path / "out" / "runs.csv")["test_accuracy"][0]

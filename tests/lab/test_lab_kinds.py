@@ -1,5 +1,7 @@
 """Task types: encoding, batches, predictions and scores, and `attrdrop finetune` on each of them."""
 
+import sys
+
 import pytest
 import torch
 from lab_runs import one_thread, results  # noqa: F401
@@ -98,6 +100,16 @@ def bad_inputs():
 def test_bad_input_is_one_sentence(finetune, arguments, fragments):
     outcome, output = finetune(*SMALL, *arguments)
     assert_refused(outcome, output, *fragments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "package"),
+    [("token-classification", "brown-names", "seqeval"), ("seq2seq", "bible-en-es", "sacrebleu")],
+)
+def test_a_missing_scorer_is_missed_before_training(finetune, monkeypatch, kind, task, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    outcome, output = finetune(*SMALL, "--task", task, model="scratch")
+    assert_refused(outcome, output, f"--task-type: {kind} is scored by the package {package}", f"pip install {package}")
 
 
 def test_kinds_are_those_of_the_tasks():

@@ -32,7 +32,7 @@ def run(arm, seed, accuracy, steps):
             "dev_loss": 0.6,
             "dev_score": 0.75,
             "step_seconds": seconds,
-            "statistics": {"valid": 100, "candidates": 30, "dropped": 9, "rescued_rows": 0} if dropping else None,
+            "statistics": {"valid": 100, "dropped": 9, "dead_valid": 25, "dead_dropped": 7} if dropping else None,
         }
         for number, (seconds, dropping) in enumerate(steps, start=1)
     ]
@@ -66,6 +66,7 @@ def test_summary_pairs_by_seed_and_batch():
     assert summary["arms"]["plain"]["test_score"] == {"mean": 0.625, "std": pytest.approx(0.25 / 2**0.5), "n": 2}
     assert summary["arms"]["plain"]["active_step_ms"] == {"mean": None, "std": None, "n": 0}
     assert summary["arms"]["ad-drop"]["fraction_dropped"]["mean"] == pytest.approx(0.09)
+    assert summary["arms"]["ad-drop"]["fraction_dead"]["mean"] == pytest.approx(0.2)
     assert summary["arms"]["ad-drop"]["other:elsewhere"]["mean"] == 0.375
     difference = summary["difference_to_plain"]["ad-drop"]
     assert difference["mean"] == pytest.approx(0.125)
@@ -128,7 +129,7 @@ def with_scores(*pairs, examples=300):
 def test_what_the_scores_allow_to_say_comes_first_under_the_table(pairs, said):
     report = with_scores(*pairs)
     assert said in report.verdict()
-    below = printed(report, 1000).split("positions dropped")[-1].split("\n\n")[-1]
+    below = printed(report, 1000).split("dead positions, %")[-1].split("\n\n")[-1]
     assert below.startswith(report.verdict())
 
 
@@ -162,7 +163,7 @@ def test_seven_arms_are_whole_at_any_width(width):
 
 def test_words_of_the_table_are_explained():
     words = " ".join(printed(TextReport(HEADER, two_seeds())).split())
-    for label in ("Plain step:", "active step:", "Positions dropped:"):
+    for label in ("Plain step:", "active step:", "Positions dropped:", "Dead positions:"):
         assert label in words.split("Mean ±")[1]
 
 

@@ -14,7 +14,7 @@ from refusals import assert_refused
 from typer.testing import CliRunner
 
 from attrdrop.lab.cli.main import app
-from attrdrop.lab.errors import InputError
+from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import SHARES, name_of
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
 from attrdrop.lab.studies.plan import STUDIES, Plan, addrop
@@ -86,6 +86,7 @@ def test_grid_sizes_and_shots(sweep):
     assert set(runs.loc[runs["shots"].notna() & (runs["task"] != "rotten-tomatoes"), "train_size"]) == {4}
     assert set(runs.loc[runs["share"].notna(), "train_size"]) == {16}
     assert "Few shots" in outcome.output
+    assert "of 2" in (output / "report.md").read_text().split("Every p and q (Figure 4)")[1].split("\n\n")[1]
     assert "Best p and q" in outcome.output
 
 
@@ -113,6 +114,38 @@ def test_search_goes_on_where_it_stopped(sweep):
     assert all(trial["arm"] == "ad-drop" and 0.1 <= trial["p"] <= 0.9 for trial in found)
     assert (output / "optuna.db").exists()
     assert "Best p and q" in outcome.output
+
+
+def test_learning_rate_and_batch_size_are_searched_for_both_arms(sweep):
+    outcome, output = sweep(
+        "--search", 3, "--seeds", 1, "--search-lr", "1e-3,1e-4", "--search-batch-size", "8,16", "--first-seed", 1
+    )
+    assert outcome.exit_code == 0, outcome.output
+    found = [json.loads(path.read_text())["trial"] for path in trials(output)]
+    plain = {(trial["lr"], trial["batch_size"]) for trial in found if trial["arm"] == "plain"}
+    assert plain == {(1e-3, 8), (1e-3, 16), (1e-4, 8), (1e-4, 16)}
+    dropping = [trial for trial in found if trial["arm"] == "ad-drop"]
+    assert 1 <= len(dropping) <= 3
+    assert all((trial["lr"], trial["batch_size"]) in plain for trial in dropping)
+    runs = pd.read_csv(output / "runs.csv")
+    assert runs["lr"].notna().all()
+    report = (output / "report.md").read_text()
+    assert "| rotten-tomatoes: plain |" in report
+    assert "| p | q | layers | lr | batch_size |" in report
+
+
+def test_settings_of_the_paper_by_task(sweep):
+    outcome, output = sweep(
+        "--preset", "paper", "--studies", "seeds", "--seeds", 1, "--tasks", "squad-questions,rotten-tomatoes:regression"
+    )
+    assert outcome.exit_code == 0, outcome.output
+    settings = json.loads((output / "sweep.json").read_text())["settings"]
+    assert (settings["lr"], settings["batch_size"], settings["max_length"]) == (1e-5, 16, 32)  # the last one was given
+    found = [json.loads(path.read_text())["trial"] for path in trials(output)]
+    assert [trial["layers"] for trial in found if trial["arm"] == "ad-drop"] == ["first", "first"]
+    refused, _ = sweep("--preset", "paper", "--tasks", "squad-questions,brown-names", "--overwrite")
+    assert refused.exit_code == 2
+    assert "differs among squad-questions, brown-names" in " ".join(refused.output.split())
 
 
 def test_sigkill_loses_the_run_under_way_and_nothing_else(tiny_bert, tmp_path):
@@ -192,7 +225,7 @@ def test_every_study_asks_for_each_run_once():
     counts = {study: len(plan.trials(study)) // 2 for study in STUDIES}
     assert counts == {
         "seeds": 10, "ablation": 35, "grid": 5 + 4, "size": 20, "shots": 10, "regions": 20, "rivals": 35, "costs": 1,
-        "maps": 1,
+        "maps": 1, "probe": 1,
     }  # fmt: skip
     shared = {"seeds": 10, "size": 10, "ablation": 10, "regions": 5, "rivals": 10, "grid": 5 + 2}
     assert len(plan.trials()) // 2 == sum(counts.values()) - sum(shared.values()) + 10
@@ -232,6 +265,57 @@ def test_maps_show_the_candidates_of_each_row(workbench, task):
     assert (arrays["candidates"].sum(1) == n - int(np.float32(n) * np.float32(0.7))).all()
     for row, chosen in zip(arrays["attribution"], arrays["candidates"], strict=True):
         assert row[chosen].min() >= row[~chosen].max() - 1e-6 * np.abs(row).max()
+    assert found["layer"] == 0
+
+
+def test_maps_are_of_the_lowest_masked_layer(workbench):
+    found = workbench({"task": "brown-names", "seed": 1, "arm": "maps", "p": 0.3, "q": 0.5, "layers": "1"})
+    assert found["layer"] == 1
+    attribution, candidates = (np.asarray(found[name]) for name in ("attribution", "candidates"))
+    live = np.abs(attribution).any(1)  # those of words' first pieces, in the last layer
+    assert 1 < live.sum() < len(live)
+    for row, chosen in zip(attribution[live], candidates[live], strict=True):
+        assert row[chosen].min() >= row[~chosen].max() - 1e-6 * np.abs(row).max()
+
+
+def test_a_probe_masks_a_model_that_was_trained_without(workbench):
+    trial = {"task": "rotten-tomatoes", "seed": 0, "arm": "probe", "p": 0.3, "q": 0.3, "layers": "all"}
+    rows = workbench(trial)["rows"]
+    dropping = [(drop, rate) for drop in ("high", "low", "random") for rate in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert [(row["layers"], row["drop"], row["rate"]) for row in rows] == [
+        (layers, *one) for layers in ("first", "all") for one in [("none", 0.0), *dropping]
+    ]
+    loss = {(row["layers"], row["drop"], row["rate"]): row["loss"] for row in rows}
+    plain = workbench({"task": "rotten-tomatoes", "seed": 0, "arm": "plain"})
+    assert (
+        loss["first", "none", 0.0]
+        == loss["all", "none", 0.0]
+        == pytest.approx(plain["epochs"][plain["best_epoch"] - 1]["dev_loss"], rel=1e-5)
+    )
+    for layers in ("first", "all"):  # the gold label's support is taken away, or what speaks against it
+        assert loss[layers, "high", 0.3] > loss[layers, "none", 0.0] > loss[layers, "low", 0.3]
+    with pytest.raises(RunError, match="no masks for what seq2seq writes"):
+        workbench(trial | {"task": "bible-en-es"})
+
+
+def test_figure_2_drops_the_whole_region():
+    regions = Plan(("regions",), seeds=1, p=0.3, q=0.5).trials()
+    dropping = [trial for trial in regions if trial["arm"] == "ad-drop"]
+    assert {(trial["p"], trial["q"], trial["target"], trial["layers"]) for trial in dropping} == {
+        (0.3, 1.0, "gold", "first")
+    }
+    assert [(trial["region"], trial["attribution"]) for trial in dropping] == [
+        ("high", "GA"), ("low", "GA"), ("high", "RD"),
+    ]  # fmt: skip
+
+
+def test_a_probe_is_drawn(sweep):
+    outcome, output = sweep("--studies", "probe,maps", "--layers", 1, "--first-seed", 2)
+    assert outcome.exit_code == 0, outcome.output
+    assert "Masks without training" in outcome.output
+    assert (output / "probe_rotten-tomatoes.png").read_bytes().startswith(b"\x89PNG")
+    assert (output / "attention_rotten-tomatoes.png").read_bytes().startswith(b"\x89PNG")
+    assert "| rotten-tomatoes, first layer: low |" in (output / "report.md").read_text()
 
 
 def test_frames_of_runs(workbench):

@@ -1,9 +1,9 @@
 """Tasks by name, shipped or of the hub, and smaller draws of them."""
 
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
+from hub_rows import Rows, glue_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import assert_sentence
@@ -244,20 +244,6 @@ def test_the_shipped_encoder_loads_without_a_network(monkeypatch):
     assert tokenizer.tokenize("A Warm, unaffable film") == ["a", "warm", ",", "una", "##ffa", "##ble", "film"]
     batch = tokenizer(["a warm, funny film"], return_tensors="pt")
     assert model.float()(**batch).logits.shape == (1, 2)
-
-
-class Rows(dict):
-    """Columns with `features`, as the package datasets gives them."""
-
-    def __init__(self, names=(), **columns):
-        super().__init__(columns)
-        names = SimpleNamespace(names=list(names))
-        self.features = {"label": names, "ner_tags": SimpleNamespace(feature=names)}
-
-
-def glue_rows(prefix, n, first="sentence1", second="sentence2", names=("entailment", "not_entailment")):
-    columns = {first: [f"{prefix} {i}" for i in range(n)], "label": [i % len(names) for i in range(n)]}
-    return Rows(names, **columns, **({second: ["s"] * n} if second else {}))
 
 
 def test_glue_splits():

@@ -180,6 +180,53 @@ def test_baselines_are_ranked_over_tasks():
     assert found.loc["r-drop"].tolist() == ["72.0", "+2.0", "17.00", "-3.00"]
 
 
+def test_every_setting_counts_those_better_than_plain():
+    scores = {(0.1, 0.1): 0.69, (0.1, 0.9): 0.72, (0.9, 0.1): 0.66, (0.9, 0.9): 0.60}
+    trials = [trial(0.70, method=PLAIN), trial(0.60, seed=1, method=PLAIN)]
+    trials += [
+        trial(score + (bonus if cross else 0), seed=seed, p=p, q=q, cross_tuning=cross)
+        for (p, q), score in scores.items()
+        for cross, bonus in ((True, 0.05), (False, 0))
+        for seed in (0,)
+    ]
+    found = tables.every_setting(frame(*trials))
+    assert found.index.tolist() == ["rte, with cross-tuning", "rte, without cross-tuning"]
+    assert found["median gain"].tolist() == ["+2.5", "-2.5"]
+    assert found["better than plain"].tolist() == ["3 of 4", "1 of 4"]
+    deviation = 100 * np.std(list(scores.values()))
+    assert found["deviation"].tolist() == [f"{deviation:.1f}"] * 2
+    assert found[["lowest", "highest"]].to_numpy().tolist() == [["65.0", "77.0"], ["60.0", "72.0"]]
+    worse = tables.every_setting(
+        frame(trial(9, task=WIKI), trial(8, task=WIKI, q=0.5), trial(8.5, task=WIKI, method=PLAIN))
+    )
+    assert worse.loc["wiki, with cross-tuning", ["median gain", "better than plain"]].tolist() == ["+0.00", "1 of 2"]
+
+
+def test_learning_rates_are_chosen_for_every_method():
+    trials = [
+        trial(score, score - 0.1, seed=seed, method=method, lr=lr, batch_size=16)
+        for method, scores in ((PLAIN, {1e-5: 0.7, 2e-5: 0.8}), (ADDROP, {1e-5: 0.75, 2e-5: 0.6}))
+        for lr, score in scores.items()
+        for seed in (0, 1)
+    ]
+    found = tables.best_setting(frame(*trials))
+    assert found[["p", "lr", "batch_size", "test"]].to_numpy().tolist() == [
+        ["-", "2e-05", "16", "70.0 ± 0.0"], ["0.3", "1e-05", "16", "65.0 ± 0.0"],
+    ]  # fmt: skip
+    assert tables.repeated_seeds(frame(*trials))[GAIN].tolist() == ["-", "-5.0 ± 0.0"]
+
+
+def test_probes_have_a_column_for_each_share():
+    rows = pd.DataFrame(
+        {"task": "rte", "seed": 0, "layers": "first", "drop": drop, "rate": rate, "loss": 0.5, "score": score,
+         "metric": "accuracy", "percent": True}
+        for drop, rate, score in (("none", 0.0, 0.8), ("high", 0.1, 0.7), ("high", 0.3, 0.6), ("low", 0.1, 0.75))
+    )  # fmt: skip
+    found = tables.probe(rows)
+    assert found.loc["rte, first layer: high"].tolist() == ["accuracy", "-", "70.0", "60.0"]
+    assert found.columns.tolist() == ["metric", "0 %", "10 %", "30 %"]
+
+
 def test_verdicts_say_what_a_table_shows():
     sizes = {"rte": {"train": 2490, "dev": 277}}
     trials = frame(*repeated([0.75, 0.74, 0.76]), *repeated([0.70, 0.70, 0.70], method=PLAIN))
@@ -201,7 +248,7 @@ def test_markdown():
 
 ALL = (
     tables.repeated_seeds, tables.ablation, tables.few_shot, tables.other_sets, tables.baselines,
-    tables.best_setting,
+    tables.best_setting, tables.every_setting,
 )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_flipping_curves():
     ]
     frame = pd.DataFrame(rows, columns=["arm", "order", "fraction", "score"])
     png = drawn(flipping_curves, frame, title="title")
-    assert size(png) == (1125, 600)
+    assert size(png) == (1350, 600)  # a panel for each order
     assert png != drawn(flipping_curves, frame.assign(score=1 - frame["score"]), title="title")
     assert size(drawn(flipping_curves, frame[frame["order"] == "random"])) == (1125, 600)
     with pytest.raises(ValueError, match="frame must have the columns arm, order, fraction, score, got"):

@@ -36,7 +36,7 @@ def evaluate_images(options: EvaluationOptions, data: ImageData, settings: Image
     --odd sets as ImageNet-O.
     """
     if not settings.weights:
-        raise InputError("--weights: give a file of weights, such as train-images --save keeps, or pretrained.")
+        raise InputError("--weights: give a file of weights, a folder that train-images --save left, or pretrained.")
     from attrdrop.lab.device import resolve_device
     from attrdrop.lab.images.evaluation import Evaluator, table, task_and_folders
     from attrdrop.lab.images.models import build

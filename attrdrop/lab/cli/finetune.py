@@ -7,16 +7,25 @@ from typing import Any
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import RunOptions
+from attrdrop.lab.runs.settings import SavingRunOptions
+from attrdrop.lab.text import published
 from attrdrop.lab.text.settings import FILES, PRESETS, Data, Settings
 
 
+def _published(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    if values["train"]:
+        raise InputError("--preset: the paper's settings go by the name of its tasks; leave it out beside --train.")
+    named = f"{values['task']}:{values['task_type']}"
+    return published.of_task(named if named in published.KIN else values["task"])
+
+
 @command(
-    PRESETS,
-    "demo: small sizes, about four minutes on two CPU cores; other options override it.",
+    {**PRESETS, "paper": _published},
+    "demo: small sizes, about four minutes on two CPU cores. paper: that of AD-DROP for the task. Other options "
+    "override either.",
     output=Path("runs/finetune"),
 )
-def finetune(data: Data, settings: Settings, run: RunOptions, given: set[str]) -> None:
+def finetune(data: Data, settings: Settings, run: SavingRunOptions, given: set[str]) -> None:
     """Fine-tune a pre-trained model plainly, with AD-DROP or its rivals, and compare.
 
     All arms see the same data in the same order from the same initial

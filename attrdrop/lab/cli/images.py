@@ -8,7 +8,7 @@ from typing import Any
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.images.settings import PRESETS, USES, ImageData, ImageSettings
-from attrdrop.lab.runs.settings import RunOptions, Variation
+from attrdrop.lab.runs.settings import SavingRunOptions, Variation
 from attrdrop.lab.runs.variants import grid
 
 
@@ -17,7 +17,7 @@ from attrdrop.lab.runs.variants import grid
     "demo: few images and epochs, some minutes on two CPU cores; other options override it.",
     output=Path("runs/images"),
 )
-def train_images(data: ImageData, variation: Variation, settings: ImageSettings, run: RunOptions) -> None:
+def train_images(data: ImageData, variation: Variation, settings: ImageSettings, run: SavingRunOptions) -> None:
     """Train an image classifier plainly, with random erasing and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial

@@ -16,6 +16,7 @@ except ImportError as error:
     sys.exit(f"The attrdrop command needs {error.name}: pip install 'attrdrop[lab]' (ops and ADDrop work without it).")
 
 from attrdrop import __version__
+from attrdrop.lab.cli.evaluate import evaluate
 from attrdrop.lab.cli.evaluate_images import evaluate_images
 from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
@@ -49,6 +50,7 @@ def root(
 
 
 app.command()(finetune)
+app.command()(evaluate)
 app.command()(sweep)
 app.command("train-images")(train_images)
 app.command("train-points")(train_points)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -11,6 +12,8 @@ import typer
 from attrdrop.lab.cli.terminal import one_sentence
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.settings import Option, Options, Panel, options_of
+
+Preset = dict[str, Any] | Callable[[dict[str, Any], set[str]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class _Field:
     def parameter(self) -> inspect.Parameter:
         """What typer makes an option of."""
         kind, default, option = self.kind, self.default, self.option
+        if option.is_argument:
+            argument = typer.Argument(help=option.help, show_default=False)
+            return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, argument])
         if self.is_list:
             kind, default = str | None, ",".join(map(_shown, default)) or None
         made = typer.Option(
@@ -55,27 +61,33 @@ class _Field:
 
 
 def command(
-    presets: Mapping[str, dict[str, Any]], preset_help: str = "", without: Collection[str] = (), **defaults: Any
+    presets: Mapping[str, Preset] = MappingProxyType({}),
+    preset_help: str = "",
+    without: Collection[str] = (),
+    **defaults: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function whose parameters are dataclasses.
 
     It has an option for each of their fields with an Option, but for those `without`. A field that several have is one
     option and stands where it comes first, with the first default, unless `defaults` has another. A preset, where
-    there are any, holds for what is not given on the command line. A parameter `given` gets the names of what is.
+    there are any, holds for what is not given on the command line; one that is a function is called with all values
+    and the names of those. A parameter `given` gets these names.
     """
 
     def decorated(body: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(body)
         kinds = {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Options)}
         named = {field.name: field for field in _fields_of(kinds.values(), without, defaults)}
-        preset = _Field("preset", _choice_of(presets) | None, Option(Panel.RESULTS, preset_help), None)
-        shown = [preset] if presets else []
+        fields = list(named.values())
+        if presets:
+            fields.insert(0, _Field("preset", _choice_of(presets) | None, Option(Panel.RESULTS, preset_help), None))
 
         def run(context: typer.Context, preset: Enum | None = None, **options: Any) -> None:
             given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
             with one_sentence():
                 values = {name: named[name].parsed(value) for name, value in options.items()}
-                chosen = presets[preset.value] if preset else {}
+                chosen: Any = presets[preset.value] if preset else {}
+                chosen = chosen(values, given) if callable(chosen) else chosen
                 values |= {name: value for name, value in chosen.items() if name not in given}
                 made = {name: _made(kind, values) for name, kind in kinds.items()}
                 body(**made, **({"given": given} if "given" in hints else {}))
@@ -83,7 +95,7 @@ def command(
         run.__name__, run.__doc__ = body.__name__, body.__doc__
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         order = list(Panel)
-        ordered = sorted([*shown, *named.values()], key=lambda field: order.index(field.option.panel))
+        ordered = sorted(fields, key=lambda field: (not field.option.is_argument, order.index(field.option.panel)))
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # which typer reads
             [context, *(field.parameter() for field in ordered)]
         )

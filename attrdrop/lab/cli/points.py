@@ -8,7 +8,7 @@ from typing import Any
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.points.settings import PRESETS, USES, PointData, PointSettings
-from attrdrop.lab.runs.settings import RunOptions, Variation
+from attrdrop.lab.runs.settings import SavingRunOptions, Variation
 from attrdrop.lab.runs.variants import grid
 
 
@@ -17,7 +17,7 @@ from attrdrop.lab.runs.variants import grid
     "demo: a narrow model, few points, some minutes on two CPU cores; other options override it.",
     output=Path("runs/points"),
 )
-def train_points(data: PointData, variation: Variation, settings: PointSettings, run: RunOptions) -> None:
+def train_points(data: PointData, variation: Variation, settings: PointSettings, run: SavingRunOptions) -> None:
     """Train a point cloud classifier plainly, with random point dropout and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial

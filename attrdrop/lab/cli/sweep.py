@@ -1,17 +1,17 @@
 """The command `attrdrop sweep`."""
 
 import dataclasses
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from attrdrop.lab.cli.finetune import check_data_options
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import Option, Options, Panel, RunOptions
-from attrdrop.lab.studies.plan import Plan
+from attrdrop.lab.runs.settings import RunOptions
+from attrdrop.lab.studies.plan import Plan, Search
+from attrdrop.lab.text import published
 from attrdrop.lab.text.settings import PRESETS, Data, Settings
 
 # The smallest encoder on few examples: some minutes on two CPU cores.
@@ -22,23 +22,15 @@ DEMO = PRESETS["demo"] | {
 }
 
 
-@dataclass(frozen=True)
-class Search(Options):
-    """In the place of studies."""
-
-    search: Annotated[
-        int | None,
-        Option(Panel.SWEEP, "In the place of studies: let optuna choose p and q, so many times.", min=1),
-    ] = None
-    storage: Annotated[
-        str | None,
-        Option(Panel.SWEEP, "Database URL of the search, for several machines; without it a file in the folder."),
-    ] = None
+def _published(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    if values["train"]:
+        raise InputError("--preset: the paper's settings go by the names of its tasks; leave it out beside --train.")
+    return published.of_tasks(values["tasks"], given)
 
 
 @command(
-    {"demo": DEMO},
-    "demo: the smallest encoder on few examples, some minutes on two CPU cores.",
+    {"demo": DEMO, "paper": _published},
+    "demo: the smallest encoder on few examples, some minutes on two CPU cores. paper: that of AD-DROP for the tasks.",
     without=("task", "arms", "attribution", "target", "region", "cross_tuning"),  # the studies vary them
     output=Path("runs/sweep"),
 )
@@ -56,7 +48,7 @@ def sweep(plan: Plan, search: Search, data: Data, settings: Settings, run: RunOp
     from attrdrop.lab.studies.run import Sweep
 
     plan = dataclasses.replace(plan, studies=() if search.search else plan.studies, tasks=_tasks(plan.tasks, data))
-    run_experiment(partial(Sweep, plan, _prepare(settings, data), search.search, search.storage), run, goes_on=True)
+    run_experiment(partial(Sweep, plan, _prepare(settings, data), search), run, goes_on=True)
 
 
 def _tasks(names: tuple[str, ...], data: Data) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import dataclasses
 import itertools
 import signal
 import threading
@@ -17,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.names import Record, Trial, name_of
+from attrdrop.lab.names import MODELS, Record, Trial, name_of
 from attrdrop.lab.runs.settings import RunOptions
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -105,7 +106,7 @@ def run_experiment(make: Callable[..., Experiment], run: RunOptions, goes_on: bo
     if run.threads:
         torch.set_num_threads(run.threads)
     with console.status("Reading the data and checking the model"):
-        experiment = make(run.output, run.overwrite, run.jobs, run.threads)
+        experiment = make(**dataclasses.asdict(run))
     if warning:
         console.print(f"[yellow]{warning}[/]")
     watch = _Watch(experiment, goes_on)
@@ -224,5 +225,6 @@ def _warned(message: Warning | str, *place: Any, **options: Any) -> None:
 def _show(experiment: Experiment, closing: str) -> None:
     if experiment.report.runs:
         console.print(experiment.report.table())
-    found = ", ".join(name for name in experiment.report.files if (experiment.output / name).exists())
+    files = [*experiment.report.files, MODELS]
+    found = ", ".join(name for name in files if (experiment.output / name).exists())
     console.print(f"{closing} [bold]{escape(str(experiment.output))}[/]: {found}")

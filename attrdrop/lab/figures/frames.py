@@ -1,18 +1,22 @@
 """Data frames of sweeps, one row per trial: their columns, the score that counts, what was chosen on the dev split."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from attrdrop.lab.names import ADDROP, PLAIN, USUAL, WORDS
+from attrdrop.lab.names import ADDROP, PLAIN, TUNED, USUAL, WORDS
 from attrdrop.ops.keep_mask import REGIONS
+from attrdrop.plots.panels import check_columns
 
 OTHER = "other:"  # begins the columns of out-of-distribution scores
 SETTING = ["p", "q", "layers"]  # of AD-DROP; these are chosen, and the variants compared
 VARIANT = ["attribution", "target", "region", "cross_tuning"]
 DATA = ["shots", "share", "train_size"]
-TRIALS = ["task", "metric", "better", "percent", "method", "seed", *SETTING, *VARIANT, *DATA, "dev_score", "test_score"]
+TRIALS = [
+    "task", "metric", "better", "percent", "method", "seed", *SETTING, *TUNED, *VARIANT, *DATA, "dev_score",
+    "test_score",
+]  # fmt: skip
 
 DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
 
@@ -92,7 +96,8 @@ def ordered(labels: Iterable[str]) -> list[str]:
 
 
 def at_best_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of AD-DROP at the p, q and layers of the best mean dev score, and all rows of other methods.
+    """The rows of AD-DROP at the p, q and layers of the best mean dev score, those of each method at its best learning
+    rate and batch size where these were varied, and all rows of other methods.
 
     Every task, size of its training split and variant has a choice of its own, the first of equals. Only settings that
     were tried with the most seeds compete: the best of many single runs is a lucky one.
@@ -100,11 +105,72 @@ def at_best_setting(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
     kept = frame["method"] != ADDROP
     for _, part in data_parts(frame):
-        for _, rows in variants(part):
-            scores = (rows["better"] * rows["dev_score"]).groupby([rows[name] for name in SETTING])
+        choices = [(rows, [*SETTING, *TUNED]) for _, rows in variants(part)]
+        choices += [(rows, TUNED) for method, rows in part.groupby("method", sort=False) if method != ADDROP]
+        for rows, names in choices:
+            keys = rows[names].fillna(dict.fromkeys(TUNED, -1))
+            scores = (rows["better"] * rows["dev_score"]).groupby([keys[name] for name in names])
             if len(means := scores.mean()[scores.count() == scores.count().max()].dropna()):
-                kept[rows.index] = (rows[SETTING] == list(means.idxmax())).all(axis=1)
+                kept[rows.index] = (keys == list(means.idxmax())).all(axis=1)
     return frame[kept]
+
+
+class Outcome(NamedTuple):
+    """How AD-DROP did over all settings that were tried: of each, the mean over seeds.
+
+    settings: how many. better: how many scored better than plain. median: of the differences to plain. deviation,
+    lowest, highest: of the scores.
+    """
+
+    settings: int
+    better: int
+    median: float
+    deviation: float
+    lowest: float
+    highest: float
+    digits: int
+
+    @property
+    def gain(self) -> str:
+        """The median, as it is shown."""
+        return f"{self.median:+.{self.digits}f}"
+
+    @property
+    def counted(self) -> str:
+        """Such as "median -1.4, 4 of 25 above plain"."""
+        return f"median {self.gain} to plain\n{self.better} of {self.settings} better"
+
+
+def outcome(addrop: pd.DataFrame) -> Outcome:
+    """Of rows with a gain, as :func:`against_plain` gives them."""
+    by_setting = addrop.groupby(SETTING)[["gain", "score"]].mean()
+    gains, scores = by_setting["gain"], by_setting["score"]
+    better = int((addrop["better"].iloc[0] * gains > 0).sum())
+    return Outcome(len(gains), better, gains.median(), scores.std(ddof=0), scores.min(), scores.max(), digits(addrop))
+
+
+def against_plain(frame: pd.DataFrame, columns: list[str]) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """(name, rows of AD-DROP, rows of plain) of each variant at the seeds of both, with their `score` as it is shown.
+
+    `gain` of AD-DROP is its difference to plain at the same seed: over few seeds, luck would be most of another one.
+    """
+    check_columns(frame, *TRIALS)
+    frame = frame.round({"p": 6, "q": 6})  # 0.1 + 0.2 is 0.3
+    found = []
+    for data, rows in data_parts(frame):
+        rows = rows.dropna(subset="score")
+        plain = rows[rows["method"] == PLAIN]
+        by_seed = plain.groupby("seed")["score"].mean()
+        for name, addrop in variants(rows, columns):
+            addrop = addrop.assign(gain=addrop["score"] - addrop["seed"].map(by_seed)).dropna(subset="gain")
+            if len(addrop):
+                found.append((", ".join(filter(None, (data, name))), addrop, plain[plain["seed"].isin(addrop["seed"])]))
+    if not found:
+        raise ValueError(
+            "frame must have scores of the methods 'plain' and 'ad-drop' on the same examples and seeds, got those of "
+            f"{sorted(set(frame['method']))}"
+        )
+    return found
 
 
 def _unusual(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:

@@ -14,29 +14,32 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.ticker import EngFormatter
+from scipy import stats
 
 from attrdrop.lab.figures.frames import (
     DROPS,
     SETTING,
     TRIALS,
     VARIANT,
+    against_plain,
     at_best_setting,
-    data_parts,
     difference_label,
     digits,
     labelled,
+    metric_label,
     ordered,
+    outcome,
     score_label,
     scored,
-    variants,
 )
-from attrdrop.lab.names import PLAIN
+from attrdrop.lab.names import PLAIN, WORDS
 from attrdrop.plots.letters import families, spelled
 from attrdrop.plots.panels import BAND, check_columns, legend_beside, loss_panels, panels
 from attrdrop.plots.sheets import COLOURS, save
 
 MOST_TOKENS = 30  # named along an axis
 TOKEN_LENGTH = 10  # characters
+SIDES = {True: "with", False: "without"}  # cross-tuning
 
 
 class AttentionMap(NamedTuple):
@@ -54,7 +57,7 @@ class AttentionMap(NamedTuple):
 
 
 def attention_maps(maps: Sequence[AttentionMap], target: Path | IO[bytes], title: str = "") -> None:
-    """Attribution of attention positions: the darker, the higher, on a scale of each map's own.
+    """Attribution of attention positions: the darker, the higher its rank among the keys of its query.
 
     A red dotted line surrounds the candidates, a crossed circle marks what was dropped. `target` receives a PNG.
 
@@ -68,8 +71,9 @@ def attention_maps(maps: Sequence[AttentionMap], target: Path | IO[bytes], title
     figure, grid = panels(side + 1.4, side + 0.6, len(maps), columns=3)
     for axes, one in zip(grid, maps, strict=True):
         axes.grid(False)
-        image = axes.imshow(one.attribution, cmap="Blues")
-        figure.colorbar(image, ax=axes, shrink=0.7, label="attribution")
+        image = axes.imshow(_ranked(one.attribution), cmap="Blues", vmin=0, vmax=1)
+        bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 1], label="attribution within its row")
+        bar.set_ticklabels(["lowest", "highest"])
         cell = 72 * 0.8 * side / len(one.tokens)  # points
         if one.candidates is not None:
             box = LineCollection(_outline(one.candidates), colors="red", linestyles=":", linewidths=1.6)
@@ -99,18 +103,43 @@ def region_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "
     save(figure, target)
 
 
+def probe_curves(rows: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
+    """Score by the share of positions that masks drop of a model trained without, one panel per masked layers.
+
+    `rows` has the columns layers, drop (high, low, random, or none at rate 0), rate (0 to 1), score, metric and
+    percent; `target` receives a PNG.
+    """
+    check_columns(rows, "layers", "drop", "rate", "score", "metric", "percent", argument="rows")
+    parts = list(rows.groupby("layers", sort=False))
+    figure, grid = panels(4.5, 4, len(parts), sharey=True)
+    drops = [name for name in DROPS if name != "none"]
+    for axes, (layers, part) in zip(grid, parts, strict=True):
+        shares = part.assign(share=100 * part["rate"], shown=part["score"] * (100 if part["percent"].iloc[0] else 1))
+        whole = shares.loc[shares["drop"] == "none", "shown"].mean()
+        sns.lineplot(
+            shares[shares["drop"] != "none"], x="share", y="shown", hue="drop", style="drop", hue_order=drops,
+            style_order=drops, markers=True, legend=axes is grid[-1], ax=axes,
+        )  # fmt: skip
+        axes.axhline(whole, color="0.3", linestyle=":", linewidth=1.4, label="nothing dropped")
+        axes.set(title=WORDS["layers"](layers), xlabel="positions dropped (%)", ylabel=f"dev {metric_label(part)}")
+    grid[-1].legend()
+    legend_beside(grid[-1])
+    figure.suptitle(title)
+    save(figure, target)
+
+
 def cross_tuning_distribution(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """The scores of AD-DROP over all p and q, with and without cross-tuning; the dashed line is plain training.
 
     A point is the mean over seeds at one p and q, the grey band one deviation of plain training over seeds. `frame` has
     one row per trial with the columns of a sweep; `target` receives a PNG.
     """
-    compared = _against_plain(frame, ["layers", "attribution", "target", "region"])
+    compared = against_plain(frame, ["layers", "attribution", "target", "region"])
     figure, grid = panels(5, 4.2, len(compared), columns=3)
     for axes, (name, addrop, plain) in zip(grid, compared, strict=True):
         points = addrop.groupby([*SETTING, "cross_tuning"])["score"].mean().reset_index()
-        points["cross_tuning"] = points["cross_tuning"].map({True: "with", False: "without"})
-        order = [side for side in ("with", "without") if side in set(points["cross_tuning"])]
+        points["cross_tuning"] = points["cross_tuning"].map(SIDES)
+        order = [side for side in SIDES.values() if side in set(points["cross_tuning"])]
         look: dict[str, Any] = {"x": "cross_tuning", "y": "score", "hue": "cross_tuning", "legend": False, "ax": axes}
         look |= {"order": order, "hue_order": order}
         sns.violinplot(points, **look, inner=None, cut=0, alpha=0.25, linewidth=0, density_norm="width")
@@ -119,6 +148,8 @@ def cross_tuning_distribution(frame: pd.DataFrame, target: Path | IO[bytes], tit
         axes.axhline(mean, color="0.3", linestyle="--", linewidth=1.2, label="plain")
         if deviation > 0:  # not NaN, as of one seed
             axes.axhspan(mean - deviation, mean + deviation, color="grey", **BAND)
+        sides = {side: rows for side, rows in addrop.assign(side=addrop["cross_tuning"].map(SIDES)).groupby("side")}
+        axes.set_xticks(range(len(order)), [f"{side}\n{outcome(sides[side]).counted}" for side in order])
         axes.set(title=name, xlabel="cross-tuning", ylabel=score_label(addrop))
     grid[-1].legend()
     legend_beside(grid[-1])
@@ -165,11 +196,11 @@ def size_curve(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
 def pq_heatmap(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """What AD-DROP gains over plain training at each p (rows) and q (columns): red is better than plain, blue worse.
 
-    Each cell holds the mean difference over seeds, paired by seed; its colour is that over the largest of its panel.
-    Pairs that were not tried are hatched. `frame` has one row per trial with the columns of a sweep; `target` receives
-    a PNG.
+    Each cell holds the mean difference over seeds, paired by seed; its colour is the gain over the largest of its
+    panel, from -1 to 1. Pairs that were not tried are hatched. `frame` has one row per trial with the columns of a
+    sweep; `target` receives a PNG.
     """
-    compared = _against_plain(frame, ["layers", *VARIANT])
+    compared = against_plain(frame, ["layers", *VARIANT])
     shapes = [(addrop["p"].nunique(), addrop["q"].nunique()) for _, addrop, _ in compared]
     height, width = (max(3.4, 0.42 * max(lengths) + 1) for lengths in zip(*shapes, strict=True))
     figure, grid = panels(width, height + 0.6, len(compared), columns=2)
@@ -188,34 +219,9 @@ def pq_heatmap(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -
         axes.set_title(head, fontsize="small")
         axes.tick_params("y", rotation=0)
     colours = ScalarMappable(Normalize(-1, 1), COLOURS)
-    bar = figure.colorbar(colours, ax=grid, shrink=0.7, ticks=[-1, 0, 1])
-    bar.set_ticklabels(["worse", "plain", "better"])
+    figure.colorbar(colours, ax=grid, shrink=0.7, ticks=[-1, 0, 1], label="gain / largest")
     figure.suptitle(title)
     save(figure, target)
-
-
-def _against_plain(frame: pd.DataFrame, columns: list[str]) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """(name, rows of AD-DROP, rows of plain) of each variant at the seeds of both, with their `score` as it is shown.
-
-    `gain` of AD-DROP is its difference to plain at the same seed: over few seeds, luck would be most of another one.
-    """
-    check_columns(frame, *TRIALS)
-    frame = frame.round({"p": 6, "q": 6})  # 0.1 + 0.2 is 0.3
-    found = []
-    for data, rows in data_parts(frame):
-        rows = rows.dropna(subset="score")
-        plain = rows[rows["method"] == PLAIN]
-        by_seed = plain.groupby("seed")["score"].mean()
-        for name, addrop in variants(rows, columns):
-            addrop = addrop.assign(gain=addrop["score"] - addrop["seed"].map(by_seed)).dropna(subset="gain")
-            if len(addrop):
-                found.append((", ".join(filter(None, (data, name))), addrop, plain[plain["seed"].isin(addrop["seed"])]))
-    if not found:
-        raise ValueError(
-            "frame must have scores of the methods 'plain' and 'ad-drop' on the same examples and seeds, got those of "
-            f"{sorted(set(frame['method']))}"
-        )
-    return found
 
 
 def _checked(one: AttentionMap) -> AttentionMap:
@@ -228,6 +234,13 @@ def _checked(one: AttentionMap) -> AttentionMap:
         if array.shape != (length, length) or not length:
             raise ValueError(f"{name} must have shape (n, n) of the n tokens, here {length}, got {array.shape}")
     return AttentionMap(**(one._asdict() | arrays))
+
+
+def _ranked(attribution: np.ndarray) -> np.ndarray:
+    """Ranks within each row from 0 to 1, those of ties in the middle; NaN stays."""
+    ranks = stats.rankdata(attribution, axis=1, nan_policy="omit") - 1
+    most = np.sum(~np.isnan(attribution), axis=1, keepdims=True) - 1
+    return np.where(most > 0, ranks / np.maximum(most, 1), ranks)
 
 
 def _outline(region: np.ndarray) -> list[list[tuple[float, float]]]:

@@ -15,6 +15,7 @@ from attrdrop.lab.images.settings import LIBRARIES, PRETRAINED
 Weights = Mapping[str, Tensor]
 SMALL = 64  # pixels a side up to which a residual network has the stem for small images
 _WRAPPED = ("state_dict", "model", "model_state_dict")  # entries of checkpoints that hold the weights
+SAVED = ("weights.pt", "model.safetensors")  # files of a model's folder that --save left
 _SAME_PLACE = 0.5  # of the weights must fit, or they are another model's
 
 
@@ -64,7 +65,9 @@ def loaded(model: nn.Module, state: Weights, source: str) -> nn.Module:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of torch.save or safetensors, by name; nothing in it is run."""
+    """The tensors in a file of torch.save or safetensors, by name; nothing in it is run. Or in a folder of --save."""
+    if path.is_dir():
+        path = next((file for name in SAVED if (file := path / name).is_file()), path)
     if not path.is_file():
         raise InputError(f"--weights: there is no file {path}.")
     try:

@@ -31,7 +31,7 @@ class ImageReport(ArmReport):
     )
 
     def run_figures(self, arms: Iterable[str]) -> list[str]:
-        return [*map(maps_figure, arms), OCCLUDED_FIGURE, *map(weights_file, arms)]
+        return [*map(maps_figure, arms), OCCLUDED_FIGURE]
 
     def caption(self) -> str:
         return (
@@ -47,8 +47,3 @@ class ImageReport(ArmReport):
 def maps_figure(arm: str) -> str:
     """Name of the figure with relevance maps of an arm."""
     return f"maps_{arm}.png"
-
-
-def weights_file(arm: str) -> str:
-    """Name of the file with the trained weights of an arm."""
-    return f"model_{arm}.pt"

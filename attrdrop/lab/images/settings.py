@@ -164,10 +164,6 @@ class ImageSettings(SeededOptions):
     ] = 0.05
     weight_decay: WeightDecay = 5e-4
     device: Device = "auto"
-    save: Annotated[
-        bool,
-        Option(Panel.RESULTS, "Keep the trained weights of each arm at the first seed.", names=("--save",)),
-    ] = False
     p: Annotated[
         float,
         Option(Panel.RELDROP, "Probability that an image is occluded, in every arm but plain.", check=share()),

@@ -13,7 +13,7 @@ from attrdrop import lrp, metrics
 from attrdrop.lab.images.arms import ARM_TYPES
 from attrdrop.lab.images.data import Images
 from attrdrop.lab.images.models import build
-from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure, weights_file
+from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure
 from attrdrop.lab.images.settings import RELDROP, USES
 from attrdrop.lab.runs.arms import Arm
 from attrdrop.lab.runs.training import RELEVANCE_OF, ArmTrainer, Run, spaced
@@ -48,7 +48,7 @@ class ImageTrainer(ArmTrainer):
         return model.to(self.device)
 
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
-        """Relevance on test images, for RelDrop what it shows to the model, and the weights if they are asked for."""
+        """Relevance on test images, and for RelDrop what it shows to the model."""
         figure = io.BytesIO()
         images, relevance, titles = self.maps(model)
         image_plots.heat_maps(images, relevance, figure, titles, RELEVANCE_OF)
@@ -58,10 +58,6 @@ class ImageTrainer(ArmTrainer):
             images, titles = self.occluded(model)
             image_plots.contact_sheet(images, figure, titles=titles)
             figures[OCCLUDED_FIGURE] = figure.getvalue()
-        if self.settings.save:
-            file = io.BytesIO()
-            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
-            figures[weights_file(arm)] = file.getvalue()
         return figures
 
     def maps(self, model: nn.Module, count: int = 8) -> tuple[Tensor, Tensor, list[str]]:

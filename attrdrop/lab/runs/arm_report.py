@@ -1,7 +1,7 @@
 """What the results of an experiment that trains from scratch have in common, on images and on point clouds."""
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,6 @@ from attrdrop.plots import grids
 
 FLIPPING = "flipping.csv"
 GRID, GRID_FIGURE = "grid.csv", "grid.png"
-FLIPPING_CURVES = partial(plots.flipping_curves, score="probability of the class")
 DIFFERENCE = "accuracy_difference_to_plain"
 
 
@@ -49,6 +48,11 @@ def flipping(order: str, label: str) -> Column:
 def hidden(name: str, label: str, show: Show) -> Column:
     """The column of what a run says itself, which has no row where it is 0 in all of them."""
     return Column(name, lambda run, plain: run[name] or None, label, show)
+
+
+def _flipping_curves(frame: pd.DataFrame, target: IO[bytes], title: str = "") -> None:
+    shown = frame.assign(score=100 * frame["score"])
+    plots.flipping_curves(shown, target, title, score="probability of the class (%)")
 
 
 def _step_ms(run: Result, plain: Result | None) -> np.ndarray:
@@ -103,7 +107,7 @@ class ArmReport(Report):
     def drawings(self) -> dict[str, tuple[Draw, str]]:
         drawn: dict[str, tuple[Draw, str]] = {
             "curves.png": (plots.training_curves, CURVES),
-            "flipping.png": (FLIPPING_CURVES, FLIPPING),
+            "flipping.png": (_flipping_curves, FLIPPING),
         }
         if self.axes:
             names = sorted(self.axes, key=lambda name: -len(self.axes[name]))[:2]

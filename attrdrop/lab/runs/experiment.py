@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,12 +12,14 @@ from torch import nn
 
 from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import Record, Trial
+from attrdrop.lab.runs.models import ModelStore
 from attrdrop.lab.runs.pool import open_pool
 from attrdrop.lab.runs.report import Report
 from attrdrop.lab.runs.results import RESULTS, described, in_turn, readable, replace_file, unwritable
 from attrdrop.lab.runs.store import ADVICE, TrialStore
 from attrdrop.lab.runs.variants import changes_of
 
+CARD = ("kind", "environment", "task", "settings")  # parts of the header that a saved model's card has too
 Advance = Callable[[float], None]  # is told of work that was done, in the units of `Experiment.work`
 Say = Callable[[str], None]  # is told how an epoch went
 
@@ -44,6 +46,12 @@ class Trainer(Protocol):
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
         """Figures of a trained model, by file name."""
 
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write a model so that it can be loaded where this package is not installed."""
+
+    def rank(self, run: dict[str, Any]) -> tuple[float, ...]:
+        """Of a finished run; the best one's model is kept."""
+
 
 class Experiment:
     """Validates everything at construction and writes nothing until `run`.
@@ -53,6 +61,8 @@ class Experiment:
             of a module, or a partial of one.
         jobs: runs at the same time, each in a process of its own.
         threads: of PyTorch, in every process.
+        save: whether the best model of each arm is kept in the folder `models`. A run that is finished and whose model
+            is wanted and not there is done again.
 
     Raises:
         InputError: the settings cannot work, or the folder holds something else.
@@ -69,6 +79,7 @@ class Experiment:
         overwrite: bool = False,
         jobs: int = 1,
         threads: int | None = None,
+        save: bool = False,
     ) -> None:
         self.settings, self.load, self.output, self.jobs, self.threads = settings, load, output, jobs, threads
         self.trials: list[Trial] = [
@@ -81,6 +92,7 @@ class Experiment:
             **self._trainer.facts(),
             "settings": dataclasses.asdict(settings),
         }
+        self.saving = Saving(output, {name: header[name] for name in CARD}) if save else None
         self.store = TrialStore(output, header, overwrite, RESULTS)
         with readable(output, self.report_type.kind, ADVICE):
             self.report = self.report_type(self.store.header, self._finished())
@@ -91,7 +103,7 @@ class Experiment:
     @property
     def pending(self) -> list[Trial]:
         """What is left to do. The order of arms turns from seed to seed, so that a slow minute hits all of them."""
-        return self.store.pending(self.trials)
+        return self.store.pending(self.trials) + self._unsaved()
 
     @property
     def total(self) -> int:
@@ -133,6 +145,7 @@ class Experiment:
             nonlocal told
             self.report.runs.append(_result(record))
             self.report.runs.sort(key=lambda run: places[run["arm"], run["seed"]])
+            self._settle([record["trial"]["arm"]])
             finished(record)
             self._save(figures=False)
             if (sign := self.report.sign()) and not told:
@@ -140,16 +153,50 @@ class Experiment:
             told = sign
 
         self.store.header = self.report.content()
-        prepare = partial(_prepared, type(self).trainer_type, self.settings, self.load, self.output)
-        own = partial(Runner, self._trainer, self.output, self.settings.first_seed, advance, epoch)
+        place = (self.output, self.settings.first_seed, self.saving)
+        prepare = partial(_prepared, type(self).trainer_type, self.settings, self.load, place)
+        own = partial(Runner, self._trainer, *place, advance, epoch)
         with open_pool(prepare if self.jobs > 1 else own, self.store, self.jobs, self.threads) as pool:
             try:
+                self._tidy()
+                for trial in self._unsaved():
+                    self.store.forget(trial)
                 self.report.runs = self._finished()
                 self._save(figures=False)
                 return pool.run(self.trials, starting, kept, failed)
             finally:
                 self.report.runs = self._finished()  # also one that was interrupted just after it was kept
+                self._tidy()
                 self._save()
+
+    def _ranked(self, arm: str) -> list[int]:
+        """The seeds of the finished runs of an arm, the best first."""
+        records = self.store.results([trial for trial in self.trials if trial["arm"] == arm])
+        ranked = sorted(records, key=lambda record: self._trainer.rank(record["result"]), reverse=True)
+        return [record["trial"]["seed"] for record in ranked]
+
+    def _tidy(self) -> None:
+        """Put right what an interrupt or a kill left of models; nobody is writing one."""
+        if self.saving:
+            self.saving.models.tidy()
+            self._settle(self.settings.arms)
+
+    def _settle(self, arms: Sequence[str]) -> None:
+        """Have the best models of these arms where they belong."""
+        if self.saving is None:
+            return
+        try:
+            for arm in arms:
+                self.saving.models.settle(arm, self._ranked(arm))
+        except OSError as error:
+            raise unwritable(self.output, error) from error
+
+    def _unsaved(self) -> list[Trial]:
+        """The best finished run of each arm, where its model is wanted and not there."""
+        if self.saving is None:
+            return []
+        best = [(arm, ranked[0]) for arm in self.settings.arms if (ranked := self._ranked(arm))]
+        return [{"arm": arm, "seed": seed} for arm, seed in best if not self.saving.models.has(arm, seed)]
 
     def _finished(self) -> list[dict[str, Any]]:
         return [_result(record) for record in self.store.results(self.trials)]
@@ -162,18 +209,26 @@ class Experiment:
             raise unwritable(self.output, error) from error
 
 
+class Saving:
+    """Where models go, and what their cards say of the experiment."""
+
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        self.models, self.card = ModelStore(folder), card
+
+
 class Runner:
-    """Called with a trial, gives its run; figures of the first seed go into the folder."""
+    """Called with a trial, gives its run; figures of the first seed and wanted models go into the folder."""
 
     def __init__(
         self,
         trainer: Trainer,
         folder: Path,
         first_seed: int,
+        saving: Saving | None = None,
         advance: Advance = lambda work: None,
         epoch: Say = lambda text: None,
     ) -> None:
-        self.trainer, self.folder, self.first_seed = trainer, folder, first_seed
+        self.trainer, self.folder, self.first_seed, self.saving = trainer, folder, first_seed, saving
         self.advance, self.epoch = advance, epoch
 
     def __call__(self, trial: Trial) -> dict[str, Any]:
@@ -187,16 +242,18 @@ class Runner:
         try:
             for name, content in figures.items():
                 replace_file(self.folder / name, content)
+            if self.saving:
+                self.saving.models.save(arm, seed, partial(self.trainer.save, model), self.saving.card)
         except OSError as error:
             raise unwritable(self.folder, error) from error
         return dataclasses.asdict(run)
 
 
-def _prepared(trainer_type: type[Trainer], settings: Any, load: Callable[[], Any], folder: Path) -> Runner:
+def _prepared(trainer_type: type[Trainer], settings: Any, load: Callable[[], Any], place: tuple[Any, ...]) -> Runner:
     """The one of another process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first process has given them
-        return Runner(trainer_type(settings, load()), folder, settings.first_seed)
+        return Runner(trainer_type(settings, load()), *place)
 
 
 def _result(record: Record) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class Report(abc.ABC):
             return
         for name, (draw, table) in drawings.items():
             figure = io.BytesIO()
-            draw(frames[table], figure, title=self.title)
+            sizes = split_sizes(self.header["task"]["sizes"])
+            draw(frames[table], figure, title=f"{self.title}\n{sizes} examples")
             replace_file(folder / name, figure.getvalue())
 
     @property
@@ -326,6 +327,11 @@ class Report(abc.ABC):
     def _read(self, column: Column, runs: Iterable[Result]) -> list[float | None]:
         plain = self._plain
         return [column.read(run, plain.get(run["seed"])) for run in runs]
+
+
+def split_sizes(sizes: dict[str, int]) -> str:
+    """How many examples each split has, without sets from elsewhere."""
+    return ", ".join(f"{sizes[name]} {name}" for name in ("train", "dev", "test") if name in sizes)
 
 
 def jobs_of(run: Result) -> int:

@@ -31,7 +31,7 @@ class Option:
     """A field on the command line; stands in its annotation.
 
     min is shown in the help and refused by the command line itself; check refuses with a sentence of its own. names
-    are given where those made of the field's do not fit.
+    are given where those made of the field's do not fit. is_argument: it stands without a name.
     """
 
     panel: Panel
@@ -39,6 +39,7 @@ class Option:
     min: float | None = None
     check: Check | None = None
     names: tuple[str, ...] = ()
+    is_argument: bool = False
 
     def validate(self, name: str, value: Any) -> None:
         """Refuse a value outside the limits; None is no value."""
@@ -181,4 +182,14 @@ class RunOptions(Options):
     threads: Annotated[int | None, Option(Panel.TRAINING, "CPU threads; PyTorch chooses without it.", min=1)] = None
     overwrite: Annotated[
         bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
+    ] = False
+
+
+@dataclass(frozen=True)
+class SavingRunOptions(RunOptions):
+    """Those of experiments whose models are worth keeping."""
+
+    save: Annotated[
+        bool,
+        Option(Panel.RESULTS, "Keep the best model of each arm, in the folder models.", names=("--save",)),
     ] = False

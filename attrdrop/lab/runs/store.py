@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from attrdrop.lab.errors import InputError, said
-from attrdrop.lab.names import Record, Trial
+from attrdrop.lab.names import MODELS, Record, Trial
 from attrdrop.lab.runs.results import (
     RESULTS,
     SWEEP,
@@ -113,6 +113,10 @@ class TrialStore:
         """Keep why a trial has no result."""
         self._write(FAILED, trial, {"message": message})
 
+    def forget(self, trial: Trial) -> None:
+        """Drop the result of a trial, which is then to be done again."""
+        self._path(TRIALS, trial).unlink(missing_ok=True)
+
     def _adopt(self) -> None:
         """Refuses what the folder must not hold; of an experiment that goes on, takes over when it started."""
         path, kind = self.folder / self._file, self.header.get("kind", "sweep")
@@ -134,7 +138,7 @@ class TrialStore:
     def _tidy(self) -> None:
         """Removes what is overwritten, and drafts of files in whose midst a process was killed."""
         if self._overwrite:
-            for name in (TRIALS, FAILED):
+            for name in (TRIALS, FAILED, MODELS):
                 if (self.folder / name).exists():
                     shutil.rmtree(self.folder / name)
             for name in (STUDY, SWEEP, RESULTS):

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from attrdrop.lab.runs.timing import timed_step
 from attrdrop.lab.runs.variants import arm_of, changed
 
 EVAL_BATCH = 128
+WEIGHTS = "weights.pt"
 RELEVANCE_OF = "relevance of the true class, named first"
 
 
@@ -105,6 +107,17 @@ class ArmTrainer(abc.ABC):
     @abc.abstractmethod
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
         """Figures of a trained model, by file name."""
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """As transformers does it, else the weights alone: a state dict that `torch.load` reads."""
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder)  # type: ignore[operator]
+        else:
+            torch.save(model.state_dict(), folder / WEIGHTS)
+
+    def rank(self, run: dict[str, Any]) -> tuple[float, ...]:
+        """The first seed: no run is chosen by the test split."""
+        return (-run["seed"],)
 
     def facts(self) -> dict[str, Any]:
         """What tells one task from another."""

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from attrdrop.lab.figures.frames import OTHER
-from attrdrop.lab.names import PLAIN
+from attrdrop.lab.names import PLAIN, TUNED
 from attrdrop.lab.runs.report import jobs_of
 from attrdrop.lab.studies.plan import METHOD
 from attrdrop.lab.text.report import fraction_dropped, step_times
@@ -74,7 +74,7 @@ def _varied(trial: dict[str, Any]) -> dict[str, Any]:
         "task": trial["task"],
         "method": trial["arm"],
         "seed": trial["seed"],
-        **{name: trial.get(name) for name in (*METHOD, "share", "shots")},
+        **{name: trial.get(name) for name in (*METHOD, *TUNED, "share", "shots")},
     }
 
 

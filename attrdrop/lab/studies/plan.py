@@ -6,15 +6,17 @@ from itertools import product
 from typing import Annotated, Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, USUAL, Trial
-from attrdrop.lab.runs.settings import Option, Panel, SeededOptions, check_choice
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, TUNED, USUAL, Trial
+from attrdrop.lab.runs.settings import Option, Options, Panel, SeededOptions, check_choice
+from attrdrop.lab.text import published
 from attrdrop.lab.text.settings import ARMS, Data, Layers, P, Q, Settings
 from attrdrop.ops.keep_mask import REGIONS
 
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 10))
-COSTS, MAPS = "costs", "maps"  # in the place of an arm: a timing, a picture
+PAPER = "paper"  # layers that go by the task
+ONCE = COSTS, MAPS, PROBE = "costs", "maps", "probe"  # in the place of an arm: a timing, a picture, a probe
 METHOD = ("p", "q", "attribution", "layers", "target", "region", "cross_tuning")  # what studies vary of AD-DROP
-VARIED = (*METHOD, "rate", "consistency")  # settings that a trial brings along
+VARIED = (*METHOD, *TUNED, "rate", "consistency")  # settings that a trial brings along
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Plan(SeededOptions):
         tuple[str, ...],
         Option(
             Panel.SWEEP,
-            "seeds, ablation, grid, size, shots, regions, rivals, costs, maps; several with commas between.",
+            "seeds, ablation, grid, size, shots, regions, rivals, costs, maps, probe; several with commas between.",
         ),
     ] = ("seeds",)
     tasks: Annotated[
@@ -91,13 +93,54 @@ class Plan(SeededOptions):
     def trials(self, study: str | None = None) -> list[Trial]:
         """The runs of a study, or of all; each once."""
         names = self.studies if study is None else (study,)
-        found = [trial for name in names for trial in STUDIES[name](self)]
+        found = [at_layers(trial) for name in names for trial in STUDIES[name](self)]
         return [trial for place, trial in enumerate(found) if trial not in found[:place]]
+
+
+@dataclass(frozen=True)
+class Search(Options):
+    """In the place of studies: points that optuna chooses.
+
+    Attributes:
+        search: how many for each task, None for no search.
+        search_lr, search_batch_size: choices beside those of p and q, for plain training too.
+        storage: where the points are kept.
+    """
+
+    search: Annotated[
+        int | None,
+        Option(Panel.SWEEP, "In the place of studies: let optuna choose p and q, so many times.", min=1),
+    ] = None
+    search_lr: Annotated[
+        tuple[float, ...],
+        Option(
+            Panel.SWEEP,
+            "Learning rates to choose from as well, with commas between; plain training tries each. The paper's: "
+            "1e-5,2e-5,3e-5.",
+        ),
+    ] = ()
+    search_batch_size: Annotated[
+        tuple[int, ...], Option(Panel.SWEEP, "Batch sizes to choose from, likewise. The paper's: 16,32,64.")
+    ] = ()
+    storage: Annotated[
+        str | None,
+        Option(Panel.SWEEP, "Database URL of the search, for several machines; without it a file in the folder."),
+    ] = None
 
 
 def addrop(plan: Plan, **changes: Any) -> Trial:
     """The AD-DROP arm with its defaults, as far as studies change them."""
     return {"arm": ADDROP, "p": plan.p, "q": plan.q, **USUAL, "layers": plan.layers, **changes}
+
+
+def at_layers(trial: Trial) -> Trial:
+    """A trial whose layers are the paper's, with those that it has for the trial's task."""
+    return {**trial, "layers": layers_of(trial["task"], trial["layers"])} if "layers" in trial else trial
+
+
+def layers_of(task: str, layers: str) -> str:
+    """The layers of a task, where they are the paper's, else as they are."""
+    return str(published.of_task(task)["layers"]) if layers == PAPER else layers
 
 
 def ablation_variants(plan: Plan) -> list[Trial]:
@@ -106,8 +149,8 @@ def ablation_variants(plan: Plan) -> list[Trial]:
 
 
 def region_variants(plan: Plan) -> list[Trial]:
-    """The curves of Fig. 2, as DROPS: what is dropped in the first layer, always, by the gold label's attribution."""
-    prior = {"layers": "first", "target": "gold", "cross_tuning": False}
+    """The curves of Fig. 2, as DROPS: the share p of the first layer, always, by the gold label's attribution."""
+    prior = {"q": 1.0, "layers": "first", "target": "gold", "cross_tuning": False}
     regions = [addrop(plan, region=region, **prior) for region in REGIONS]
     return [*regions, addrop(plan, attribution="RD", **prior), {"arm": PLAIN}]
 
@@ -173,6 +216,5 @@ STUDIES: dict[str, Callable[[Plan], Iterator[Trial]]] = {
     "shots": _shots,
     "regions": _regions,
     "rivals": _rivals,
-    COSTS: _once(COSTS),
-    MAPS: _once(MAPS),
+    **{kind: _once(kind) for kind in ONCE},
 }

@@ -12,13 +12,13 @@ from attrdrop.lab.errors import InputError, said
 from attrdrop.lab.figures import sweeps as sweep_plots
 from attrdrop.lab.names import ADDROP, PLAIN, Record
 from attrdrop.lab.runs.layout import WideTable
-from attrdrop.lab.runs.report import jobs_of
+from attrdrop.lab.runs.report import jobs_of, split_sizes
 from attrdrop.lab.runs.results import readable, replace_file, spoilt_times, unwritable
 from attrdrop.lab.runs.store import TrialStore, key_of
 from attrdrop.lab.runs.times import UNSTEADY, is_steady
 from attrdrop.lab.studies import tables
 from attrdrop.lab.studies.frames import curves_frame, runs_frame
-from attrdrop.lab.studies.plan import COSTS, MAPS, Plan
+from attrdrop.lab.studies.plan import COSTS, MAPS, PROBE, Plan
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -71,6 +71,11 @@ class SweepReport:
         if timed := self.of(COSTS):
             found["Costs (Table 7)"] = tables.costs(cost_frame(timed), runs_frame(self.of("ablation")))
         runs = runs_frame(self.of("grid") + self._searched())
+        if len(probed := probe_frame(self.of(PROBE))):
+            found["Masks without training"] = tables.probe(probed)
+        grid = runs_frame(self.of("grid"))
+        if len(grid) and set(grid["method"]) >= {PLAIN, ADDROP}:
+            found["Every p and q (Figure 4)"] = tables.every_setting(grid)
         if len(runs) and len(runs.loc[runs["method"] == ADDROP, ["p", "q"]].drop_duplicates()) > 1:
             found["Best p and q by the development split"] = tables.best_setting(runs)
         return found
@@ -99,22 +104,29 @@ class SweepReport:
                 distribution = (sweep_plots.cross_tuning_distribution, rows, self._head(task, rows))
                 drawn[f"cross_tuning_{_file_name(task)}.png"] = distribution
         if len(sizes := runs_frame(self.of("size"))) and sizes["share"].notna().any():
-            drawn["size.png"] = (sweep_plots.size_curve, sizes, f"{self.title}, {_seeds(sizes)}")
+            counted = [f"{task}: {self._sizes(task)}" for task in sizes["task"].unique()]
+            drawn["size.png"] = (sweep_plots.size_curve, sizes, "\n".join([f"{self.title}, {_seeds(sizes)}", *counted]))
         for task, rows in _by_task(region_curves(self.of("regions"))).items():
             if rows["drop"].nunique() > 1:
-                drawn[f"regions_{_file_name(task)}.png"] = (sweep_plots.region_curves, rows, self._head(task, rows))
+                rate = ", ".join(f"{100 * p:g} %" for p in sorted(rows["p"].dropna().unique()))
+                head = f"{self._head(task, rows)}\n{rate} of the first layer's positions dropped"
+                drawn[f"regions_{_file_name(task)}.png"] = (sweep_plots.region_curves, rows, head)
         for record in self.of(MAPS):
             task, seed = record["trial"]["task"], record["trial"]["seed"]
-            maps = attention_maps(record["result"])
-            drawn[f"attention_{_file_name(task)}.png"] = (
-                sweep_plots.attention_maps, maps, f"{self.title} on {task}, seed {seed}",
-            )  # fmt: skip
+            maps, layer = attention_maps(record["result"]), record["result"].get("layer", 0) + 1
+            head = f"{self.title} on {task}, seed {seed}; layer {layer}, head 1\n{self._sizes(task)}"
+            drawn[f"attention_{_file_name(task)}.png"] = (sweep_plots.attention_maps, maps, head)
+        for task, rows in _by_task(probe_frame(self.of(PROBE))).items():
+            head = f"{self.title}, fine-tuned on {task}, seed {rows['seed'].iloc[0]}\n{self._sizes(task)}"
+            drawn[f"probe_{_file_name(task)}.png"] = (sweep_plots.probe_curves, rows, head)
         return {name: _drawn(*parts) for name, parts in drawn.items()}
 
     def _head(self, task: str, rows: pd.DataFrame) -> str:
         """The title of a figure of one task."""
-        sizes = ", ".join(f"{size} {name}" for name, size in self.header["tasks"][task]["sizes"].items())
-        return f"{self.title} on {task}, {_seeds(rows)}\n{sizes} examples"
+        return f"{self.title} on {task}, {_seeds(rows)}\n{self._sizes(task)}"
+
+    def _sizes(self, task: str) -> str:
+        return f"{split_sizes(self.header['tasks'][task]['sizes'])} examples"
 
     def save(self) -> None:
         """Write everything into the folder of the sweep. Raises InputError where it cannot be written."""
@@ -200,6 +212,19 @@ def cost_frame(records: list[Record]) -> pd.DataFrame:
     )
 
 
+def probe_frame(records: list[Record]) -> pd.DataFrame:
+    """One row per task, layers, what is dropped and how much of it."""
+    return pd.DataFrame(
+        [
+            {name: record["trial"][name] for name in ("task", "seed")}
+            | {"metric": metric["name"], "percent": metric["percent"], **row}
+            for record in records
+            for metric in [record["result"]["metric"]]
+            for row in record["result"]["rows"]
+        ]
+    )
+
+
 def _is_unsteady(row: dict[str, Any]) -> bool:
     return not is_steady(row["low"], row["ratio"], row["high"])
 
@@ -208,7 +233,7 @@ def attention_maps(result: dict[str, Any]) -> list[sweep_plots.AttentionMap]:
     """What chance and what AD-DROP dropped in one map (Fig. 1)."""
     import numpy as np
 
-    arrays = {name: np.asarray(value) for name, value in result.items() if name != "tokens"}
+    arrays = {name: np.asarray(value) for name, value in result.items() if isinstance(value, list)}
     common = (result["tokens"], arrays["attribution"])
     return [
         sweep_plots.AttentionMap("vanilla dropout", *common, None, arrays["dropped_by_chance"]),

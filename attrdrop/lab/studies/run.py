@@ -4,55 +4,58 @@ import dataclasses
 import zlib
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.names import ADDROP, Record, Trial
+from attrdrop.lab.names import ADDROP, PLAIN, TUNED, Record, Trial
 from attrdrop.lab.runs.pool import Pool, open_pool
 from attrdrop.lab.runs.results import SWEEP, described, readable
 from attrdrop.lab.runs.store import ADVICE, TrialStore
-from attrdrop.lab.studies.plan import COSTS, MAPS, VARIED, Plan, addrop
+from attrdrop.lab.studies.plan import ONCE, VARIED, Plan, Search, addrop, at_layers, layers_of
 from attrdrop.lab.studies.report import SweepReport
 from attrdrop.lab.studies.workbench import Prepare
+from attrdrop.lab.text.others import parse
 from attrdrop.lab.text.training import Trainer
 
-SPACE = {"p": (0.1, 0.9, 0.1), "q": (0.1, 0.9, 0.1)}  # of a search, as in the paper
+SPACE: dict[str, Any] = {"p": (0.1, 0.9, 0.1), "q": (0.1, 0.9, 0.1)}  # of a search, as in the paper
 
 
 class Sweep:
     """Validates everything at construction and writes nothing until `run`.
 
-    points, where it is not None, is how many pairs of p and q optuna proposes for each task after the plan, storage
-    where it keeps them.
+    search says how many points optuna proposes for each task after the plan, and of what beside p and q.
     """
 
     def __init__(
         self,
         plan: Plan,
         prepare: Prepare,
-        points: int | None,
-        storage: str | None,
+        search: Search,
         output: Path,
         overwrite: bool = False,
         jobs: int = 1,
         threads: int | None = None,
     ) -> None:
-        self.plan, self.prepare, self.points, self.storage = plan, prepare, points or 0, storage
+        self.plan, self.prepare, self.search, self.points = plan, prepare, search, search.search or 0
+        choices: dict[str, list[Any]] = {"lr": [*search.search_lr], "batch_size": [*search.search_batch_size]}
+        self.tuned = {name: values for name, values in choices.items() if values and self.points}
         self.output, self.jobs, self.threads = output, jobs, threads
         trainers = {name: Trainer(prepare.settings, prepare.load(name)) for name in plan.tasks}
         known = [one for name in plan.tasks for one in trainers[name].task.other]
-        if missing := [one for one in prepare.other if one not in known]:
-            raise InputError(f"--other: none of the tasks knows {missing[0]!r}, and it is no file.")
+        if missing := [one for one in map(parse, prepare.other) if one.name not in known]:
+            raise InputError(f"--other: none of the tasks knows {missing[0].name!r}, and it is no file.")
         self.better = {name: trainer.metric.better for name, trainer in trainers.items()}
         self.store = TrialStore(output, self._header(trainers, overwrite), overwrite)
         self.report = SweepReport(self.store)
-        self.trials = plan.trials()
+        self.trials = plan.trials() + self._plain_trials()
         pending = self.pending
         for name, trainer in trainers.items():
             left = {trial["arm"] for trial in pending if trial["task"] == name}
-            if arms := {ADDROP if arm in (COSTS, MAPS) else arm for arm in left}:
-                trainer.changed(dataclasses.replace(prepare.settings, arms=tuple(sorted(arms)))).check()
+            if arms := {ADDROP if arm in ONCE else arm for arm in left}:
+                layers = layers_of(name, prepare.settings.layers)
+                trainer.changed(dataclasses.replace(prepare.settings, arms=tuple(sorted(arms)), layers=layers)).check()
 
     @property
     def pending(self) -> list[Trial]:
@@ -112,19 +115,28 @@ class Sweep:
                 return [self._mean_score(group) for group in groups]
 
             search(
-                SPACE,
+                SPACE | self.tuned,
                 evaluate,
                 self.output,
                 self.points,
                 self.plan.first_seed,
                 direction="maximize" if self.better[task] > 0 else "minimize",
                 subject={"task": task, "seeds": self.plan.seed_list, "layers": self.plan.layers},
-                storage=self.storage,
+                storage=self.search.storage,
             )
         return failures
 
     def _at(self, task: str, point: dict[str, float]) -> list[Trial]:
-        return [{"task": task, "seed": seed, **addrop(self.plan, **point)} for seed in self.plan.seed_list]
+        trial = addrop(self.plan, **point)
+        return [at_layers({"task": task, "seed": seed, **trial}) for seed in self.plan.seed_list]
+
+    def _plain_trials(self) -> list[Trial]:
+        """Plain training at every learning rate and batch size that the search has for AD-DROP."""
+        if not self.tuned:
+            return []
+        points = [dict(zip(self.tuned, values, strict=True)) for values in product(*self.tuned.values())]
+        places = product(self.plan.tasks, self.plan.seed_list, points)
+        return [{"task": task, "seed": seed, "arm": PLAIN, **point} for task, seed, point in places]
 
     def _mean_score(self, trials: list[Trial]) -> float | None:
         scores = [record["result"]["dev_score"] for record in self.store.results(trials)]
@@ -139,7 +151,7 @@ class Sweep:
                 earlier = SweepReport(TrialStore.load(self.output, ADVICE)).header
                 facts = earlier["tasks"]
             plans = [plan for plan in earlier["plans"] if plan != _plain(plans[0])] + plans
-        shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED}
+        shared, own = dataclasses.asdict(prepare.settings), {"arms", "seeds", "first_seed", *VARIED} - {*TUNED}
         device = next(iter(trainers.values())).device
         return described(device) | {
             "kind": "sweep",

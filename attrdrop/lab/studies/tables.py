@@ -14,6 +14,8 @@ from attrdrop.lab.figures.frames import (
     OTHER,
     SETTING,
     TRIALS,
+    VARIANT,
+    against_plain,
     at_best_setting,
     data_parts,
     difference_label,
@@ -21,12 +23,13 @@ from attrdrop.lab.figures.frames import (
     labelled,
     metric_label,
     ordered,
+    outcome,
     score_column,
     score_label,
     shown,
     variant_label,
 )
-from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, WORDS
+from attrdrop.lab.names import ABLATIONS, ADDROP, PLAIN, TUNED, WORDS
 from attrdrop.lab.runs.results import TIME_MARK, cell, paired, spread, widest
 from attrdrop.lab.runs.times import is_steady
 from attrdrop.lab.runs.verdict import verdict
@@ -34,8 +37,8 @@ from attrdrop.lab.text.kinds.sequence import Regression
 from attrdrop.plots.panels import check_columns
 
 __all__ = [
-    "ablation", "baselines", "best_setting", "costs", "few_shot", "markdown", "other_sets", "repeated_seeds",
-    "score_column", "verdicts",
+    "ablation", "baselines", "best_setting", "costs", "every_setting", "few_shot", "markdown", "other_sets", "probe",
+    "repeated_seeds", "score_column", "verdicts",
 ]  # fmt: skip
 
 COSTS = {name: ADDROP if name == "GA" else f"{ADDROP}, {name}" for name in ("RD", "AA", "GA", "IGA")}
@@ -137,23 +140,59 @@ def _gains(frame: pd.DataFrame, task: str, layers: str) -> dict[str, dict[str, s
 
 
 def best_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the dev split chose for each variant of AD-DROP, by the mean over seeds, and how that choice scored.
+    """What the dev split chose for each variant of AD-DROP, by the mean over seeds, and how that choice scored; other
+    methods too where their learning rate or batch size was varied.
 
     The test score is that of this choice, not the best one on the test split. Only settings that were tried with the
     most seeds compete.
     """
     found = {}
+    is_tuned = bool(frame[TUNED].notna().any(axis=None))
     for name, rows in data_parts(_chosen(frame)):
-        for label, tried in rows[rows["method"] == ADDROP].groupby("label", sort=False):
+        for label, tried in rows.groupby("label", sort=False):
+            setting = tried[[*SETTING, *TUNED]].iloc[0]
+            if tried["method"].iloc[0] != ADDROP and setting[TUNED].isna().all():
+                continue  # nothing was chosen
             splits = {
                 split: _scores(tried.assign(score=shown(tried, f"{split}_score")))[str(label)]
                 for split in ("dev", "test")
             }
-            p, q, layers = tried[SETTING].iloc[0]
-            found[f"{name}: {label}"] = {"p": f"{p:g}", "q": f"{q:g}", "layers": layers, "metric": metric_label(rows)}
-            found[f"{name}: {label}"] |= splits
-    columns = ["p", "q", "layers", "metric", "dev", "test"]
+            chosen = {key: "-" if pd.isna(value) else _setting(value) for key, value in setting.items()}
+            found[f"{name}: {label}"] = {**chosen, "metric": metric_label(rows), **splits}
+    columns = [*SETTING, *(TUNED if is_tuned else []), "metric", "dev", "test"]
     return pd.DataFrame(list(found.values()), index=list(found), columns=columns, dtype=object)
+
+
+def every_setting(frame: pd.DataFrame) -> pd.DataFrame:
+    """How AD-DROP did over all p and q that were tried, with and without cross-tuning, chosen or not (Fig. 4).
+
+    The gain is the median over pairs of the difference to plain at the same seed; the deviation is that of the scores
+    over pairs.
+    """
+    check_columns(frame, *TRIALS)
+    found = {}
+    compared = [] if frame.empty else against_plain(frame, [name for name in VARIANT if name != "cross_tuning"])
+    for name, addrop, _ in compared:
+        for crossed, rows in addrop.groupby("cross_tuning", sort=False):
+            one = outcome(rows)
+            scores = (one.deviation, one.lowest, one.highest)
+            shown = [f"{value:.{one.digits}f}" for value in scores]
+            cells = [metric_label(rows), one.gain, f"{one.better} of {one.settings}", *shown]
+            found[f"{name}, {WORDS['cross_tuning'](crossed)}"] = cells
+    columns = ["metric", "median gain", "better than plain", "deviation", "lowest", "highest"]
+    return pd.DataFrame(list(found.values()), index=list(found), columns=columns, dtype=object)
+
+
+def probe(rows: pd.DataFrame) -> pd.DataFrame:
+    """Development score of a plainly fine-tuned model by what masks drop of it, from rows of the probe."""
+    check_columns(rows, "task", "layers", "drop", "rate", "score", "metric", "percent", argument="rows")
+    found: dict[str, dict[str, str]] = {}
+    for row in rows.sort_values("rate", kind="stable").to_dict("records"):
+        scale, count = (100, 1) if row["percent"] else (1, 2)
+        head = f"{row['task']}, {WORDS['layers'](row['layers'])}: {row['drop']}"
+        shown = f"{scale * row['score']:.{count}f}"
+        found.setdefault(head, {"metric": row["metric"]})[f"{100 * row['rate']:g} %"] = shown
+    return pd.DataFrame(list(found.values()), index=list(found), dtype=object).fillna("-")
 
 
 def verdicts(
@@ -180,6 +219,10 @@ def markdown(frame: pd.DataFrame) -> str:
     rows = [["", *frame.columns], ["---", *["---:"] * frame.shape[1]], *frame.itertuples(name=None)]
     lines = [" | ".join(str(text).replace("|", r"\|") for text in row) for row in rows]
     return "".join(f"| {line} |\n" for line in lines)
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _chosen(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attrdrop.lab.names import Trial
-from attrdrop.lab.studies import costs, maps
-from attrdrop.lab.studies.plan import COSTS, MAPS, VARIED
+from attrdrop.lab.studies import costs, maps, probe
+from attrdrop.lab.studies.plan import COSTS, MAPS, PROBE, VARIED
 from attrdrop.lab.text import tasks
 from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.training import Trainer
@@ -52,6 +52,8 @@ class Workbench:
             return costs.measure(trainer)
         if arm == MAPS:
             return maps.draw(trainer, trial["seed"])
+        if arm == PROBE:
+            return probe.measure(trainer, trial["seed"])
         run, _ = trainer.trained(arm, trial["seed"], epoch=self.epoch)
         return dataclasses.asdict(run) | {
             "train_size": len(trainer.train_rows),

@@ -20,29 +20,40 @@ KINDS = (CLASSIFICATION, REGRESSION, TOKEN_CLASSIFICATION, SEQ2SEQ, MASKED_LM, C
 
 
 @dataclass(frozen=True)
+class Merged:
+    """Classes of a set's own: their names, and for each class of the task which of them it counts as."""
+
+    names: tuple[str, ...]
+    of: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Examples:
     """Texts (lists of words in token classification), second texts where the task is about pairs, and labels.
 
     A label is a class index, a float, a list of tag indices (one a word) or a target text; language models have none.
+    Where the classes are `merged`, it is the index of one of those.
     """
 
     texts: list[str] | list[list[str]]
     pairs: list[str] | None
     labels: list[Any] | None
+    merged: Merged | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def checksum(self) -> int:
         """CRC-32 of all texts and labels."""
-        return zlib.crc32(json.dumps([self.texts, self.pairs, self.labels]).encode())
+        own = [] if self.merged is None else [self.merged.names, self.merged.of]
+        return zlib.crc32(json.dumps([self.texts, self.pairs, self.labels, *own]).encode())
 
     def select(self, indices: Sequence[int]) -> "Examples":
         """The examples at these indices, in this order."""
         texts, pairs, labels = (
             None if column is None else [column[i] for i in indices] for column in (self.texts, self.pairs, self.labels)
         )
-        return Examples(texts, pairs, labels)  # type: ignore[arg-type]  # only texts that were None stay so
+        return Examples(texts, pairs, labels, self.merged)  # type: ignore[arg-type]  # only texts that were None stay so
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Task:
     """A data set split in two or three; without a test split, the development split is reported.
 
     `label_names` are classes or tags, `metric` is set where it is not the first of its kind, and `other` holds
-    out-of-distribution sets with the same labels by name: evaluated, never trained on.
+    out-of-distribution sets by name, with the same labels or merged ones: evaluated, never trained on.
     """
 
     name: str
@@ -68,17 +79,21 @@ class Task:
         splits = {"train": self.train, "dev": self.dev} | ({} if self.test is None else {"test": self.test})
         return splits | self.other
 
+    def names_of(self, examples: Examples) -> list[str]:
+        """The classes or tags that some of the task's examples are labelled with."""
+        return self.label_names if examples.merged is None else list(examples.merged.names)
+
     def limited(self, train_size: int | None, dev_size: int | None, test_size: int | None) -> "Task":
         """The task with splits cut down to so many examples, classes in proportion, the same ones every time.
 
         `other` sets are cut to `test_size`. Raises InputError where a class is left without a training example.
         """
-        train = self._sample(self.train, train_size)
+        train = self.sample(self.train, train_size)
         return replace(
             self._trained_on(train, f"--train-size: {len(train)}"),
-            dev=self._sample(self.dev, dev_size),
-            test=self.test and self._sample(self.test, test_size),
-            other={name: self._sample(examples, test_size) for name, examples in self.other.items()},
+            dev=self.sample(self.dev, dev_size),
+            test=self.test and self.sample(self.test, test_size),
+            other={name: self.sample(examples, test_size) for name, examples in self.other.items()},
         )
 
     def shots(self, count: int, seed: int) -> "Task":
@@ -112,14 +127,15 @@ class Task:
         if not 0 < fraction <= 1:
             raise InputError(f"--share: {fraction} is no share of the training examples; it is above 0 and at most 1.")
         size = max(1, round(fraction * len(self.train)))
-        return self._trained_on(self._sample(self.train, size, seed), f"--share: {fraction}")
+        return self._trained_on(self.sample(self.train, size, seed), f"--share: {fraction}")
 
     def _trained_on(self, train: Examples, choice: str) -> "Task":
         if missing := missing_classes(train, self.kind, self.label_names):
             raise InputError(f"{choice} leaves no example of {listed(missing)}; take more.")
         return replace(self, train=train)
 
-    def _sample(self, examples: Examples, size: int | None, seed: int = SPLIT_SEED) -> Examples:
+    def sample(self, examples: Examples, size: int | None, seed: int = SPLIT_SEED) -> Examples:
+        """So many of some examples, classes in proportion; all of them where there are no more."""
         if size is None or size >= len(examples):
             return examples
         return split(examples, size, self.kind, seed)[1]

@@ -5,7 +5,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attrdrop.lab.errors import InputError, listed
@@ -22,6 +22,7 @@ from attrdrop.lab.text.examples import (
     missing_classes,
     split,
 )
+from attrdrop.lab.text.others import Classes, merged, parse
 from attrdrop.lab.text.readers import SENTENCES, TABLES, TEXTS, Format, Table, read_table
 
 
@@ -41,7 +42,7 @@ _PAIRS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-_LABELLED = Layout(TABLES, ("text", "sentence"), ("label",), _PAIRS)
+_LABELLED = Layout(TABLES, ("text", "sentence"), ("label", "gold_label"), _PAIRS)  # the latter of MNLI and HANS
 _PLAIN = Layout(TEXTS, ("text", "sentence"))
 LAYOUTS = {
     CLASSIFICATION: _LABELLED,
@@ -76,7 +77,8 @@ def from_files(
     """A task from files; without a development file a tenth of the training file serves.
 
     In seq2seq the text column holds the source and the label column the target. `other` are files of
-    out-of-distribution examples. Raises InputError for what cannot be read or does not fit the kind.
+    out-of-distribution examples, as :func:`others.parse` takes them. Raises InputError for what cannot be read or does
+    not fit the kind.
     """
     if kind not in KINDS:
         raise InputError(f"--task-type: {kind!r} is none of {', '.join(KINDS)}.")
@@ -93,21 +95,49 @@ def from_files(
                 f"--train: with a tenth of {train.name} set aside for development, no example of {listed(missing)} is "
                 "left to train on; give more rows, or a development file with --dev."
             )
+    task = Task(train.name, kind, label_names, splits["--train"], splits["--dev"], splits.get("--test"))
     others = {
-        name: _examples(read_table(Path(name), "--other", formats, encoding), columns, kind, label_names, "--other")
-        for name in other
+        one.name: labelled_like(task, Path(one.name), encoding, one.classes, columns) for one in map(parse, other)
     }
-    return Task(train.name, kind, label_names, splits["--train"], splits["--dev"], splits.get("--test"), other=others)
+    return replace(task, other=others)
 
 
-def labelled_like(task: Task, path: Path, encoding: str = "utf-8") -> Examples:
-    """The examples of a file with the usual columns of the task's kind, and labels that the task knows."""
+def labelled_like(
+    task: Task, path: Path, encoding: str = "utf-8", classes: Classes | None = None, columns: Columns | None = None
+) -> Examples:
+    """The examples of a file with these columns, or where it lacks them the usual ones of the task's kind, and labels
+    that the task knows or `classes` merge."""
     table = read_table(path, "--other", LAYOUTS[task.kind].formats, encoding)
-    columns = _columns(table, task.kind, None, None, None, ("--other", "--other"))
+    if columns is None or {columns.text, columns.pair or columns.text, columns.label} - {""} - set(table.columns):
+        columns = _columns(table, task.kind, None, None, None, ("--other", "--other"))
     if (columns.pair is None) != (task.train.pairs is None):
         held = "single texts" if columns.pair is None else "pairs of texts"
         raise InputError(f"--other: {path} holds {held}, unlike the task {task.name}.")
-    return _examples(table, columns, task.kind, task.label_names, "--other")
+    return _merged_examples(table, columns, task.kind, task.label_names, classes or {}, "--other")
+
+
+def examples_of(
+    path: Path,
+    kind: str,
+    label_names: list[str],
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    encoding: str = "utf-8",
+    classes: Classes | None = None,
+) -> Examples:
+    """The examples of a file for a model of these classes; without labels where there is no column of them."""
+    table = read_table(path, "--on", LAYOUTS[kind].formats, encoding)
+    if label_column is None and LAYOUTS[kind].labels and not set(LAYOUTS[kind].labels) & set(table.columns):
+        columns = _columns(table, kind, text_column, text_pair_column, "", ("--text-column", ""))
+        texts = (
+            table.words(columns.text, "--text-column")
+            if kind == TOKEN_CLASSIFICATION
+            else table.column(columns.text, "--text-column")
+        )
+        return Examples(texts, table.column(columns.pair, "--text-pair-column") if columns.pair else None, None)
+    columns = _columns(table, kind, text_column, text_pair_column, label_column)
+    return _merged_examples(table, columns, kind, label_names, classes or {}, "--on")
 
 
 def _columns(
@@ -217,6 +247,18 @@ def _examples(table: Table, columns: Columns, kind: str, label_names: list[str],
         return Examples(texts, pairs, [index for (index,) in _indices(table, names, label_names, option)])
     labels = table.column(columns.label, "--label-column") if columns.label else None
     return Examples(texts, pairs, _numbers(table, columns.label, labels) if labels and kind == REGRESSION else labels)
+
+
+def _merged_examples(
+    table: Table, columns: Columns, kind: str, label_names: list[str], classes: Classes, option: str
+) -> Examples:
+    """The examples of another set, with classes of its own where some are named."""
+    if not classes:
+        return _examples(table, columns, kind, label_names, option)
+    if kind != CLASSIFICATION:
+        raise InputError(f"{option}: {table.path}: only {CLASSIFICATION} has classes to merge, not {kind}.")
+    own = merged(classes, label_names, f"{option}: {table.path}")
+    return replace(_examples(table, columns, kind, list(own.names), option), merged=own)
 
 
 def _indices(table: Table, labels: list[list[str]], label_names: list[str], option: str) -> list[list[int]]:

@@ -63,7 +63,7 @@ def load_tokenizer(settings: Settings, task: Task) -> PreTrainedTokenizerBase:
     if settings.model == SCRATCH:
         return scratch.tokenizer(task, settings.max_length)
     options = {"add_prefix_space": True} if KINDS[task.kind].splits_words else {}
-    tokenizer = _loaded(AutoTokenizer, settings.model, **options)
+    tokenizer = loaded(AutoTokenizer, settings.model, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if settings.max_length > tokenizer.model_max_length:
@@ -101,7 +101,7 @@ def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[Pre
         options = kind.model_options(config) | model_options(arm, settings, config)
         torch.manual_seed(seed)
         # A checkpoint stored in half precision would otherwise be trained in it.
-        model = _loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, dtype=torch.float32, **options)
+        model = loaded(kind.factory, settings.model, ignore_mismatched_sizes=True, dtype=torch.float32, **options)
     limit = longest_text(model)
     if limit is not None and settings.max_length > limit:
         raise InputError(
@@ -114,7 +114,7 @@ def load_model(arm: str, seed: int, settings: Settings, kind: Kind) -> tuple[Pre
 
 def _fitting_config(kind: Kind, settings: Settings) -> Any:
     """The configuration of a pre-trained model, where its architecture serves the task type."""
-    config = _loaded(AutoConfig, settings.model)
+    config = loaded(AutoConfig, settings.model)
     if type(config) not in kind.factory._model_mapping:
         fitting = [name for name in KINDS if type(config) in KINDS[name].factory._model_mapping]
         raise InputError(
@@ -134,7 +134,8 @@ def _hub_answers() -> bool:
     return True
 
 
-def _loaded(factory: Any, name: str, **options: Any) -> Any:
+def loaded(factory: Any, name: str, **options: Any) -> Any:
+    """What an Auto class of transformers makes of a model by name. Raises InputError where it cannot be loaded."""
     path = model_path(name)
     is_local = Path(path).is_dir()
     if not is_local and not _hub_answers():

@@ -49,7 +49,8 @@ class TextReport(Report):
             *(Column(OTHER + name, _other(name), self._labelled(name), self._shown) for name in others),
             _time("plain"),
             _time("active"),
-            Column("fraction_dropped", _fraction_dropped, "positions dropped, %", percent()),
+            Column("fraction_dropped", _of_epochs(fraction_dropped), "positions dropped, %", percent()),
+            Column("fraction_dead", _of_epochs(fraction_dead), "dead positions, %", percent()),
             difference(DIFFERENCE, f"{self.split}_score", "difference to plain", self._signed, limit),
             timed(RATIO, _ratios, "active step to plain", 2, is_ratio=True, compares=True),
         ]
@@ -59,8 +60,8 @@ class TextReport(Report):
         found = {column.name: column for column in self.columns}
         others = [name for name in found if name.startswith(OTHER)]
         scores = [f"{self.split}_score", DIFFERENCE, *(["dev_score"] if self.split == "test" else []), *others]
-        times = ["best_epoch", "plain_step_ms", "active_step_ms", RATIO, "peak_memory_bytes", "fraction_dropped"]
-        return [found[name] for name in scores + times]
+        times = ["best_epoch", "plain_step_ms", "active_step_ms", RATIO, "peak_memory_bytes"]
+        return [found[name] for name in [*scores, *times, "fraction_dropped", "fraction_dead"]]
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
         return {"curves.png": (plots.loss_curves, CURVES)}
@@ -81,7 +82,9 @@ class TextReport(Report):
             "step: one of an epoch in which the arm trains plainly, as under cross-tuning in every other one; active "
             "step: one of the others, also over the plain arm's step on the same batch; medians of all steps. Peak "
             f"memory: {memory}, above what was in use when the run began. Positions dropped: of what active steps "
-            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units."
+            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units. Dead "
+            "positions: those of queries on which the target does not depend, as of padding, are not among them; this "
+            "is their share of all."
         )
 
     def verdict(self) -> str:
@@ -116,9 +119,14 @@ def step_times(epochs: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def fraction_dropped(epochs: list[dict[str, Any]]) -> float | None:
     """Share of what could be dropped, over all epochs in which something could be."""
-    counts = [epoch["statistics"] for epoch in epochs if epoch["statistics"]]
-    valid = sum(count["valid"] for count in counts)
-    return sum(count["dropped"] for count in counts) / valid if valid else None
+    valid, dropped = _counted(epochs, "valid"), _counted(epochs, "dropped")
+    return dropped / valid if valid else None
+
+
+def fraction_dead(epochs: list[dict[str, Any]]) -> float | None:
+    """Share of the positions of dead queries, over all epochs with a method that knows them."""
+    valid, dead = _counted(epochs, "valid"), _counted(epochs, "dead_valid")
+    return dead / (valid + dead) if dead else None
 
 
 def _time(kind: str) -> Column:
@@ -133,8 +141,14 @@ def _epochs(epochs: list[dict[str, Any]], active: bool) -> list[dict[str, Any]]:
     return [epoch for epoch in epochs if epoch["active"] == active]
 
 
-def _fraction_dropped(run: Result, plain: Result | None) -> float | None:
-    return fraction_dropped(run["epochs"])
+def _counted(epochs: list[dict[str, Any]], what: str) -> int:
+    return sum(epoch["statistics"].get(what, 0) for epoch in epochs if epoch["statistics"])
+
+
+def _of_epochs(
+    measure: Callable[[list[dict[str, Any]]], float | None],
+) -> Callable[[Result, Result | None], float | None]:
+    return lambda run, plain: measure(run["epochs"])
 
 
 def _other(name: str) -> Callable[[Result, Result | None], float | None]:

@@ -76,7 +76,7 @@ class Data(Options):
         Option(
             Panel.DATA,
             "Other data sets or files with the same labels to evaluate on, with commas between: amazon-reviews, "
-            "tweets.",
+            "tweets. Labels of their own are named after a colon, as in hans.tsv:non-entailment=neutral+contradiction.",
         ),
     ] = ()
     text_column: Annotated[
@@ -101,6 +101,46 @@ class Data(Options):
     def files(self) -> dict[str, Any]:
         """The user's files and their columns."""
         return {name: getattr(self, name) for name in FILES}
+
+
+@dataclass(frozen=True)
+class Evaluation(Options):
+    """A saved model, and the sets that it is scored on."""
+
+    model: Annotated[str, Option(Panel.MODEL, "Folder of a saved model, or a hub id.", is_argument=True)]
+    on: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.DATA,
+            "Data sets and files, with commas between: rotten-tomatoes, tweets, reviews.csv, "
+            "rte:not_entailment=neutral+contradiction. Without it the set that the model was trained on.",
+        ),
+    ] = ()
+    split: Annotated[
+        str, Option(Panel.DATA, "Of a named data set: test, dev or train.", check=one_of(("test", "dev", "train")))
+    ] = "test"
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many examples of each.", min=1)] = None
+    text_column: Annotated[str | None, Option(Panel.DATA, "Column of files with the text.")] = None
+    text_pair_column: Annotated[str | None, Option(Panel.DATA, "Column of files with the second text.")] = None
+    label_column: Annotated[
+        str | None, Option(Panel.DATA, "Column of files with the label; a file without one is predicted alone.")
+    ] = None
+    encoding: Annotated[str, Option(Panel.DATA, "Encoding of files.")] = "utf-8"
+    task_type: Annotated[str | None, Option(Panel.MODEL, "As of finetune, where the model does not say it.")] = None
+    max_length: Annotated[int | None, Option(Panel.MODEL, "Longer texts are cut to so many tokens.", min=4)] = None
+    metric: Annotated[str | None, Option(Panel.DATA, "As of finetune; without it that of the training.")] = None
+    device: Device = "auto"
+    output: Annotated[Path | None, Option(Panel.RESULTS, "Folder for the scores and predictions.")] = None
+    overwrite: Annotated[
+        bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
+    ] = False
+    glue: Annotated[
+        str | None,
+        Option(
+            Panel.RESULTS,
+            "Task of GLUE: also write what its server takes, of the hidden test split, or of the file that --on names.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The tasks that come with the package; `data/LICENSE.*` says where each file is from."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.splits import SPLIT_SEED
 from attrdrop.lab.text.examples import (
     CAUSAL_LM,
@@ -17,11 +18,13 @@ from attrdrop.lab.text.examples import (
     Task,
     split,
 )
+from attrdrop.lab.text.others import aligned
 from attrdrop.lab.text.readers import SENTENCES, TABLES, Table, read_table
 
 DATA = Path(__file__).parents[1] / "data"
 BERT_TINY = DATA / "bert_tiny"  # a pre-trained encoder of two layers, for from_pretrained
 MIN_RATING = 0.5
+POLARITY = ["negative", "positive"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,21 @@ def load(name: str, kind: str, other: list[str]) -> Task:
     )
 
 
+def load_other(name: str, kind: str, label_names: Sequence[str]) -> Examples:
+    """The `other` set of that name for a model of a kind and, in classification, of these two classes, by name or
+    place."""
+    owner = next(task for task in TASKS.values() if name in task.other)
+    if kind not in owner.kinds:
+        raise InputError(f"--on: {name} is a set of {' or '.join(owner.kinds)}, and the model is one of {kind}.")
+    examples = rated_texts(owner.other[name], kind)
+    if kind != CLASSIFICATION:
+        return examples
+    return aligned(examples, POLARITY, label_names, {}, f"--on: {name}")
+
+
 def rotten_tomatoes(kind: str = CLASSIFICATION) -> Task:
     """10,603 sentences of film reviews: their polarity (of 10,070), their mean human rating, or the texts alone."""
-    names = ["negative", "positive"] if kind == CLASSIFICATION else []
+    names = POLARITY if kind == CLASSIFICATION else []
     task = _split("rotten-tomatoes", kind, names, rated_texts("rt_sentences.tsv.gz", kind), test=2000, dev=1000)
     return replace(task, metric="pearson") if kind == REGRESSION else task
 

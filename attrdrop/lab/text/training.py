@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +19,13 @@ from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
+from attrdrop.lab.text.evaluation import predictions
 from attrdrop.lab.text.examples import CLASSIFICATION
-from attrdrop.lab.text.kinds import KINDS, Prediction, Row
+from attrdrop.lab.text.kinds import KINDS, Kind, Row
 from attrdrop.lab.text.methods import METHODS, Method
 from attrdrop.lab.text.models import load_model, load_tokenizer, quiet
 from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.tasks import Examples, Task
-
-EVAL_BATCH = 64
-EVAL_SEED = 0  # of what evaluation draws: the tokens that masked language modelling hides
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ class Trainer:
         self.train_rows = self.kind.encode_to_train(task.train)
         self.dev_rows = self.kind.encode(task.dev)
         self.test_rows = self.kind.encode(task.test) if task.test is not None else []
-        self.other_rows = {name: self.kind.encode(examples) for name, examples in task.other.items()}
+        self.others = {name: (self.kind.on(found), self.kind.encode(found)) for name, found in task.other.items()}
         if task.kind == CLASSIFICATION:
             for name, examples in task.sets.items():
-                warn_unseen(examples.labels or [], task.label_names, f"{name} examples")
+                warn_unseen(examples.labels or [], task.names_of(examples), f"{name} examples")
 
     def check(self) -> None:
         """Let every arm train on two examples, so that what cannot work fails before anything is written."""
@@ -91,7 +90,7 @@ class Trainer:
 
     def work(self, arm: str) -> float:
         """Rough cost of a run in forward passes."""
-        tested = len(self.test_rows) + sum(map(len, self.other_rows.values()))
+        tested = len(self.test_rows) + sum(len(rows) for _, rows in self.others.values())
         return self._work_from(1, arm) + tested / self.settings.batch_size
 
     def facts(self) -> dict[str, Any]:
@@ -112,6 +111,17 @@ class Trainer:
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
         """None are drawn of a trained model."""
         return {}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """As transformers does it, with the tokenizer; nothing in it is of this package."""
+        assert isinstance(model, PreTrainedModel)
+        model.save_pretrained(folder)
+        self.kind.tokenizer.save_pretrained(folder)
+
+    def rank(self, run: dict[str, Any]) -> tuple[float, ...]:
+        """By the best epoch's score, then by its loss on the development split."""
+        best = next(epoch for epoch in run["epochs"] if epoch["number"] == run["best_epoch"])
+        return self.metric.better * run["dev_score"], -best["dev_loss"]
 
     def changed(self, settings: Settings | None = None, train: Examples | None = None) -> "Trainer":
         """One for other settings of the same model and lengths, or for other training examples of the task."""
@@ -159,8 +169,8 @@ class Trainer:
             seed=seed,
             best_epoch=best.number,
             dev_score=best.dev_score,
-            test_score=self._evaluate(model, self.test_rows, advance)[1] if self.test_rows else None,
-            other_scores={name: self._evaluate(model, rows, advance)[1] for name, rows in self.other_rows.items()},
+            test_score=self._evaluate(model, self.kind, self.test_rows, advance)[1] if self.test_rows else None,
+            other_scores={name: self._evaluate(model, *other, advance)[1] for name, other in self.others.items()},
             peak_memory_bytes=memory.bytes(),
             seconds=time.perf_counter() - started,
             epochs=epochs,
@@ -186,24 +196,17 @@ class Trainer:
             losses.append(loss)
             seconds.append(passed)
             advance(work)
-        dev_loss, dev_score = self._evaluate(model, self.dev_rows, advance)
+        dev_loss, dev_score = self._evaluate(model, self.kind, self.dev_rows, advance)
         return Epoch(
             number, method.is_active, sum(losses) / len(losses), dev_loss, dev_score, seconds, method.statistics()
         )
 
-    @torch.no_grad()
     def _evaluate(
-        self, model: PreTrainedModel, rows: list[Row], advance: Callable[[float], None]
+        self, model: PreTrainedModel, kind: Kind, rows: list[Row], advance: Callable[[float], None]
     ) -> tuple[float, float]:
-        """Mean loss and score; rows are sorted by length to save padding."""
-        model.eval()
-        rows = sorted(rows, key=lambda row: len(row["input_ids"]))
-        collate, found = self.kind.collate(EVAL_SEED), Prediction()
-        for start in range(0, len(rows), EVAL_BATCH):
-            part = rows[start : start + EVAL_BATCH]
-            found += self.kind.predict(model, part, collate(part).to(self.device))
-            advance(len(part) / self.settings.batch_size)
-        return found.mean_loss, self.kind.score(self.metric_name, found)
+        """Mean loss and score."""
+        found = predictions(model, kind, rows, lambda count: advance(count / self.settings.batch_size))
+        return found.mean_loss, kind.score(self.metric_name, found)
 
     def _loader(self, rows: Any, batch_size: int, seed: int | None = None) -> DataLoader:
         """Batches in an order drawn from the seed, or in the order of the rows."""

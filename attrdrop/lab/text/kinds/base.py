@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -55,13 +56,20 @@ class Kind(abc.ABC):
     factory: ClassVar[Any] = AutoModelForSequenceClassification  # the class that makes the model
     metrics: ClassVar[dict[str, Metric]]  # by value of --metric, the default first
     splits_words: ClassVar[bool] = False  # whether texts come as lists of words
+    scorer: ClassVar[str | None] = None  # the package that computes the metrics, where it is one of its own
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.task, self.tokenizer, self.max_length = task, tokenizer, max_length
 
     @classmethod
     def metric(cls, name: str | None) -> tuple[str, Metric]:
-        """A metric by name, the default without one."""
+        """A metric by name, the default without one. Raises InputError where the package that computes it is missing:
+        it would otherwise be missed after the first epoch."""
+        if cls.scorer and find_spec(cls.scorer) is None:
+            raise InputError(
+                f"--task-type: {cls.name} is scored by the package {cls.scorer}, which is not installed: "
+                f"pip install {cls.scorer}."
+            )
         name = name or next(iter(cls.metrics))
         if name not in cls.metrics:
             raise InputError(f"--metric: {name!r} is none of {', '.join(cls.metrics)}, which {cls.name} offers.")
@@ -93,6 +101,14 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def score(self, metric: str, found: Prediction) -> float:
         """The metric over all examples."""
+
+    def on(self, examples: Examples) -> "Kind":
+        """The kind as it predicts these examples, whose classes may be merged ones."""
+        return self
+
+    def written(self, predicted: list[Any]) -> list[str]:
+        """What was predicted of each example, as a file of predictions has it."""
+        raise InputError(f"--output: {self.name} predicts tokens and has no file of predictions; leave it out.")
 
     def _select(self, rows: list[Row]) -> list[Row]:
         """What the model gets of them."""

@@ -15,6 +15,7 @@ class SequenceToSequence(Kind):
     name = "seq2seq"
     factory = AutoModelForSeq2SeqLM
     metrics: ClassVar = {"bleu": Metric("BLEU"), "chrf": Metric("chrF")}
+    scorer = "sacrebleu"
 
     def model_options(self, config: Any = None) -> dict[str, Any]:
         return {}
@@ -37,6 +38,9 @@ class SequenceToSequence(Kind):
         written = model.generate(**inputs, max_new_tokens=self.max_length, do_sample=False, num_beams=1)
         predicted = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return Prediction(*loss, [text.strip() for text in predicted], [row["reference"] for row in rows])
+
+    def written(self, predicted: list[Any]) -> list[str]:
+        return predicted
 
     def score(self, metric: str, found: Prediction) -> float:
         import sacrebleu

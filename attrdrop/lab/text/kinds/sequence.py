@@ -1,5 +1,6 @@
 """Sentences and sentence pairs: classification and regression."""
 
+import copy
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,9 @@ from sklearn import metrics
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
+from attrdrop.lab.text.examples import Merged
 from attrdrop.lab.text.kinds.base import Collate, Kind, Metric, Prediction, Row, cross_entropy_sum
+from attrdrop.lab.text.tasks import Examples
 
 
 class _Sequence(Kind):
@@ -17,9 +20,10 @@ class _Sequence(Kind):
 
 
 class Classification(_Sequence):
-    """One class per text or pair of texts."""
+    """One class per text or pair of texts; `merged` classes are those that several of the model's count as."""
 
     name = "classification"
+    merged: Merged | None = None
     metrics: ClassVar = {
         "accuracy": Metric("accuracy"),
         "matthews": Metric("Matthews correlation"),
@@ -32,7 +36,22 @@ class Classification(_Sequence):
     def predict(self, model: Any, rows: list[Row], batch: dict[str, Tensor]) -> Prediction:
         labels = batch["labels"]
         logits = model(**batch).logits
-        return Prediction(*cross_entropy_sum(logits, labels), logits.argmax(-1).tolist(), labels.tolist())
+        predicted = logits.argmax(-1)
+        if self.merged is not None:
+            of = torch.tensor(self.merged.of, device=logits.device)
+            logits, predicted = _merged_logits(logits, of), of[predicted]
+        return Prediction(*cross_entropy_sum(logits, labels), predicted.tolist(), labels.tolist())
+
+    def on(self, examples: Examples) -> Kind:
+        if examples.merged is None:
+            return self
+        kind = copy.copy(self)
+        kind.merged = examples.merged
+        return kind
+
+    def written(self, predicted: list[Any]) -> list[str]:
+        names = self.task.label_names if self.merged is None else self.merged.names
+        return [names[index] for index in predicted]
 
     def score(self, metric: str, found: Prediction) -> float:
         measure = {
@@ -69,3 +88,12 @@ class Regression(_Sequence):
             return 0.0  # a constant correlates with nothing
         correlate = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric]
         return float(correlate(found.predicted, found.expected).statistic)
+
+    def written(self, predicted: list[Any]) -> list[str]:
+        return [f"{number:.6g}" for number in predicted]
+
+
+def _merged_logits(logits: Tensor, of: Tensor) -> Tensor:
+    """Log-probabilities (B, own classes) of merged classes: of (C,) is the one that each of the model's counts as."""
+    log_p = logits.float().log_softmax(-1)
+    return torch.stack([log_p[:, of == own].logsumexp(-1) for own in range(int(of.max()) + 1)], -1)

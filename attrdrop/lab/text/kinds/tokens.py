@@ -20,6 +20,7 @@ class TokenClassification(Kind):
     factory = AutoModelForTokenClassification
     metrics: ClassVar = {"span-f1": Metric("span F1"), "accuracy": Metric("tag accuracy")}
     splits_words = True
+    scorer = "seqeval"
 
     def encode(self, examples: Examples) -> list[Row]:
         if not self.tokenizer.is_fast:
@@ -60,6 +61,9 @@ class TokenClassification(Kind):
             predicted.append(names)
         expected = [[self.task.label_names[tag] for tag in row["tags"]] for row in rows]
         return Prediction(*cross_entropy_sum(logits, labels), predicted, expected)
+
+    def written(self, predicted: list[Any]) -> list[str]:
+        return [" ".join(tags) for tags in predicted]
 
     def score(self, metric: str, found: Prediction) -> float:
         from seqeval.metrics import accuracy_score, f1_score

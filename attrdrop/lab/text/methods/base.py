@@ -60,7 +60,7 @@ class ADDropMethod(Method):
 
     def __init__(self, model: nn.Module, config: attrdrop.ADDropConfig) -> None:
         super().__init__(model)
-        self.addrop = attrdrop.ADDrop(model, config)
+        self.addrop = attrdrop.ADDrop(model, config, count_dead=True)
 
     @classmethod
     def make(cls, model: nn.Module, settings: Settings, seed: int) -> "Self":
