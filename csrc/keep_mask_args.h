@@ -37,10 +37,10 @@ struct KeepMaskArgs {
   int32_t n_q, n_k, d, d_weight;
   Dtype dtype;  // of the operands
   Region region;
-  float share;        // of a row's columns that lies below the threshold
+  float share;                            // of a row's columns that lies below the threshold
   float normal_quantile, normal_spacing;  // CUDA: of the threshold, see NormalThreshold
-  Bernoulli bernoulli;  // CUDA: of seed and threshold
-  int32_t guesses;  // CUDA: steps by guesses, before the bracket is halved
+  int32_t guesses;                        // CUDA: steps by guesses, before the bracket is halved
+  Bernoulli bernoulli;                    // CUDA: of seed and threshold
   bool is_causal, bf16_keys;
   bool is_ranked;   // else there is nothing to rank, and all columns tie
   bool is_aligned;  // operands can be read 16 bytes at a time

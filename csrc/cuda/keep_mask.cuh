@@ -18,7 +18,8 @@ struct BlockGrid {
   __device__ __forceinline__ BlockPlace place(int64_t block, int32_t heads) const {
     const int64_t slice = block / per_head;
     const int32_t head = static_cast<int32_t>(slice % heads);
-    return {static_cast<int32_t>(slice / heads), head, head / groups, static_cast<int32_t>(block % per_head) * block_rows, slice};
+    const int32_t row = static_cast<int32_t>(block % per_head) * block_rows;
+    return {static_cast<int32_t>(slice / heads), head, head / groups, row, slice};
   }
 };
 
@@ -31,7 +32,8 @@ __device__ __forceinline__ void write_columns(const KeepMaskArgs& args, const Bl
   const auto column_of = [&](int row, int word) {
     return warp_transpose(row < block_rows ? *reinterpret_cast<const uint32_t*>(kept + row * stride + 4 * word) : 0u, lane);
   };
-  const bool has_second = block_rows == 64 && place.row / 32 + 1 < column_words, is_pair = has_second && column_words % 2 == 0;
+  const bool has_second = block_rows == 64 && place.row / 32 + 1 < column_words;
+  const bool is_pair = has_second && column_words % 2 == 0;
   uint32_t* out = args.cols + (place.slice * args.n_k + 32 * warp + lane) * column_words + place.row / 32;
   const int64_t step = int64_t{column_words} * blockDim.x;
   for (int word = warp; word < words; word += blockDim.x / 32, out += step) {
@@ -77,7 +79,8 @@ template <class Keys, bool WEIGHTED>
 constexpr int MOST_THREADS = WEIGHTED || Keys::REGISTERS > 16 ? 256 : 512;
 
 template <class T, class Keys, int CHUNKS, bool WEIGHTED>
-__global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1) keep_mask_kernel(const KeepMaskArgs args, const TilePlan plan, const BlockGrid grid) {
+__global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1)
+    keep_mask_kernel(const KeepMaskArgs args, const TilePlan plan, const BlockGrid grid) {
   ATTRDROP_DYNAMIC_SHARED(shared);
   ATTRDROP_SHARED(unsigned, block_counts, 4);
   ATTRDROP_SHARED(BlockPlace, kept_place, 1);  // the selection has no registers to spare for it

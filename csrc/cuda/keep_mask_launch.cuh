@@ -113,7 +113,8 @@ void launch_long(const KeepMaskArgs& args, const Limits& limits, NewScratch new_
   };
   if constexpr (CHUNKS > 0) {  // the products that are worth a kernel of their own
     Ring ring = make_ring(static_cast<unsigned>(total), spans, plan.block_rows / 8, limits.scratch_bytes / block_bytes);
-    if (args.n_k <= 32 * 32 * Keys::MOST_WORDS && plan.threads == 256 && total < INT32_MAX && ring.tickets() <= INT32_MAX) {
+    const bool is_countable = total < INT32_MAX && ring.tickets() <= INT32_MAX;
+    if (args.n_k <= 32 * 32 * Keys::MOST_WORDS && plan.threads == 256 && is_countable) {
       auto* scratch = static_cast<unsigned char*>(new_scratch(ring.slots * block_bytes + Ring::counter_bytes(ring.slots)));
       ring.counters = reinterpret_cast<unsigned*>(scratch + ring.slots * block_bytes);
       clear_memory(ring.counters, Ring::counter_bytes(ring.slots), stream);

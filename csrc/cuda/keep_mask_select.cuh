@@ -95,8 +95,8 @@ __device__ __forceinline__ Guess guess_threshold(const typename Keys::Register (
   count = team.sum(count), sum = team.sum(sum), squares = team.sum(squares);
   const float mean = fast_divide(sum, count), variance = fmaxf(fast_divide(squares, count) - mean * mean, 0.0f);
   const float deviation = sqrtf(variance);
-  return {fmaf(deviation, args.normal_quantile, mean), fast_divide(deviation * args.normal_spacing, static_cast<float>(n_valid)),
-          count >= 2.0f && squares <= FLT_MAX};
+  const float per_rank = fast_divide(deviation * args.normal_spacing, static_cast<float>(n_valid));
+  return {fmaf(deviation, args.normal_quantile, mean), per_rank, count >= 2.0f && squares <= FLT_MAX};
 }
 
 // Finds a cut with the columns below it those of rank < `rank`, or the key at that rank: the result is the same. Counts
@@ -130,9 +130,9 @@ __device__ __forceinline__ Cut find_cut(const typename Keys::Register (&keys)[WO
     count_low = is_low ? count : count_low, value_low = is_low ? value : value_low;
     count_high = is_low ? count_high : count, value_high = is_low ? value_high : value;
     // Between two counts by interpolation; before there are two, by the slope of the normal distribution.
-    guess.threshold = low > bottom && count_high > 0.0f
-                          ? fmaf(value_high - value_low, fast_divide(wanted + 0.5f - count_low, count_high - count_low), value_low)
-                          : fmaf(wanted + 0.5f - count, guess.per_rank, value);
+    const float share = fast_divide(wanted + 0.5f - count_low, count_high - count_low);
+    guess.threshold = low > bottom && count_high > 0.0f ? fmaf(value_high - value_low, share, value_low)
+                                                        : fmaf(wanted + 0.5f - count, guess.per_rank, value);
   }
   cut.ordered = low;
   // Where no number was seen to have a higher rank, the one at this rank may be NaN.
