@@ -156,7 +156,7 @@ __device__ __forceinline__ void replace_points(const PointProblem& p, int64_t cl
 
 // Grid: one block of threads per cloud. T has the size of a number of the points.
 template <class T>
-// Two blocks on a multiprocessor: for three, ptxas would spill on Blackwell.
+// Two blocks on a multiprocessor: for three, ptxas would spill.
 __global__ void __launch_bounds__(POINT_THREADS, 2) occlude_points_kernel(PointArgs a) {
   ATTRDROP_DYNAMIC_SHARED(shared);
   const PointProblem& p = a.problem;
