@@ -62,24 +62,29 @@ class DropCounter:
     def __init__(self, capturable: bool = False) -> None:
         self.steps = Tally(on_device=capturable)
         self._counts: Tensor | None = None
+        self._dead: Tensor | None = None
 
     def reset(self) -> None:
         self.steps.set(0)
-        if self._counts is not None:
-            self._counts.zero_()
+        for sums in (self._counts, self._dead):
+            if sums is not None:
+                sums.zero_()
 
     def add(self, counts: Tensor, dead: Tensor | None = None) -> None:
         """counts: int64 (4,), as :class:`attrdrop.KeepMask` has them. dead: int64 (2,), of the dead queries among them
         the valid positions and the dropped ones."""
-        both = torch.cat([counts, counts.new_zeros(2) if dead is None else dead])
         if self._counts is None:
-            self._counts = torch.zeros_like(both)
-        self._counts += both
+            self._counts = torch.zeros_like(counts)
+        self._counts += counts
+        if dead is not None:
+            if self._dead is None:
+                self._dead = torch.zeros_like(dead)
+            self._dead += dead
 
     def statistics(self) -> DropStatistics:
         """Waits for the device."""
-        found = [0] * 6 if self._counts is None else self._counts.tolist()
-        valid, candidates, dropped, rescued, dead, dead_dropped = found
+        valid, candidates, dropped, rescued = [0] * 4 if self._counts is None else self._counts.tolist()
+        dead, dead_dropped = [0] * 2 if self._dead is None else self._dead.tolist()
         return DropStatistics(
             valid - dead, candidates - dead, dropped - dead_dropped, rescued, int(self.steps), dead, dead_dropped
         )
