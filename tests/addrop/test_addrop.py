@@ -189,7 +189,7 @@ def test_schedules_are_called_with_the_step():
 
 def test_statistics():
     model, inputs = build("bert"), batch("bert")
-    addrop = ADDrop(model, p=0.5, q=1.0, layers="first", cross_tuning=False)
+    addrop = ADDrop(model, p=0.5, q=1.0, layers="first", cross_tuning=False, count_dead=True)
     addrop(**inputs)
     statistics = addrop.statistics()
     # The 8 padded queries of sample 1 reach no logit: their rows tie, so all 12 keys are candidates, then rescued.

@@ -167,7 +167,7 @@ def bad_options():
     yield ["--model", "timm:"], ["--model: 'timm:'", "timm:resnet26"]
     yield ["--weights", "none.pt"], ["--weights: there is no file none.pt"]
     yield ["--rule", "lrp"], ["--rule: 'lrp'", "epsilon-plus-flat"]
-    yield ["--vary", "gamma=1,2"], ["--vary: 'gamma' is none of", "alpha, beta"]
+    yield ["--vary", "gamma=1,2"], ["--vary: 'gamma' is none of", "alpha, alpha_end, beta"]
     yield ["--vary", "alpha"], ["--vary: 'alpha' is no setting with its values"]
     yield ["--vary", "alpha=0.5,high"], ["--alpha: 'high' is no float"]
     yield ["--vary", "alpha=0.5,1.5"], ["--alpha: 1.5 is no probability"]
