@@ -36,7 +36,7 @@ def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
     """
     from attrdrop.lab.images.maps import compared, drawn
     from attrdrop.lab.images.training import ImageTrainer
-    from attrdrop.lab.runs.results import check_output, replace_file, unwritable
+    from attrdrop.lab.runs.results import check_output, replace_files
 
     check_output(options.output, options.overwrite)
     trainer = ImageTrainer(dataclasses.replace(settings, arms=(PLAIN,), seeds=1), load(data))
@@ -54,12 +54,7 @@ def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
     import pandas as pd
 
     files[TABLE] = pd.concat(frames).to_csv(index=False).encode()
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            replace_file(options.output / name, content)
-    except OSError as error:
-        raise unwritable(options.output, error) from error
+    replace_files(options.output, files)
     console.print(f"Figures are in [bold]{options.output}[/]: {', '.join(files)}")
 
 

@@ -5,7 +5,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,19 @@ def check_output(folder: Path, overwrite: bool) -> None:
 def unwritable(folder: Path, error: OSError) -> InputError:
     """The error to raise where a result cannot be written."""
     return InputError(f"--output: {folder} cannot be written: {error.strerror or error}.")
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name into a folder, which is made where it is not there.
+
+    Raises InputError where they cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            replace_file(folder / name, content)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def described(device: torch.device) -> dict[str, Any]:

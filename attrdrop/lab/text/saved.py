@@ -14,7 +14,7 @@ from attrdrop.lab.device import resolve_device
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.layout import WideTable
 from attrdrop.lab.runs.models import card_of
-from attrdrop.lab.runs.results import check_output, replace_file, unwritable
+from attrdrop.lab.runs.results import check_output, replace_files
 from attrdrop.lab.runs.settings import check_choice
 from attrdrop.lab.text import glue, hub
 from attrdrop.lab.text.evaluation import predictions
@@ -117,12 +117,7 @@ def evaluate(options: Evaluation) -> Iterator[Any]:
         said = found[name] if name in found else saved.scored(examples)
         file = next(iter(glue.FILES[options.glue or ""])) if name in found else name
         files[f"{file}.tsv"] = glue.submission(str(options.glue), said.found.predicted, saved.kind.task.label_names)
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            replace_file(options.output / name, content)
-    except OSError as error:
-        raise unwritable(options.output, error) from error
+    replace_files(options.output, files)
     yield f"Written to {options.output}: {', '.join(files)}"
 
 
