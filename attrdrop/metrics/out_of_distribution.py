@@ -86,6 +86,24 @@ def calibration_error(
     return float(np.sqrt((gaps[weights > 0] ** 2 / weights[weights > 0]).sum()))
 
 
+def brier_score(logits: Tensor, labels: Tensor) -> float:
+    """Mean over samples of the squared distance between probabilities and the label's one-hot vector: from 0 to 2.
+
+    Brier (1950), "Verification of forecasts expressed in terms of probability".
+
+    Args:
+        logits: floating point (N, K), N > 0. labels: int64 (N,), in [0, K).
+
+    Raises:
+        As :func:`top1`.
+    """
+    logits = _check_logits("logits", logits)
+    _correct(logits, labels)  # checks them
+    p = torch.softmax(logits, 1, dtype=torch.float64)
+    of_label = p.gather(1, labels.to(p.device)[:, None])
+    return float((p.square().sum(1, keepdim=True) - 2 * of_label + 1).mean())
+
+
 def aurra(logits: Tensor, labels: Tensor) -> float:
     """Area under the curve of accuracy over response rate, where the model answers its most confident samples first.
 

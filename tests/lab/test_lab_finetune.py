@@ -44,7 +44,7 @@ def test_two_seeds_on_the_shipped_sentences(finetune):
     assert [epoch["statistics"] is not None for epoch in dropping["epochs"]] == [False, True]
     assert all(epoch["statistics"] is None for epoch in plain["epochs"])
     assert 0.03 < content["summary"]["arms"]["ad-drop"]["fraction_dropped"]["mean"] < 0.3
-    assert content["summary"]["step_ratio_to_plain"]["ad-drop"]["n"] == 2
+    assert content["summary"]["steps"]["step_ratio_to_plain"]["ad-drop"]["n"] == 2 * 2  # of one epoch's steps
     assert content["summary"]["difference_to_plain"]["ad-drop"]["n"] == 2
     assert len(pd.read_csv(output / "runs.csv")) == 4
     assert list(pd.read_csv(output / "curves.csv").epoch) == [1, 2] * 4

@@ -288,6 +288,21 @@ def test_calibration_and_aurra_by_definition():
     assert metrics.aurra(logits, labels) == pytest.approx(area)
 
 
+def test_brier_score_by_definition():
+    logits, labels = shifted()
+    probabilities = logits.double().softmax(1).tolist()
+    distances = [
+        sum((p - (k == label)) ** 2 for k, p in enumerate(row))
+        for row, label in zip(probabilities, labels.tolist(), strict=True)
+    ]
+    assert metrics.brier_score(logits, labels) == pytest.approx(sum(distances) / 200)
+    sure = torch.tensor([[30.0, -30.0], [30.0, -30.0]])
+    assert metrics.brier_score(sure, torch.tensor([0, 0])) == pytest.approx(0)
+    assert metrics.brier_score(sure, torch.tensor([0, 1])) == pytest.approx(1)  # (0 + 2) / 2
+    with pytest.raises(ValueError, match="labels must lie in"):
+        metrics.brier_score(sure, torch.tensor([0, 2]))
+
+
 def test_known_calibration_and_aurra():
     logits, labels = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
     assert metrics.calibration_error(logits, labels) == 0  # half right, half sure

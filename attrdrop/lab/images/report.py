@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from attrdrop.lab.images.settings import ARMS, ERASING, GUIDED
-from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, DEV, ENDING, ArmReport, flipping, taken
+from attrdrop.lab.runs.arm_report import ACCURACY, COSTS, DEV, ENDING, FIT, FIT_SAID, ArmReport, flipping, taken
 from attrdrop.lab.runs.report import entry, number, percent
 
 OCCLUDED_FIGURE = "occluded.png"
@@ -20,7 +20,7 @@ class ImageReport(ArmReport):
     measures = (
         DEV,
         ACCURACY,
-        CALIBRATION,
+        *FIT,
         taken("erased"),
         *COSTS,
         entry("rank_accuracy", "rank acc., %", percent()),
@@ -35,12 +35,11 @@ class ImageReport(ArmReport):
 
     def caption(self) -> str:
         return (
-            f"Mean ± standard deviation over seeds; {self.sizes} images; accuracy and calibration error of the test "
-            "split after the last epoch. Erased: share of all images' area. Attributed: share of images. Step: "
-            "transform, forward, backward and update, median of all; step / plain: on the same batch. Memory: peak "
-            "above the start of the run. Rank acc.: relevant pixels on the object. Flip: mean probability of the class "
-            "while the most relevant or random pixels go. Channel Gini: how few channels of the last stage carry "
-            "relevance. Relevance by z+, epsilon and flat."
+            f"Mean ± standard deviation over seeds; {self.sizes} images. {FIT_SAID} Erased: share of all images' area. "
+            "Attributed: share of images. Step: transform, forward, backward and update, median of all; step / plain: "
+            "on the same batch. Memory: peak above the start of the run. Rank acc.: relevant pixels on the object. "
+            "Flip: mean probability of the class while the most relevant or random pixels go. Channel Gini: how few "
+            "channels of the last stage carry relevance. Relevance by z+, epsilon and flat."
         )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from attrdrop import plots
 from attrdrop.lab.points.settings import ARMS, DROPOUT, RELDROP
-from attrdrop.lab.runs.arm_report import ACCURACY, CALIBRATION, COSTS, DEV, ENDING, ArmReport, flipping, taken
+from attrdrop.lab.runs.arm_report import ACCURACY, COSTS, DEV, ENDING, FIT, FIT_SAID, ArmReport, flipping, taken
 from attrdrop.lab.runs.report import Draw, entry, percent
 
 POINT_LOSS = "point_loss.csv"
@@ -27,7 +27,7 @@ class PointReport(ArmReport):
         DEV,
         ACCURACY,
         entry("class_accuracy", "class acc., %", percent()),
-        CALIBRATION,
+        *FIT,
         taken("dropped"),
         *COSTS,
         flipping("descending", "flip top, %"),
@@ -57,12 +57,12 @@ class PointReport(ArmReport):
 
     def caption(self) -> str:
         return (
-            f"Mean ± standard deviation over seeds; {self.sizes} clouds; accuracy (of all clouds, and mean over the "
-            "classes) and calibration error of the test split after the last epoch. Dropped: share of all training "
-            "points. Attributed: share of clouds. Step: transform, forward, backward and update, median of all; step / "
-            "plain: on the same batch. Memory: peak above the start of the run. Flip: mean probability of the class "
-            "while the most relevant, random or least relevant points move to the origin. Point loss: mean accuracy "
-            "while 0 to 90 % of the points go at random. Relevance by epsilon and flat."
+            f"Mean ± standard deviation over seeds; {self.sizes} clouds; class acc.: mean over classes. {FIT_SAID} "
+            "Dropped: share of all training points. Attributed: share of clouds. Step: transform, forward, backward "
+            "and update, median of all; step / plain: on the same batch. Memory: peak above the start of the run. "
+            "Flip: mean probability of the class while the most relevant, random or least relevant points move to the "
+            "origin. Point loss: mean accuracy while 0 to 90 % of the points go at random. Relevance by epsilon and "
+            "flat."
         )
 
 

@@ -20,6 +20,9 @@ from attrdrop.lab.runs.report import (
     Show,
     difference,
     entry,
+    errs_by,
+    gaps,
+    number,
     percent,
     points,
     timed,
@@ -64,8 +67,17 @@ def _step_ratios(run: Result, plain: Result | None) -> np.ndarray:
 
 
 ACCURACY = entry("test_accuracy", "accuracy, %", percent())
-CALIBRATION = entry("calibration_error", "calib. err., %", percent())
+FIT = (  # how sure the model is, and how much more so on what it has seen
+    entry("loss", "test loss", number(3)),
+    entry("calibration_error", "calib. err., %", percent()),
+    entry("brier_score", "Brier score", number(3)),
+    *gaps("test_loss", lambda run: min(run["epochs"], key=lambda epoch: epoch["test_loss"])),
+)
 DEV = entry("dev_accuracy", "dev acc., %", percent())
+FIT_SAID = (
+    "Loss, calibration error and Brier score are of the test split, like accuracy after the last epoch. Loss gap: "
+    "above that on training examples as they are; the best epoch has the lowest test loss."
+)
 COSTS = (
     entry("attributed", "attributed, %", percent(0)),
     hidden("reused", "relevance reused, %", percent(0)),
@@ -93,7 +105,8 @@ class ArmReport(Report):
 
     @property
     def curves(self) -> dict[str, str]:  # type: ignore[override]
-        return {name: name for name in ("train_loss", "test_loss", "test_accuracy")} | {self.changed: "changed"}
+        names = ("train_loss", "fitted_loss", "test_loss", "test_accuracy")
+        return {name: name for name in names} | {self.changed: "changed"}
 
     @property
     def axes(self) -> dict[str, list[str]]:
@@ -167,6 +180,10 @@ class ArmReport(Report):
             for fraction, score in zip(run["flipping"]["fraction"], run["flipping"][order], strict=True)
         ]
         return pd.DataFrame(rows, columns=["arm", "seed", "order", "fraction", "score"])
+
+    def advice(self) -> str:
+        count = self.header["task"]["sizes"]["test"]
+        return f"Look at loss, gap, flip top: accuracy of {count} {self.tested} errs by {errs_by(count)}."
 
     def verdict(self) -> str:
         """Of arms that were tried with several settings, on those that the development split chose."""

@@ -110,6 +110,21 @@ def difference(name: str, score: str, label: str, show: Show, limit: float = flo
     return Column(name, read, label, show, compares=True, statistics=partial(paired, limit=limit), **options)
 
 
+def gaps(held_out: str, best: Callable[[Result], Result]) -> tuple[Column, Column]:
+    """How far a loss on held-out examples is above that on training ones, both without dropout and masks.
+
+    held_out: what epochs call it. best: gives an epoch of a run, the other one is the last.
+    """
+
+    def at(epoch: Result) -> float:
+        return float(epoch[held_out] - epoch["fitted_loss"])
+
+    return (
+        Column("gap_best", lambda run, plain: at(best(run)), "loss gap, best epoch", number(2)),
+        Column("gap_last", lambda run, plain: at(run["epochs"][-1]), "loss gap, last epoch", number(2)),
+    )
+
+
 SECONDS = entry("seconds")
 MEMORY = entry("peak_memory_bytes", "peak memory, MiB", mebibytes)
 
@@ -185,6 +200,10 @@ class Report(abc.ABC):
     @abc.abstractmethod
     def caption(self) -> str:
         """What the rows of the table mean."""
+
+    @abc.abstractmethod
+    def advice(self) -> str:
+        """Which measures to look at, on a line of 80 columns."""
 
     @abc.abstractmethod
     def verdict(self) -> str:
@@ -268,12 +287,15 @@ class Report(abc.ABC):
         rivals = [arm for arm in self.arms if PLAIN in self.arms and arm != PLAIN]
         return {
             "times_comparable": self.jobs == 1,
-            "arms": {arm: {column.name: spread(self.values(column, arm)) for column in own} for arm in done},
+            "arms": {
+                arm: {column.name: spread(self.values(column, arm)) for column in own if not column.is_ratio}
+                for arm in done
+            },
             "steps": {column.name: {arm: self.measure(column, arm) for arm in done} for column in timed},
             **{
                 column.name: {arm: column.statistics(self.values(column, arm)) for arm in rivals}
                 for column in self.columns
-                if column.compares
+                if column.compares and not column.is_ratio
             },
         }
 
@@ -292,7 +314,8 @@ class Report(abc.ABC):
         begun = [] if self.runs else ["No run is finished yet.", ""]
         unsteady = times.UNSTEADY if any(map(self._is_unsteady, self.rows)) else ""
         caption = Text(f"{self.caption()}{unsteady}{spoilt_times(self.jobs)}", "dim")
-        return Group(*begun, table, "", *([Text(self.verdict())] if self.runs else []), caption)
+        said = [Text(self.verdict()), Text(self.advice())] if self.runs else []
+        return Group(*begun, table, "", *said, caption)
 
     def layout(self, title: str, rows: list[tuple[str, list[str]]]) -> WideTable:
         """The table of labelled rows with a cell for each arm."""
@@ -332,6 +355,11 @@ class Report(abc.ABC):
 def split_sizes(sizes: dict[str, int]) -> str:
     """How many examples each split has, without sets from elsewhere."""
     return ", ".join(f"{sizes[name]} {name}" for name in ("train", "dev", "test") if name in sizes)
+
+
+def errs_by(examples: int) -> str:
+    """How far chance takes an accuracy over so many examples, as its standard error at one half."""
+    return f"{50 / max(examples, 1) ** 0.5:.1f} points"
 
 
 def jobs_of(run: Result) -> int:

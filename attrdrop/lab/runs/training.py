@@ -31,11 +31,13 @@ RELEVANCE_OF = "relevance of the true class, named first"
 class Epoch:
     """One epoch; changed is the share of the training data (area, points) that was taken away.
 
-    rank_accuracy: of relevance on watched examples; None where no masks are known.
+    fitted_loss: on training examples as they are, in evaluation mode. rank_accuracy: of relevance on watched examples;
+    None where no masks are known.
     """
 
     number: int
     train_loss: float
+    fitted_loss: float
     test_loss: float
     test_accuracy: float
     changed: float
@@ -45,7 +47,8 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Run:
-    """One arm at one seed, after its last epoch: no epoch is chosen.
+    """One arm at one seed, after its last epoch: no epoch is chosen. loss, calibration_error, brier_score: of the test
+    split.
 
     attributed, reused: shares of the examples; agreement: of kept relevance with what replaced it.
     """
@@ -54,7 +57,9 @@ class Run:
     seed: int
     dev_accuracy: float | None
     test_accuracy: float
+    loss: float
     calibration_error: float
+    brier_score: float
     attributed: float
     reused: float
     cache_bytes: float
@@ -134,7 +139,9 @@ class ArmTrainer(abc.ABC):
 
     def work(self, arm: str) -> float:
         """Rough cost of a run in forward passes."""
-        per_epoch = self.steps * self.arms[arm_of(arm)].work + len(self.task.test.labels) / self.settings.batch_size
+        tested = len(self.task.test.labels)
+        tested += min(tested, len(self.task.train.labels))
+        per_epoch = self.steps * self.arms[arm_of(arm)].work + tested / self.settings.batch_size
         return self.settings.epochs * per_epoch
 
     def trained(
@@ -158,11 +165,12 @@ class ArmTrainer(abc.ABC):
         for number in range(1, settings.epochs + 1):
             losses, seconds, taken = self._train_epoch(number, model, changing, optimizer, schedule, order, advance)
             logits = self._logits(model, self.task.test)
-            advance(len(logits) / settings.batch_size)
+            advance((len(logits) + min(len(logits), len(self.task.train.labels))) / settings.batch_size)
             loss = functional.cross_entropy(logits, labels).item()
             accuracy = float(metrics.top1(logits, labels))
             rank = self._watch(model)
-            epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, taken, rank, seconds))
+            fitted = self._fitted_loss(model)
+            epochs.append(Epoch(number, sum(losses) / len(losses), fitted, loss, accuracy, taken, rank, seconds))
             if arm_of(arm) != PLAIN:
                 signs = signatures.of_run(epochs, settings.epochs)
                 for sign in signs.keys() - told:
@@ -181,7 +189,9 @@ class ArmTrainer(abc.ABC):
             seed=seed,
             dev_accuracy=dev,
             test_accuracy=epochs[-1].test_accuracy,
-            calibration_error=float(metrics.calibration_error(logits, labels)),
+            loss=loss,
+            calibration_error=metrics.calibration_error(logits, labels),
+            brier_score=metrics.brier_score(logits, labels),
             attributed=done.attributed / done.examples if done.examples else 0.0,
             reused=done.reused / done.examples if done.examples else 0.0,
             cache_bytes=done.cache_bytes,
@@ -259,6 +269,11 @@ class ArmTrainer(abc.ABC):
         """A last batch of a single example is left out: BatchNorm cannot train on it."""
         batches = list(order.split(self.settings.batch_size))
         return batches[:-1] if len(batches[-1]) == 1 else batches
+
+    def _fitted_loss(self, model: nn.Module) -> float:
+        """Of as many training examples as there are test examples."""
+        examples = self.task.train.select(spaced(self.task.train, len(self.task.test.labels)))
+        return functional.cross_entropy(self._logits(model, examples), examples.labels).item()
 
     @torch.no_grad()
     def _logits(self, model: nn.Module, examples: Any) -> Tensor:

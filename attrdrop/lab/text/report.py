@@ -19,6 +19,8 @@ from attrdrop.lab.runs.report import (
     Show,
     difference,
     entry,
+    errs_by,
+    gaps,
     number,
     percent,
     points,
@@ -28,13 +30,19 @@ from attrdrop.lab.runs.results import widest
 from attrdrop.lab.runs.verdict import verdict
 
 DIFFERENCE, RATIO = "difference_to_plain", "step_ratio_to_plain"
+MEASURES = (  # beside the metric, how they are called and shown
+    ("loss", "loss", number(3)),
+    ("accuracy", "accuracy, %", percent()),
+    ("calibration_error", "calib. err., %", percent()),
+    ("brier_score", "Brier score", number(3)),
+)
 
 
 class TextReport(Report):
     """Results on text."""
 
     kind = "finetune"
-    curves = {name: name for name in ("active", "train_loss", "dev_loss", "dev_score")}  # noqa: RUF012
+    curves = {name: name for name in ("active", "train_loss", "fitted_loss", "dev_loss", "dev_score")}  # noqa: RUF012
 
     @property
     def columns(self) -> list[Column]:
@@ -44,6 +52,9 @@ class TextReport(Report):
         return [
             entry("best_epoch", "best epoch"),
             *scores.values(),
+            *(Column(name, _measured(name), label, show) for name, label, show in MEASURES),
+            *gaps("dev_loss", _best),
+            entry("deletion_score", f"tokens gone{', %' if self._metric['percent'] else ''}", self._shown),
             MEMORY,
             SECONDS,
             *(Column(OTHER + name, _other(name), self._labelled(name), self._shown) for name in others),
@@ -60,6 +71,9 @@ class TextReport(Report):
         found = {column.name: column for column in self.columns}
         others = [name for name in found if name.startswith(OTHER)]
         scores = [f"{self.split}_score", DIFFERENCE, *(["dev_score"] if self.split == "test" else []), *others]
+        scores += [*(name for name, _, _ in MEASURES), "gap_best", "gap_last", "deletion_score"]
+        if self._metric["name"] == "accuracy":
+            scores.remove("accuracy")
         times = ["best_epoch", "plain_step_ms", "active_step_ms", RATIO, "peak_memory_bytes"]
         return [found[name] for name in [*scores, *times, "fraction_dropped", "fraction_dead"]]
 
@@ -82,10 +96,18 @@ class TextReport(Report):
             "step: one of an epoch in which the arm trains plainly, as under cross-tuning in every other one; active "
             "step: one of the others, also over the plain arm's step on the same batch; medians of all steps. Peak "
             f"memory: {memory}, above what was in use when the run began. Positions dropped: of what active steps "
-            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units. Dead "
+            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units. Loss gap: "
+            "dev loss above that on training examples, both without dropout. Tokens gone: score of texts without a "
+            "fifth, two or three of their tokens. Dead "
             "positions: those of queries on which the target does not depend, as of padding, are not among them; this "
             "is their share of all."
         )
+
+    def advice(self) -> str:
+        if self._metric["name"] != "accuracy":
+            return "Look at the loss and its gap too: they tell of overfitting before the score does."
+        count = self.header["task"]["sizes"][self.split]
+        return f"Look at loss, gap, calibration: accuracy of {count} examples errs by {errs_by(count)}."
 
     def verdict(self) -> str:
         found = self.summary()[DIFFERENCE]
@@ -149,6 +171,15 @@ def _of_epochs(
     measure: Callable[[list[dict[str, Any]]], float | None],
 ) -> Callable[[Result, Result | None], float | None]:
     return lambda run, plain: measure(run["epochs"])
+
+
+def _measured(name: str) -> Callable[[Result, Result | None], float | None]:
+    return lambda run, plain: run["measures"].get(name)
+
+
+def _best(run: Result) -> Result:
+    """Its best epoch."""
+    return next(epoch for epoch in run["epochs"] if epoch["number"] == run["best_epoch"])
 
 
 def _other(name: str) -> Callable[[Result, Result | None], float | None]:

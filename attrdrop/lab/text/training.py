@@ -19,7 +19,7 @@ from attrdrop.lab.device import PeakMemory, resolve_device
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.splits import warn_unseen
 from attrdrop.lab.runs.timing import timed_step
-from attrdrop.lab.text.evaluation import predictions
+from attrdrop.lab.text.evaluation import DELETED, mean_loss, predictions, without_tokens
 from attrdrop.lab.text.examples import CLASSIFICATION
 from attrdrop.lab.text.kinds import KINDS, Kind, Row
 from attrdrop.lab.text.methods import METHODS, Method
@@ -27,14 +27,20 @@ from attrdrop.lab.text.models import load_model, load_tokenizer, quiet
 from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.tasks import Examples, Task
 
+MEASURED = 256  # texts of which tokens are deleted
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch; active where the arm did not train plainly, `statistics` what it dropped then."""
+    """One epoch; active where the arm did not train plainly, `statistics` what it dropped then.
+
+    train_loss is what was minimised, under dropout and masks; fitted_loss that of training examples without them.
+    """
 
     number: int
     active: bool
     train_loss: float
+    fitted_loss: float
     dev_loss: float
     dev_score: float
     step_seconds: list[float]
@@ -43,7 +49,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Run:
-    """One arm at one seed. Scores are those of the best epoch on the development split."""
+    """One arm at one seed. Scores are those of the best epoch on the development split.
+
+    measures: what the task type tells of the reported split, the test split where there is one. deletion_score: on
+    some of it, the mean over texts of which a part of the tokens is gone; None where tokens have labels.
+    """
 
     arm: str
     seed: int
@@ -51,6 +61,8 @@ class Run:
     dev_score: float
     test_score: float | None
     other_scores: dict[str, float]
+    measures: dict[str, float]
+    deletion_score: float | None
     peak_memory_bytes: int | None
     seconds: float
     epochs: list[Epoch] = field(default_factory=list)
@@ -90,8 +102,20 @@ class Trainer:
 
     def work(self, arm: str) -> float:
         """Rough cost of a run in forward passes."""
-        tested = len(self.test_rows) + sum(len(rows) for _, rows in self.others.values())
+        tested = len(self.reported_rows) + sum(len(rows) for _, rows in self.others.values())
+        if self.kind.labels_texts:
+            tested += len(DELETED) * min(MEASURED, len(self.reported_rows))
         return self._work_from(1, arm) + tested / self.settings.batch_size
+
+    @property
+    def reported_rows(self) -> list[Row]:
+        """Those of the test split, of the development split where there is none."""
+        return self.test_rows or self.dev_rows
+
+    @property
+    def watched_rows(self) -> list[Row]:
+        """Training examples that are scored after each epoch, as many as development ones."""
+        return _spaced(self.train_rows, len(self.dev_rows))
 
     def facts(self) -> dict[str, Any]:
         """What tells one task from another."""
@@ -164,13 +188,16 @@ class Trainer:
                 advance(self._work_from(number + 1, arm))
                 break
         model.load_state_dict(best_weights)
+        reported = predictions(model, self.kind, self.reported_rows, self._seen(advance))
         run = Run(
             arm=arm,
             seed=seed,
             best_epoch=best.number,
             dev_score=best.dev_score,
-            test_score=self._evaluate(model, self.kind, self.test_rows, advance)[1] if self.test_rows else None,
+            test_score=self.kind.score(self.metric_name, reported) if self.test_rows else None,
             other_scores={name: self._evaluate(model, *other, advance)[1] for name, other in self.others.items()},
+            measures=self.kind.measures(reported),
+            deletion_score=self._deletion_score(model, advance) if self.kind.labels_texts else None,
             peak_memory_bytes=memory.bytes(),
             seconds=time.perf_counter() - started,
             epochs=epochs,
@@ -196,17 +223,29 @@ class Trainer:
             losses.append(loss)
             seconds.append(passed)
             advance(work)
+        statistics = method.statistics()
+        fitted = mean_loss(model, self.kind, self.watched_rows, self._seen(advance))
         dev_loss, dev_score = self._evaluate(model, self.kind, self.dev_rows, advance)
         return Epoch(
-            number, method.is_active, sum(losses) / len(losses), dev_loss, dev_score, seconds, method.statistics()
+            number, method.is_active, sum(losses) / len(losses), fitted, dev_loss, dev_score, seconds, statistics
         )
 
     def _evaluate(
         self, model: PreTrainedModel, kind: Kind, rows: list[Row], advance: Callable[[float], None]
     ) -> tuple[float, float]:
         """Mean loss and score."""
-        found = predictions(model, kind, rows, lambda count: advance(count / self.settings.batch_size))
+        found = predictions(model, kind, rows, self._seen(advance))
         return found.mean_loss, kind.score(self.metric_name, found)
+
+    def _deletion_score(self, model: PreTrainedModel, advance: Callable[[float], None]) -> float:
+        """Mean over shares of the tokens that are gone."""
+        rows, special = _spaced(self.reported_rows, MEASURED), {*self.kind.tokenizer.all_special_ids}
+        found = [self._evaluate(model, self.kind, without_tokens(rows, share, special), advance) for share in DELETED]
+        return sum(score for _, score in found) / len(found)
+
+    def _seen(self, advance: Callable[[float], None]) -> Callable[[int], None]:
+        """Tells of rows that were evaluated, in the units of `work`."""
+        return lambda count: advance(count / self.settings.batch_size)
 
     def _loader(self, rows: Any, batch_size: int, seed: int | None = None) -> DataLoader:
         """Batches in an order drawn from the seed, or in the order of the rows."""
@@ -218,7 +257,7 @@ class Trainer:
     def _work_from(self, epoch: int, arm: str) -> float:
         steps = math.ceil(len(self.train_rows) / self.settings.batch_size)
         epochs = range(epoch, self.settings.epochs + 1)
-        evaluation = len(self.dev_rows) / self.settings.batch_size
+        evaluation = (len(self.dev_rows) + len(self.watched_rows)) / self.settings.batch_size
         return sum(steps * METHODS[arm].work(self.settings, number) + evaluation for number in epochs)
 
     def _said(self, epoch: Epoch) -> str:
@@ -228,3 +267,9 @@ class Trainer:
     def _rank(self, epoch: Epoch) -> tuple[float, float]:
         """The better epoch has the better score, then the lower loss."""
         return self.metric.better * epoch.dev_score, -epoch.dev_loss
+
+
+def _spaced(rows: list[Row], count: int) -> list[Row]:
+    """So many of them, evenly spaced: files often come sorted by class."""
+    count = min(count, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]

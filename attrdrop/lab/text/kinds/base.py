@@ -29,12 +29,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of some examples: the summed loss, over how many items, and what was predicted and expected."""
+    """Of some examples: the summed loss, over how many items, and what was predicted and expected.
+
+    log_p: of every class, for each example, where each has one class.
+    """
 
     loss: float = 0.0
     count: int = 0
     predicted: list[Any] = field(default_factory=list)
     expected: list[Any] = field(default_factory=list)
+    log_p: list[list[float]] = field(default_factory=list)
 
     def __add__(self, other: "Prediction") -> "Prediction":
         return Prediction(
@@ -42,6 +46,7 @@ class Prediction:
             self.count + other.count,
             self.predicted + other.predicted,
             self.expected + other.expected,
+            self.log_p + other.log_p,
         )
 
     @property
@@ -57,6 +62,7 @@ class Kind(abc.ABC):
     metrics: ClassVar[dict[str, Metric]]  # by value of --metric, the default first
     splits_words: ClassVar[bool] = False  # whether texts come as lists of words
     scorer: ClassVar[str | None] = None  # the package that computes the metrics, where it is one of its own
+    labels_texts: ClassVar[bool] = False  # whether a label is of a text whole, which may then lose tokens
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.task, self.tokenizer, self.max_length = task, tokenizer, max_length
@@ -101,6 +107,10 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def score(self, metric: str, found: Prediction) -> float:
         """The metric over all examples."""
+
+    def measures(self, found: Prediction) -> dict[str, float]:
+        """What is told of all examples beside the metric: the loss, a mean over items."""
+        return {"loss": found.mean_loss}
 
     def on(self, examples: Examples) -> "Kind":
         """The kind as it predicts these examples, whose classes may be merged ones."""

@@ -12,9 +12,12 @@ from transformers import DataCollatorWithPadding
 from attrdrop.lab.text.examples import Merged
 from attrdrop.lab.text.kinds.base import Collate, Kind, Metric, Prediction, Row, cross_entropy_sum
 from attrdrop.lab.text.tasks import Examples
+from attrdrop.metrics import brier_score, calibration_error
 
 
 class _Sequence(Kind):
+    labels_texts = True
+
     def collate(self, seed: int) -> Collate:
         return DataCollatorWithPadding(self.tokenizer)
 
@@ -28,6 +31,7 @@ class Classification(_Sequence):
         "accuracy": Metric("accuracy"),
         "matthews": Metric("Matthews correlation"),
         "f1": Metric("macro F1"),
+        "log-loss": Metric("log loss", better=-1, percent=False),
     }
 
     def model_options(self, config: Any = None) -> dict[str, Any]:
@@ -40,7 +44,16 @@ class Classification(_Sequence):
         if self.merged is not None:
             of = torch.tensor(self.merged.of, device=logits.device)
             logits, predicted = _merged_logits(logits, of), of[predicted]
-        return Prediction(*cross_entropy_sum(logits, labels), predicted.tolist(), labels.tolist())
+        log_p = logits.double().log_softmax(-1).tolist()
+        return Prediction(*cross_entropy_sum(logits, labels), predicted.tolist(), labels.tolist(), log_p)
+
+    def measures(self, found: Prediction) -> dict[str, float]:
+        log_p, labels = torch.tensor(found.log_p), torch.tensor(found.expected)
+        return super().measures(found) | {
+            "accuracy": float(metrics.accuracy_score(found.expected, found.predicted)),
+            "calibration_error": calibration_error(log_p, labels),
+            "brier_score": brier_score(log_p, labels),
+        }
 
     def on(self, examples: Examples) -> Kind:
         if examples.merged is None:
@@ -58,6 +71,7 @@ class Classification(_Sequence):
             "accuracy": metrics.accuracy_score,
             "matthews": metrics.matthews_corrcoef,
             "f1": lambda expected, predicted: metrics.f1_score(expected, predicted, average="macro"),
+            "log-loss": lambda expected, predicted: found.mean_loss,
         }[metric]
         return float(measure(found.expected, found.predicted))
 
