@@ -14,7 +14,9 @@ FLOORS = {
         "_C _core _host _version", "reference schedules", "ops triton_kernels", "lrp addrop models",
         "reldrop metrics", "plots integrations doctor", "__init__", "lab",
     ),
-    "attrdrop.lab": ("__init__ arrays errors device names", "runs", "figures", "text images points", "studies", "cli"),
+    "attrdrop.lab": (
+        "__init__ arrays errors device names", "runs", "figures", "text images points", "studies", "protocol", "cli",
+    ),
 }  # fmt: skip
 """Rooms by floor, the lowest first: what stands on a floor imports what stands there and below."""
 

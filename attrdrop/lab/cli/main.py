@@ -22,6 +22,7 @@ from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
 from attrdrop.lab.cli.maps import maps
 from attrdrop.lab.cli.points import train_points
+from attrdrop.lab.cli.study import study
 from attrdrop.lab.cli.sweep import sweep
 from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors, one_sentence
 from attrdrop.lab.errors import InputError
@@ -52,6 +53,7 @@ def root(
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(sweep)
+app.command()(study)
 app.command("train-images")(train_images)
 app.command("train-points")(train_points)
 app.command()(maps)
