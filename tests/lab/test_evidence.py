@@ -1,0 +1,39 @@
+"""docs/evidence: its plan can be read, and its report is what the tables beside it give."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attrdrop.lab.protocol.plan import load
+from attrdrop.lab.protocol.report import COMPARISONS, REPORT, RUNS, StudyReport
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FOLDER = DOCS / "evidence"
+
+
+def test_the_plan_of_the_guide_can_be_read(tmp_path):
+    text = re.search(r"```toml\n(.*?)```", (DOCS / "howto" / "fair_comparison.md").read_text(), re.DOTALL).group(1)
+    (tmp_path / "plan.toml").write_text(text)
+    (setting,) = load(tmp_path / "plan.toml")
+    assert setting.twins["random"].point({"p": 0.6}, {}) == {"p": 0.6, "attribution": "RD"}
+
+
+def test_the_plan_is_fair():
+    """Every arm has as many trials as it has in the other arms, and no setting shares a seed with its search."""
+    for setting in load(FOLDER / "plan.toml"):
+        for arm in setting.arms:
+            points = setting.grid(arm)
+            assert points is None or len(points) == setting.trials, (setting.name, arm)
+        assert len(setting.seeds) >= 10 or setting.command != "finetune"
+
+
+def test_the_report_is_that_of_the_tables(tmp_path):
+    if not (FOLDER / RUNS).exists():
+        pytest.skip("no run of the plan is finished yet")
+    shutil.copytree(FOLDER, tmp_path / "again")
+    settings = load(FOLDER / "plan.toml")
+    StudyReport.from_tables(settings, FOLDER).save(tmp_path / "again")
+    for name in (REPORT, COMPARISONS):
+        assert (tmp_path / "again" / name).read_text() == (FOLDER / name).read_text()
