@@ -217,3 +217,26 @@ def test_the_score_is_of_the_development_split_without_a_test_split():
     console = Console(width=100, record=True)
     console.print(report.table())
     assert "test accuracy" not in console.export_text()
+
+
+def test_the_loss_has_a_verdict_of_its_own():
+    """What overfits may lose nothing in accuracy."""
+    report = with_scores((0.5, 0.6), (0.6, 0.6), (0.7, 0.6))
+    for entry, loss in zip(report.runs, (0.9, 0.6, 1.0, 0.71, 0.8, 0.49), strict=True):
+        entry["measures"] = entry["measures"] | {"loss": loss}
+    accuracy, loss = report.verdict().split("\n")
+    assert accuracy.startswith("No difference shown")
+    assert loss.startswith(
+        "Better than plain: ad-drop. 95 % intervals of the difference to plain (test loss): ad-drop -0."
+    )
+    row = next(line for line in printed(report).splitlines() if line.startswith("loss - plain"))
+    assert row.split()[-3:] == ["-0.300", "±", "0.010"]
+
+
+def test_one_line_says_what_to_look_at():
+    report = with_scores((0.5, 0.6), (0.6, 0.6), (0.7, 0.6), examples=10_000)
+    assert report.advice() == "Look at loss, gap, calibration: accuracy of 10000 examples errs by 0.5 points."
+    assert len(report.advice()) <= 80
+    assert report.advice() in map(str.rstrip, printed(report).splitlines())
+    report.header["task"]["metric"] = {"name": "span F1", "better": 1, "percent": True}
+    assert report.advice() in map(str.rstrip, printed(report).splitlines())

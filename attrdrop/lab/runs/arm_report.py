@@ -25,15 +25,16 @@ from attrdrop.lab.runs.report import (
     number,
     percent,
     points,
+    signed,
     timed,
 )
 from attrdrop.lab.runs.variants import arm_of, axes_of, changes_of
-from attrdrop.lab.runs.verdict import verdict
+from attrdrop.lab.runs.verdict import loss_verdict, verdict
 from attrdrop.plots import grids
 
 FLIPPING = "flipping.csv"
 GRID, GRID_FIGURE = "grid.csv", "grid.png"
-DIFFERENCE = "accuracy_difference_to_plain"
+DIFFERENCE, LOSS_DIFFERENCE = "accuracy_difference_to_plain", "loss_difference_to_plain"
 
 
 def taken(name: str) -> Column:
@@ -87,7 +88,11 @@ COSTS = (
     timed("step_ratio", _step_ratios, "step / plain", 2, is_ratio=True),
     entry("peak_memory_bytes", "memory, MiB", MEMORY.show),
 )
-ENDING = (SECONDS, difference(DIFFERENCE, "test_accuracy", "acc. - plain", points, limit=1, always=True))
+ENDING = (
+    SECONDS,
+    difference(DIFFERENCE, "test_accuracy", "acc. - plain", points, limit=1, always=True),
+    difference(LOSS_DIFFERENCE, "loss", "loss - plain", signed),
+)
 
 
 class ArmReport(Report):
@@ -187,11 +192,15 @@ class ArmReport(Report):
 
     def verdict(self) -> str:
         """Of arms that were tried with several settings, on those that the development split chose."""
-        found: dict[str, Any] = self.summary()[DIFFERENCE]
+        summary: dict[str, Any] = self.summary()
         examples = f"{self.header['task']['sizes']['test']} {self.tested}"
         chosen = self.chosen()
-        kept = {label: found[label] for label in found if chosen.get(arm_of(label), label) == label}
-        said = [verdict(kept, points, "accuracy", examples, unit="points")]
+        kept = [label for label in summary[DIFFERENCE] if chosen.get(arm_of(label), label) == label]
+        differences, losses = (
+            {label: summary[name][label] for label in kept} for name in (DIFFERENCE, LOSS_DIFFERENCE)
+        )
+        shown = verdict(differences, points, "accuracy", examples, unit="points")
+        said = [shown + loss_verdict(losses, "test loss", examples)]
         if chosen:
             said.insert(
                 0, f"The development split chose: {'; '.join(chosen.values())}. Test scores below are of these."

@@ -60,6 +60,11 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def signed(value: float) -> str:
+    """Shows a difference of losses."""
+    return f"{value:+.3f}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A measure of a run: a column of runs.csv, and a row of the table where it has a label.

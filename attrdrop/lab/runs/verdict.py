@@ -7,6 +7,13 @@ from attrdrop.lab.names import PLAIN
 from attrdrop.lab.runs.results import FEWEST
 
 
+def loss_verdict(differences: dict[str, dict[str, Any]], metric: str, examples: str) -> str:
+    """The same of a loss, to stand behind that of the score; empty where that has nothing to compare."""
+    if not any(measure["interval_95"] for measure in differences.values()):
+        return ""
+    return f"\n{verdict(differences, '{:+.3f}'.format, metric, examples, -1)}"
+
+
 def verdict(
     differences: dict[str, dict[str, Any]],
     show: Callable[[float], str],

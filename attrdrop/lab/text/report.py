@@ -24,12 +24,13 @@ from attrdrop.lab.runs.report import (
     number,
     percent,
     points,
+    signed,
     timed,
 )
-from attrdrop.lab.runs.results import widest
-from attrdrop.lab.runs.verdict import verdict
+from attrdrop.lab.runs.results import paired, widest
+from attrdrop.lab.runs.verdict import loss_verdict, verdict
 
-DIFFERENCE, RATIO = "difference_to_plain", "step_ratio_to_plain"
+DIFFERENCE, LOSS_DIFFERENCE, RATIO = "difference_to_plain", "loss_difference_to_plain", "step_ratio_to_plain"
 MEASURES = (  # beside the metric, how they are called and shown
     ("loss", "loss", number(3)),
     ("accuracy", "accuracy, %", percent()),
@@ -63,6 +64,7 @@ class TextReport(Report):
             Column("fraction_dropped", _of_epochs(fraction_dropped), "positions dropped, %", percent()),
             Column("fraction_dead", _of_epochs(fraction_dead), "dead positions, %", percent()),
             difference(DIFFERENCE, f"{self.split}_score", "difference to plain", self._signed, limit),
+            Column(LOSS_DIFFERENCE, _lost, "loss - plain", signed, compares=True, statistics=paired),
             timed(RATIO, _ratios, "active step to plain", 2, is_ratio=True, compares=True),
         ]
 
@@ -72,6 +74,7 @@ class TextReport(Report):
         others = [name for name in found if name.startswith(OTHER)]
         scores = [f"{self.split}_score", DIFFERENCE, *(["dev_score"] if self.split == "test" else []), *others]
         scores += [*(name for name, _, _ in MEASURES), "gap_best", "gap_last", "deletion_score"]
+        scores.insert(scores.index("loss") + 1, LOSS_DIFFERENCE)
         if self._metric["name"] == "accuracy":
             scores.remove("accuracy")
         times = ["best_epoch", "plain_step_ms", "active_step_ms", RATIO, "peak_memory_bytes"]
@@ -105,15 +108,16 @@ class TextReport(Report):
 
     def advice(self) -> str:
         if self._metric["name"] != "accuracy":
-            return "Look at the loss and its gap too: they tell of overfitting before the score does."
+            return "Look at loss and gap too: they tell of overfitting before the score does."
         count = self.header["task"]["sizes"][self.split]
         return f"Look at loss, gap, calibration: accuracy of {count} examples errs by {errs_by(count)}."
 
     def verdict(self) -> str:
-        found = self.summary()[DIFFERENCE]
+        summary = self.summary()
         metric, examples = self._metric, f"{self.header['task']['sizes'][self.split]} {self.split} examples"
         unit = "points" if metric["percent"] else ""
-        return verdict(found, self._signed, metric["name"], examples, metric["better"], unit)
+        said = verdict(summary[DIFFERENCE], self._signed, metric["name"], examples, metric["better"], unit)
+        return said + loss_verdict(summary[LOSS_DIFFERENCE], f"{self.split} loss", examples)
 
     @property
     def _metric(self) -> dict[str, Any]:
@@ -175,6 +179,10 @@ def _of_epochs(
 
 def _measured(name: str) -> Callable[[Result, Result | None], float | None]:
     return lambda run, plain: run["measures"].get(name)
+
+
+def _lost(run: Result, plain: Result | None) -> float | None:
+    return None if plain is None else run["measures"]["loss"] - plain["measures"]["loss"]
 
 
 def _best(run: Result) -> Result:
