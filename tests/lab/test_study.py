@@ -166,7 +166,7 @@ def test_the_report_of_a_difference_and_of_none(plan, tmp_path):
         ]
     )
     report = StudyReport(settings, frame("sticks", "plain", [0.5, 0.6], '{"lr": 0.002}', 0), runs)
-    compared = report.comparisons()
+    compared = report.comparisons
     primary = compared[compared["primary"]]
     assert primary["p"].iloc[0] == 2 / 2**8
     assert primary["holm"].to_list() == holm(primary["p"].to_list())

@@ -1,5 +1,6 @@
 """Tables and the figure of a study, from its runs: on disk, or from the tables that were kept of them."""
 
+import functools
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -90,7 +91,7 @@ class StudyReport:
     def save(self, folder: Path) -> None:
         """Write all tables and the figure. Raises InputError where they cannot be written."""
         files = {SEARCHED: self._searched().to_csv(index=False), RUNS: self.fresh.to_csv(index=False)}
-        compared = self.comparisons()
+        compared = self.comparisons
         files |= {COMPARISONS: _flat(compared).to_csv(index=False, float_format="%.6g"), REPORT: self.markdown()}
         content = {name: text.encode() for name, text in files.items()}
         decided = compared[compared["primary"] & compared["p"].notna()] if len(compared) else compared
@@ -101,6 +102,7 @@ class StudyReport:
         replace_files(folder, content)
         self.files = list(content)
 
+    @functools.cached_property
     def comparisons(self) -> pd.DataFrame:
         """One row for each pair of arms and measure that the plan compares; Holm's correction is over the primary ones
         of all settings."""
@@ -132,7 +134,7 @@ class StudyReport:
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of formatted cells by title."""
         found: dict[str, pd.DataFrame] = {}
-        compared = self.comparisons()
+        compared = self.comparisons
         for setting in self.settings:
             runs = self.fresh[self.fresh["setting"] == setting.name]
             if runs.empty:
@@ -151,7 +153,7 @@ class StudyReport:
 
     def verdicts(self) -> list[str]:
         """A sentence for each primary comparison."""
-        compared = self.comparisons()
+        compared = self.comparisons
         if compared.empty:
             return []
         decided = compared[compared["primary"] & compared["p"].notna()].to_dict("records")
