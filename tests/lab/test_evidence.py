@@ -8,6 +8,7 @@ import pytest
 
 from attrdrop.lab.protocol.plan import load
 from attrdrop.lab.protocol.report import COMPARISONS, REPORT, RUNS, StudyReport
+from attrdrop.lab.text.settings import PRESETS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FOLDER = DOCS / "evidence"
@@ -37,3 +38,12 @@ def test_the_report_is_that_of_the_tables(tmp_path):
     StudyReport.from_tables(settings, FOLDER).save(tmp_path / "again")
     for name in (REPORT, COMPARISONS):
         assert (tmp_path / "again" / name).read_text() == (FOLDER / name).read_text()
+
+
+def test_the_page_says_how_the_demo_is_run():
+    page = (DOCS / "evidence.md").read_text()
+    command = re.search(r"```bash\nattrdrop finetune (.*?)```", page, re.DOTALL).group(1)
+    said = dict(re.findall(r"--([a-z-]+) (\S+)", command))
+    demo = {name.replace("_", "-"): value for name, value in PRESETS["demo"].items()}
+    assert said.keys() == demo.keys()
+    assert {name: type(demo[name])(value) for name, value in said.items()} == demo

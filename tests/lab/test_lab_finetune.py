@@ -113,7 +113,7 @@ def test_demo_preset_yields_to_options(finetune):
     assert outcome.exit_code == 0, outcome.output
     settings = results(output)["settings"]
     assert (settings["epochs"], settings["seeds"], settings["max_length"]) == (2, 1, 32)
-    assert settings["lr"] == 1e-4
+    assert (settings["lr"], settings["p"]) == (3e-4, 0.9)
 
 
 def bad_inputs():

@@ -21,8 +21,8 @@ def _published(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 @command(
     {**PRESETS, "paper": _published},
-    "demo: small sizes, about four minutes on two CPU cores. paper: that of AD-DROP for the task. Other options "
-    "override either.",
+    "demo: the smallest encoder on few sentences, some minutes on two CPU cores. paper: that of AD-DROP for the task. "
+    "Other options override either.",
     output=Path("runs/finetune"),
 )
 def finetune(data: Data, settings: Settings, run: SavingRunOptions, given: set[str]) -> None:

@@ -12,12 +12,18 @@ from attrdrop.lab.errors import InputError
 from attrdrop.lab.runs.settings import RunOptions
 from attrdrop.lab.studies.plan import Plan, Search
 from attrdrop.lab.text import published
-from attrdrop.lab.text.settings import PRESETS, Data, Settings
+from attrdrop.lab.text.settings import Data, Settings
 
 # The smallest encoder on few examples: some minutes on two CPU cores.
-DEMO = PRESETS["demo"] | {
+DEMO: dict[str, Any] = {
     "model": "bert-tiny",
     "studies": ("seeds", "ablation", "rivals", "regions", "costs", "maps"),
+    "seeds": 3,
+    "epochs": 4,
+    "train_size": 256,
+    "dev_size": 128,
+    "test_size": 300,
+    "max_length": 48,
     "lr": 3e-4,
 }
 

@@ -210,6 +210,10 @@ class Report(abc.ABC):
     def advice(self) -> str:
         """Which measures to look at, on a line of 80 columns."""
 
+    def closing(self) -> str:
+        """A last sentence in plain words, where there is something to say."""
+        return ""
+
     @abc.abstractmethod
     def verdict(self) -> str:
         """What the scores allow to say."""
@@ -320,7 +324,8 @@ class Report(abc.ABC):
         unsteady = times.UNSTEADY if any(map(self._is_unsteady, self.rows)) else ""
         caption = Text(f"{self.caption()}{unsteady}{spoilt_times(self.jobs)}", "dim")
         said = [Text(self.verdict()), Text(self.advice())] if self.runs else []
-        return Group(*begun, table, "", *said, caption)
+        closing = [Text(self.closing())] if self.runs and self.closing() else []
+        return Group(*begun, table, "", *said, caption, *closing)
 
     def layout(self, title: str, rows: list[tuple[str, list[str]]]) -> WideTable:
         """The table of labelled rows with a cell for each arm."""

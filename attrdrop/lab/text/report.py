@@ -1,12 +1,14 @@
 """Results of an experiment on text: its own columns, figures and words."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 
 from attrdrop import plots
 from attrdrop.lab.figures.frames import OTHER
+from attrdrop.lab.names import ADDROP, PLAIN
 from attrdrop.lab.runs import times
 from attrdrop.lab.runs.report import (
     CURVES,
@@ -81,7 +83,7 @@ class TextReport(Report):
         return [found[name] for name in [*scores, *times, "fraction_dropped", "fraction_dead"]]
 
     def drawings(self) -> dict[str, tuple[Draw, str]]:
-        return {"curves.png": (plots.loss_curves, CURVES)}
+        return {"curves.png": (_loss_curves, CURVES)}
 
     @property
     def split(self) -> str:
@@ -112,6 +114,22 @@ class TextReport(Report):
         count = self.header["task"]["sizes"][self.split]
         return f"Look at loss, gap, calibration: accuracy of {count} examples errs by {errs_by(count)}."
 
+    def closing(self) -> str:
+        """How far AD-DROP and plain training overfit after the last epoch."""
+        arms = [[run["epochs"][-1] for run in self.runs if run["arm"] == arm] for arm in (ADDROP, PLAIN)]
+        if not all(arms):
+            return ""
+        (fitted, held_out), (of_plain, plain) = (
+            [float(np.mean([epoch[name] for epoch in epochs])) for name in ("fitted_loss", "dev_loss")]
+            for epochs in arms
+        )
+        word = "less" if held_out - fitted < plain - of_plain else "more"
+        return (
+            f"In plain words: {ADDROP} overfits {word} than plain training. After the last epoch the loss on new "
+            f"texts is {held_out:.2f} and that on its own {fitted:.2f}; with plain training they are {plain:.2f} and "
+            f"{of_plain:.2f}."
+        )
+
     def verdict(self) -> str:
         summary = self.summary()
         metric, examples = self._metric, f"{self.header['task']['sizes'][self.split]} {self.split} examples"
@@ -133,6 +151,11 @@ class TextReport(Report):
     @property
     def _signed(self) -> Show:
         return points if self._metric["percent"] else (lambda value: f"{value:+.2f}")
+
+
+def _loss_curves(frame: pd.DataFrame, target: IO[bytes], title: str = "") -> None:
+    """The loss on training examples without dropout and masks: under them it tells nothing of overfitting."""
+    plots.loss_curves(frame.assign(train_loss=frame["fitted_loss"]), target, title)
 
 
 def step_times(epochs: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -27,15 +27,20 @@ HIDDEN_CUT, DROP_KEY = "hidden-cut", "drop-key"
 ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY)
 FILES = ("train", "dev", "test", "text_column", "text_pair_column", "label_column", "encoding")  # fields of Data
 
-# Small enough for two CPU cores and about four minutes, with two AD-DROP epochs in four.
+# Some minutes on two CPU cores; few sentences and many epochs, on which plain training overfits (docs/evidence.md).
 DEMO: dict[str, Any] = {
-    "seeds": 3,
-    "epochs": 4,
-    "train_size": 256,
-    "dev_size": 128,
-    "test_size": 300,
-    "max_length": 48,
-    "lr": 1e-4,
+    "model": "bert-tiny",
+    "seeds": 5,
+    "epochs": 8,
+    "early_stopping_patience": 8,
+    "batch_size": 32,
+    "train_size": 512,
+    "dev_size": 300,
+    "test_size": 1000,
+    "max_length": 40,
+    "lr": 3e-4,
+    "p": 0.9,
+    "q": 0.9,
 }
 PRESETS = {"demo": DEMO}
 
