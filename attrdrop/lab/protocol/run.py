@@ -78,11 +78,16 @@ class Study:
                 for setting in self.settings:
                     for arm in setting.arms:
                         failures += self._search(setting, arm, do)
+                        self._save()
                     failures += do(self._final_trials(setting))
+                    self._save()
                 return failures
             finally:
-                self.report = self._report()
-                self.report.save(self.output)
+                self._save()
+
+    def _save(self) -> None:
+        self.report = self._report()
+        self.report.save(self.output)
 
     def _search(self, setting: Setting, arm: str, do: Callable[[list[Trial]], int]) -> int:
         """Every point of an arm where its trials suffice for that, else those that optuna proposes."""
