@@ -27,5 +27,6 @@ def forest(compared: pd.DataFrame, target: Path | IO[bytes]) -> None:
         axes.set_yticks(range(len(rows)), [f"{row.first} over {row.second}" for row in rows.itertuples()])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(str(name), fontsize=9, parse_math=False)
-        axes.set_xlabel(f"gain in {rows['measure'].iloc[0].replace('_', ' ')}, 95 % interval")
+        words = rows["measure"].iloc[0].replace("_", " "), "lower" if sign < 0 else "higher"
+        axes.set_xlabel("{} {} by, with 95 % interval".format(*words))
     save(figure, target)

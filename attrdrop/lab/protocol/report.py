@@ -28,6 +28,10 @@ SHARES = {  # measures that are shown in percent
     "rank_accuracy", "flipping_descending", "flipping_random", "flipping_ascending", "point_loss_auc",
 }  # fmt: skip
 HIDDEN = {"peak_memory_bytes", "seconds", "cache_bytes", "best_epoch"}  # no measures of a model
+UNCOMPARED = {  # what a run did, and what chose
+    "dev_score", "dev_accuracy", "fraction_dropped", "fraction_dead", "erased", "dropped", "attributed", "reused",
+    "agreement",
+}  # fmt: skip
 COLUMNS = {  # of a comparison, and how they are called
     "difference": "difference", "student": "Student, 95 %", "bootstrap": "bootstrap, 95 %", "p": "p", "holm": "p, Holm",
     "detectable": "detectable",
@@ -113,6 +117,7 @@ class StudyReport:
             for setting in self.settings
             for first, second in setting.compare
             for measure in self._measures(setting)
+            if measure not in UNCOMPARED
         ]
         frame = pd.DataFrame(rows)
         if len(frame):
