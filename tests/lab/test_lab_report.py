@@ -242,13 +242,13 @@ def test_one_line_says_what_to_look_at():
     assert report.advice() in map(str.rstrip, printed(report).splitlines())
 
 
-@pytest.mark.parametrize(("fitted", "word"), [(0.5, "less"), (0.1, "more")])
-def test_the_last_sentence_says_which_arm_overfits(fitted, word):
+@pytest.mark.parametrize(("fitted", "words"), [(0.5, "less than"), (0.1, "more than"), (0.401, "as much as")])
+def test_the_last_sentence_says_which_arm_overfits(fitted, words):
     report = with_scores((0.5, 0.6), (0.6, 0.6))
     for entry in report.runs:
         entry["epochs"][-1]["fitted_loss"] = 0.4 if entry["arm"] == "plain" else fitted
     last = " ".join(printed(report).rstrip().splitlines()[-3:])
-    assert f"ad-drop overfits {word} than plain training." in " ".join(last.split())
+    assert f"ad-drop overfits {words} plain training." in " ".join(last.split())
     assert f"on its own {fitted:.2f}; with plain training they are 0.60 and 0.40." in " ".join(last.split())
     report.runs = [entry for entry in report.runs if entry["arm"] == "plain"]
     assert report.closing() == ""

@@ -33,6 +33,7 @@ from attrdrop.lab.runs.results import paired, widest
 from attrdrop.lab.runs.verdict import loss_verdict, verdict
 
 DIFFERENCE, LOSS_DIFFERENCE, RATIO = "difference_to_plain", "loss_difference_to_plain", "step_ratio_to_plain"
+SAME = 0.005  # of gaps between losses: a smaller difference is not seen in two digits
 MEASURES = (  # beside the metric, how they are called and shown
     ("loss", "loss", number(3)),
     ("accuracy", "accuracy, %", percent()),
@@ -123,9 +124,10 @@ class TextReport(Report):
             [float(np.mean([epoch[name] for epoch in epochs])) for name in ("fitted_loss", "dev_loss")]
             for epochs in arms
         )
-        word = "less" if held_out - fitted < plain - of_plain else "more"
+        further = (held_out - fitted) - (plain - of_plain)
+        words = "as much as" if abs(further) < SAME else f"{'more' if further > 0 else 'less'} than"
         return (
-            f"In plain words: {ADDROP} overfits {word} than plain training. After the last epoch the loss on new "
+            f"In plain words: {ADDROP} overfits {words} plain training. After the last epoch the loss on new "
             f"texts is {held_out:.2f} and that on its own {fitted:.2f}; with plain training they are {plain:.2f} and "
             f"{of_plain:.2f}."
         )
