@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from attrdrop._core.checks import check_choice
 from attrdrop.addrop.passes import AttentionCall
 from attrdrop.addrop.scope import attention_scope, unreachable
 from attrdrop.lab.text.methods.divergence import check_consistency, difference, jensen_shannon
-from attrdrop.lab.text.methods.rivals import RandomRival
+from attrdrop.lab.text.methods.rivals import RandomRival, check_choice
 from attrdrop.lab.text.settings import SPANS, Settings
 
 if TYPE_CHECKING:

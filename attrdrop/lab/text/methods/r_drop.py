@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attrdrop._core.checks import check_choice
 from attrdrop.lab.text.methods.divergence import check_consistency, difference, symmetric_divergence
-from attrdrop.lab.text.methods.rivals import Rival
+from attrdrop.lab.text.methods.rivals import Rival, check_choice
 from attrdrop.lab.text.settings import R_DROP_LOSSES, Settings
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ In evaluation mode, and at rate 0, every one is the model's own loss. The model 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,6 +91,12 @@ def check_scaled_rate(value: float) -> float:
     if check_rate(value) == 1:
         raise ValueError("rate must be below 1, where nothing would stay to be scaled up, got 1")
     return float(value)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """One of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_number(name: str, value: float, wanted: str) -> float:
