@@ -26,11 +26,12 @@ from attrdrop.lab.cli.sweep import Search
 from attrdrop.lab.cli.terminal import LETTERS
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.figures import sweeps as sweep_plots
-from attrdrop.lab.images.settings import EvaluationOptions, ImageData, ImageSettings, MapOptions
+from attrdrop.lab.images.settings import EvaluationOptions, ImageData, ImageSettings
 from attrdrop.lab.names import RULES, USUAL
 from attrdrop.lab.points.settings import PointData, PointSettings
 from attrdrop.lab.runs.rules import rule_of
 from attrdrop.lab.runs.settings import (
+    MapOptions,
     Option,
     Options,
     Panel,
@@ -355,7 +356,9 @@ def test_looking_at_models_takes_options_of_data_and_models(command, kinds):
     assert found - {"preset", "help"} <= known
 
 
-@pytest.mark.parametrize("module", ["evaluate", "finetune", "sweep", "images", "points", "maps", "evaluate_images"])
+@pytest.mark.parametrize(
+    "module", ["evaluate", "finetune", "sweep", "images", "points", "maps", "evaluate_images", "evaluate_points"]
+)
 def test_bodies_of_commands_have_no_defaults(module):
     tree = ast.parse((Path(options.__file__).parent / f"{module}.py").read_text())
     bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
