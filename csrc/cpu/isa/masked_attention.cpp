@@ -99,9 +99,9 @@ static const float* load_bias(const AttentionProblem& p, const Tile& t, int64_t 
   return out;
 }
 
-static inline vfloat logits(const AttentionProblem& p, const float* scores, const float* bias, int64_t j) {
-  const vfloat z = load<vfloat>(scores + j) * p.scale;
-  return bias ? fmadd(load<vfloat>(scores + j), broadcast(p.scale), load<vfloat>(bias + j)) : z;
+// scale (q k^T) + bias
+static inline vfloat logits(vfloat scores, float scale, const float* bias, int64_t j) {
+  return bias ? fmadd(scores, broadcast(scale), load<vfloat>(bias + j)) : scores * scale;
 }
 
 // Running maximum and sum of a row.
@@ -110,24 +110,27 @@ struct Online {
 };
 
 // scores -> exp(z - max) of the set bits, dropped ones 0; what was accumulated is scaled to the new maximum.
+template <bool DROPS>
 static void soften_row(const AttentionProblem& p, const Tile& t, const uint32_t* kept, const uint32_t* dropped,
                        const float* bias, float* scores, Online& state, float* accumulator, int64_t width) {
   vfloat lane_max = broadcast(NEG_INF);
   for (int64_t w = 0; w < word_count(t.keys); ++w)
-    for (int64_t j = 32 * w; j < 32 * w + 32; j += LANES) {
-      const vfloat z = choose(kept[w], j % 32, logits(p, scores, bias, j), broadcast(NEG_INF));
-      lane_max = z > lane_max ? z : lane_max;
-      store(scores + j, z);
+    for (int i = 0; i < 32; i += LANES) {
+      float* at = scores + 32 * w + i;
+      const vfloat z = choose(kept[w], i, logits(load<vfloat>(at), p.scale, bias, 32 * w + i), broadcast(NEG_INF));
+      lane_max = larger(z, lane_max);
+      store(at, z);
     }
   float max = state.max;
   for (int i = 0; i < LANES; ++i) max = lane_max[i] > max ? lane_max[i] : max;
   const vfloat shift = broadcast(max == NEG_INF ? 0.0f : max);
   vfloat lane_sum = {};
   for (int64_t w = 0; w < word_count(t.keys); ++w)
-    for (int64_t j = 32 * w; j < 32 * w + 32; j += LANES) {
-      const vfloat e = exponential(load<vfloat>(scores + j) - shift);
+    for (int i = 0; i < 32; i += LANES) {
+      float* at = scores + 32 * w + i;
+      const vfloat e = exponential(load<vfloat>(at) - shift);
       lane_sum += e;
-      store(scores + j, dropped ? choose(dropped[w], j % 32, vfloat{}, e) : e);
+      store(at, DROPS ? choose(dropped[w], i, vfloat{}, e) : e);
     }
   if (max != state.max) {
     const vfloat factor = exponential(broadcast(state.max) - shift);
@@ -159,7 +162,7 @@ void attention(const AttentionProblem& p, int64_t begin, int64_t end, void* scra
   AttentionScratch s;
   carve(p, false, static_cast<char*>(scratch), s);
   const int64_t n = padded(p.n_k), d_v = to_panels(p.d_v), words = word_count(p.n_k);
-  const float scale_up = p.draw.threshold ? dropout_scale(p.draw) : 1.0f;
+  const auto soften = p.draw.threshold ? soften_row<true> : soften_row<false>;
   for (int64_t row = begin; row < end; row += BLOCK_Q) {
     const int64_t rows = end - row < BLOCK_Q ? end - row : BLOCK_Q;
     Online state[BLOCK_Q];
@@ -172,14 +175,14 @@ void attention(const AttentionProblem& p, int64_t begin, int64_t end, void* scra
       if (!find_kept(p, t, s.kept)) continue;
       product<false>(s.q_rows, p.d, rows, s.k_by_key + key * p.d, p.d * PANEL, p.d, t.columns(), s.scores, BLOCK_K, false);
       for (int64_t r = 0; r < rows; ++r)
-        soften_row(p, t, s.kept + r * TILE_WORDS, p.draw.threshold ? s.dropped + r * words + key / 32 : nullptr,
-                   load_bias(p, t, r, s.bias), s.scores + r * BLOCK_K, state[r], s.accumulator + r * d_v, d_v);
+        soften(p, t, s.kept + r * TILE_WORDS, s.dropped + r * words + key / 32, load_bias(p, t, r, s.bias),
+               s.scores + r * BLOCK_K, state[r], s.accumulator + r * d_v, d_v);
       product<false>(s.scores, BLOCK_K, rows, s.v + key * PANEL, n * PANEL, t.keys, d_v, s.accumulator, d_v, true);
     }
     float factors[BLOCK_Q];
     for (int64_t r = 0; r < rows; ++r) {
       const float sum = state[r].sum;
-      factors[r] = sum == 0.0f ? 0.0f : scale_up / sum;
+      factors[r] = sum == 0.0f ? 0.0f : dropout_scale(p.draw) / sum;
       p.lse[row + r] = sum == 0.0f ? NEG_INF : state[r].max + __builtin_logf(sum);
     }
     write_rows(p.out, row, rows, p.d_v, s.accumulator, d_v, factors);
@@ -198,22 +201,30 @@ static inline void add_grad_bias(float* row, int64_t column_stride, int64_t j, i
 }
 
 // scores -> dropout(P), grad_scores = dO V^T -> dF/d(q k^T), of one row; grad_bias gains dF/dz.
+template <bool DROPS>
 static void walk_row(const AttentionBackwardProblem& b, const Tile& t, const uint32_t* kept, const uint32_t* dropped,
                      const float* bias, float lse, float delta, float* scores, float* grad_scores, float* grad_bias) {
   const AttentionProblem& p = b.forward;
-  const vfloat scale_up = broadcast(dropped ? dropout_scale(p.draw) : 1.0f);
-  const bool is_empty = lse == NEG_INF;
-  for (int64_t w = 0; w < word_count(t.keys); ++w)
-    for (int64_t j = 32 * w; j < 32 * w + 32; j += LANES) {
-      const uint32_t set = is_empty ? 0u : kept[w];
-      const vfloat probability = choose(set, j % 32, exponential(logits(p, scores, bias, j) - lse), vfloat{});
-      const vfloat multiplier = dropped ? choose(dropped[w], j % 32, vfloat{}, scale_up) : scale_up;
-      const vfloat upstream = load<vfloat>(grad_scores + j) * multiplier;
-      const vfloat grad_z = choose(set, j % 32, probability * (upstream - delta), vfloat{});
-      store(scores + j, probability * multiplier);
+  const vfloat scale_up = broadcast(dropout_scale(p.draw));
+  for (int64_t w = 0; w < word_count(t.keys); ++w) {
+    const uint32_t set = lse == NEG_INF ? 0u : kept[w];
+    for (int i = 0; i < 32; i += LANES) {
+      const int64_t j = 32 * w + i;
+      vfloat upstream = load<vfloat>(grad_scores + j);
+      const vfloat z = logits(load<vfloat>(scores + j), p.scale, bias, j);
+      const vfloat probability = choose(set, i, exponential(z - lse), vfloat{});
+      vfloat passed = probability;
+      if (DROPS) {
+        const vfloat multiplier = choose(dropped[w], i, vfloat{}, scale_up);
+        upstream *= multiplier;
+        passed *= multiplier;
+      }
+      const vfloat grad_z = probability * (upstream - delta);
+      store(scores + j, passed);
       store(grad_scores + j, grad_z * p.scale);
       if (grad_bias) add_grad_bias(grad_bias, b.grad_bias_column_stride, j, t.keys, grad_z);
     }
+  }
 }
 
 // Sums of x o y over each row; y (rows, d) is contiguous.
@@ -232,6 +243,7 @@ void attention_backward(const AttentionBackwardProblem& b, int64_t begin, int64_
   AttentionScratch s;
   carve(p, true, static_cast<char*>(scratch), s);
   const int64_t n = padded(p.n_k), d = to_panels(p.d), d_v = to_panels(p.d_v), words = word_count(p.n_k);
+  const auto walk = p.draw.threshold ? walk_row<true> : walk_row<false>;
   for (int64_t row = begin; row < end; row += BLOCK_Q) {
     const int64_t rows = end - row < BLOCK_Q ? end - row : BLOCK_Q;
     memset(s.accumulator, 0, sizeof(float) * rows * d);
@@ -249,10 +261,9 @@ void attention_backward(const AttentionBackwardProblem& b, int64_t begin, int64_
       product<false>(s.grad_rows, p.d_v, rows, s.v_by_key + key * p.d_v, p.d_v * PANEL, p.d_v, t.columns(), s.grad_scores,
                      BLOCK_K, false);
       for (int64_t r = 0; r < rows; ++r)
-        walk_row(b, t, s.kept + r * TILE_WORDS, p.draw.threshold ? s.dropped + r * words + key / 32 : nullptr,
-                 load_bias(p, t, r, s.bias), p.lse[row + r], delta[r], s.scores + r * BLOCK_K,
-                 s.grad_scores + r * BLOCK_K,
-                 b.grad_bias ? b.grad_bias + (row + r) * b.grad_bias_row_stride + key * b.grad_bias_column_stride : nullptr);
+        walk(b, t, s.kept + r * TILE_WORDS, s.dropped + r * words + key / 32, load_bias(p, t, r, s.bias), p.lse[row + r],
+             delta[r], s.scores + r * BLOCK_K, s.grad_scores + r * BLOCK_K,
+             b.grad_bias ? b.grad_bias + (row + r) * b.grad_bias_row_stride + key * b.grad_bias_column_stride : nullptr);
       product<true>(s.scores, BLOCK_K, t.keys, s.grad_panels, BLOCK_Q * PANEL, rows, d_v, b.grad_v + key * d_v, d_v, true);
       product<true>(s.grad_scores, BLOCK_K, t.keys, s.q_panels, BLOCK_Q * PANEL, rows, d, b.grad_k + key * d, d, true);
       product<false>(s.grad_scores, BLOCK_K, rows, s.k + key * PANEL, n * PANEL, t.keys, d, s.accumulator, d, true);

@@ -211,14 +211,14 @@ static inline vfloat choose(uint32_t word, int first, vfloat a, vfloat b) {
 #endif
 }
 
-// The larger of each pair; NaN where x is NaN.
-static inline vfloat at_least(vfloat low, vfloat x) {
+// The larger of each pair; b where one is NaN.
+static inline vfloat larger(vfloat a, vfloat b) {
 #if defined(__AVX512F__)
-  return _mm512_max_ps(low, x);
+  return _mm512_max_ps(a, b);
 #elif defined(__AVX2__)
-  return _mm256_max_ps(low, x);
+  return _mm256_max_ps(a, b);
 #else
-  return x < low ? low : x;
+  return a > b ? a : b;
 #endif
 }
 
@@ -226,7 +226,7 @@ static inline vfloat at_least(vfloat low, vfloat x) {
 // NaN: it passes through the product with 2^n.
 static inline vfloat exponential(vfloat x) {
   const vfloat least = broadcast(-87.3f);
-  const vfloat clamped = at_least(least, x);
+  const vfloat clamped = larger(least, x);
   const vfloat shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   const vfloat shifted = fmadd(clamped, broadcast(1.44269504f), shifter);
   const vfloat n = shifted - shifter;
