@@ -1,5 +1,12 @@
 """masked_attention: values and gradients against float64, every path of the CPU backend, and the promises."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attention
 import pytest
 import torch
 from attention import FLOOR, errors, exact, gradients, problem, sdpa
@@ -96,6 +103,29 @@ def test_any_number_of_threads_gives_the_same_bits(batch, heads, kv_heads, dropo
     one = run(1)
     for count in (2, 3):
         assert all(torch.equal(a, b) for a, b in zip(one, run(count), strict=True))
+
+
+WORST = """
+import torch
+from attention import errors, exact, gradients, problem
+from attrdrop import masked_attention
+torch.manual_seed(0)
+qkv, keep, columns = problem(n_q=100, n_k=300, d=40)
+weight, bias = torch.randn(2, 100, 4, 40), torch.randn(1, 4, 100, 300)
+tensors = [*qkv, bias]
+wanted = gradients(lambda q, k, v, b: exact(q, k, v, columns, b), [t.double() for t in tensors], weight)
+found = gradients(lambda q, k, v, b: masked_attention(q, k, v, keep, bias=b, backend="cpp"), tensors, weight)
+print(max(errors(found, wanted)))
+"""
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+def test_every_isa(isa):
+    if isa not in json.loads(torch.ops.attrdrop.build_info())["isa_available"].split():
+        pytest.skip(f"this processor does not run {isa}")
+    env = {**os.environ, "ATTRDROP_ISA": isa, "PYTHONPATH": str(Path(attention.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", WORST], env=env, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2e-5
 
 
 @pytest.mark.parametrize("causal", [True, False])
