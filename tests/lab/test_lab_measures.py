@@ -91,7 +91,7 @@ def test_a_run_on_clouds_has_the_same_measures(tmp_path):
     settings = PointSettings(model="pointnet", width=0.1, points=24, epochs=3, batch_size=16, arms=("plain",))
     trainer = PointTrainer(settings, from_npz(tmp_path / "sticks.npz", Reading(24)))
     run, model = trainer.trained("plain", 0)
-    logits, labels = trainer._logits(model, trainer.task.test), trainer.task.test.labels
+    logits, labels = trainer.logits(model, trainer.task.test), trainer.task.test.labels
     assert run.loss == run.epochs[-1].test_loss == torch.nn.functional.cross_entropy(logits, labels).item()
     assert run.brier_score == metrics.brier_score(logits, labels)
     assert run.epochs[-1].fitted_loss != run.epochs[-1].train_loss
