@@ -23,6 +23,7 @@ Tensor unpack_mask_cpu(Tensor bits, int64_t n);
 Tensor additive_mask_cpu(Tensor bits, int64_t n);
 Tensor transpose_mask_cpu(Tensor rows, int64_t n_k);
 std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(const Tensor& like, KeepMaskArgs args);
+std::tuple<Tensor, Tensor> keep_scores_cpu(const Tensor& like, KeepMaskArgs args);
 Tensor softmax_dropout_cpu(Tensor scores, std::optional<Tensor> bias, std::optional<Tensor> keep, double scale,
                            double dropout_p, int64_t seed, std::optional<Tensor> sample_ids);
 Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tensor delta, std::optional<Tensor> bias,

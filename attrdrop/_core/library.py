@@ -18,6 +18,8 @@ SCHEMAS = (
     " Tensor? bias) -> (Tensor rows, Tensor cols, Tensor counts)",
     "random_keep_mask(Tensor like, SymInt batch, SymInt heads, SymInt n_q, SymInt n_k, float rate, SymInt seed,"
     " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
+    "keep_scores(Tensor scores, float p, float q, SymInt seed, int layer, Tensor? valid, bool low, Tensor? sample_ids)"
+    " -> (Tensor rows, Tensor counts)",
     "softmax_dropout_(Tensor(a!) scores, Tensor? bias, Tensor? keep, float scale, float dropout_p, SymInt seed,"
     " Tensor? sample_ids) -> Tensor",
     "softmax_dropout_backward_(Tensor(a!) scores, Tensor(b!) grad, Tensor lse, Tensor delta, Tensor? bias,"
