@@ -108,6 +108,14 @@ def test_other_attributions(finetune, attribution):
     assert dead == (pytest.approx(0.55, abs=0.1) if attribution == "IGA" else None)
 
 
+@pytest.mark.parametrize("attribution", ["GA", "RD"])
+def test_other_units(finetune, attribution):
+    arguments = [*SMALL, "--seeds", 1, "--no-cross-tuning", "--attribution", attribution]
+    outcome, output = finetune(*arguments, "--units", "attention,feed-forward,heads")
+    assert outcome.exit_code == 0, outcome.output
+    assert results(output)["settings"]["units"] == ["attention", "feed-forward", "heads"]
+
+
 def test_demo_preset_yields_to_options(finetune):
     outcome, output = finetune("--preset", "demo", *SMALL, "--seeds", 1)
     assert outcome.exit_code == 0, outcome.output
@@ -122,6 +130,8 @@ def bad_inputs():
     yield "layer", ["--layers", "0,7"], ["layers", "7"]
     yield "layers", ["--layers", "some"], ["--layers", "'some'", "first"]
     yield "attribution", ["--attribution", "LRP"], ["--attribution", "'IGA'", "'LRP'"]
+    yield "units", ["--units", "neurons"], ["units", "'feed-forward'", "'neurons'"]
+    yield "units of AA", ["--units", "heads", "--attribution", "AA"], ["units", "'AA'"]
     yield "target", ["--target", "silver"], ["--target", "silver"]
     yield "pass1", ["--pass1", "test"], ["--pass1", "test"]
     yield "epochs", ["--epochs", "1"], ["--epochs", "--no-cross-tuning"]
