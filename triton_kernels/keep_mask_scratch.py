@@ -77,10 +77,12 @@ def select_through_scratch_kernel(
         head = tl.cast(block // blocks_q % heads, tl.int64)
         sample = tl.cast(block // blocks_q // heads, tl.int64)
         place = (sample * heads + head) * n_q + start_q
-        p_head_x = p_x + sample * stride_xb + head * stride_xh + tl.cast(start_q, tl.int64) * stride_xn
-        p_head_y = p_y + sample * stride_yb + head // groups * stride_yh
-        b_x = load_slice(p_head_x, o_q, n_q - start_q, stride_xn, 0, D, BLOCK_D)
-        operands = (b_x, p_head_x, p_head_y, stride_xn, stride_yn)
+        operands = ()
+        if p_x is not None:
+            p_head_x = p_x + sample * stride_xb + head * stride_xh + tl.cast(start_q, tl.int64) * stride_xn
+            p_head_y = p_y + sample * stride_yb + head // groups * stride_yh
+            b_x = load_slice(p_head_x, o_q, n_q - start_q, stride_xn, 0, D, BLOCK_D)
+            operands = (b_x, p_head_x, p_head_y, stride_xn, stride_yn)
         weight = ()
         if WEIGHTED:
             p_head_q = p_q + sample * stride_qb + head * stride_qh + tl.cast(start_q, tl.int64) * stride_qn

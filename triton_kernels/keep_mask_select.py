@@ -179,13 +179,19 @@ def product(operands, start_k, o_q, o_k, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.
 
 
 @triton.jit
-def add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k):
-    """scores scale + bias, rounded once, columns counted from start_k; bias: the scale, its head, and two strides."""
-    scale, p_bias, stride_q, stride_k = bias
+def load_bias(bias, start_k, o_q, o_k, n_q, n_k):
+    """(rows, columns) of a bias in float32, columns from start_k on; bias: the scale, its head, and two strides."""
+    _, p_bias, stride_q, stride_k = bias
     p_bias += tl.cast(start_k, tl.int64) * stride_k
     mask = (o_q < n_q)[:, None] & (o_k < n_k - start_k)[None, :]
-    b_bias = tl.load(p_bias + o_q[:, None] * stride_q + o_k[None, :] * stride_k, mask=mask, other=0.0)
-    return tl.fma(b_scores, tl.full(b_scores.shape, scale, tl.float32), b_bias.to(tl.float32))
+    return tl.load(p_bias + o_q[:, None] * stride_q + o_k[None, :] * stride_k, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k):
+    """scores scale + bias, rounded once; as load_bias."""
+    b_bias = load_bias(bias, start_k, o_q, o_k, n_q, n_k)
+    return tl.fma(b_scores, tl.full(b_scores.shape, bias[0], tl.float32), b_bias)
 
 
 @triton.jit
@@ -214,7 +220,7 @@ def keys_of_block(
     """Keys of BLOCK_K columns from start_k on: (ROWS, BLOCK_K / 2) pairs or (ROWS, BLOCK_K) floats.
 
     They rank x yᵀ (Eq. 5); with weight = operands of scores, lse and scale, its product with the attention (Eq. 3). A
-    bias (see add_bias) is that of the scores, or without a weight that of x yᵀ.
+    bias (see add_bias) is that of the scores, or without a weight that of x yᵀ; without operands it is what is ranked.
     """
     WORDS: tl.constexpr = BLOCK_K // 32
     HALVES: tl.constexpr = 2 if PACKED else 1
@@ -222,16 +228,19 @@ def keys_of_block(
     halves = ()
     for half in tl.static_range(HALVES):
         o_k = o + (o & -16) + 16 * half if PACKED else o  # 16 columns of every 32
-        b_b = product(operands, start_k, o_q, o_k, n_q, n_k, D, BLOCK_D)
-        if WEIGHTED:
-            scores, b_lse, scale = weight
-            b_scores = product(scores, start_k, o_q, o_k, n_q, n_k, E, BLOCK_E)
-            if HAS_BIAS:
-                b_b *= tl.exp(add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k) - b_lse[:, None])
-            else:
-                b_b *= tl.exp(b_scores * scale - b_lse[:, None])
-        elif HAS_BIAS:
-            b_b = add_bias(b_b, bias, start_k, o_q, o_k, n_q, n_k)
+        if len(operands) == 0:
+            b_b = load_bias(bias, start_k, o_q, o_k, n_q, n_k)
+        else:
+            b_b = product(operands, start_k, o_q, o_k, n_q, n_k, D, BLOCK_D)
+            if WEIGHTED:
+                scores, b_lse, scale = weight
+                b_scores = product(scores, start_k, o_q, o_k, n_q, n_k, E, BLOCK_E)
+                if HAS_BIAS:
+                    b_b *= tl.exp(add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k) - b_lse[:, None])
+                else:
+                    b_b *= tl.exp(b_scores * scale - b_lse[:, None])
+            elif HAS_BIAS:
+                b_b = add_bias(b_b, bias, start_k, o_q, o_k, n_q, n_k)
         b_b = without_invalid(
             b_b, b_valid, b_limit - start_k, o_k, infinity, half, 32 // HALVES, ROWS, WORDS, BY_WORDS, BY_COLUMN
         )

@@ -58,6 +58,7 @@ TRITON_KERNELS = {
     "transpose_mask": "keep_mask",
     "keep_mask": "keep_mask",
     "random_keep_mask": "keep_mask",
+    "keep_scores": "keep_mask",
     "masked_attention": "masked_attention",
     "masked_attention_backward": "masked_attention_backward",
     "attention_attribution": "attention_attribution",

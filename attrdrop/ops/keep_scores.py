@@ -95,10 +95,12 @@ def _check_valid(valid: object, shape: tuple[int, int, int], device: torch.devic
 def _resolve(scores: Tensor, backend: str | None) -> str:
     double = "float64 scores are ranked by the reference only" if scores.dtype == torch.float64 else None
     longest, m = 65535 if scores.dtype == torch.bfloat16 else 32768, scores.shape[2]
-    cuda = double or backends.CUDA_MISSING
+    cuda, triton = double or backends.CUDA_MISSING, double or backends.TRITON_MISSING
     if cuda is None and m > longest:  # see csrc/cuda/keep_mask_launch.cuh
         cuda = f"it ranks rows of up to {longest} columns, got {m}"
-    missing = {"cuda": cuda, "triton": "it has no such kernel", "cpp": double or backends.COMPILED_MISSING}
+    if triton is None and m > 32768:  # see triton_kernels/keep_mask.py
+        triton = f"it ranks rows of up to 32768 columns, got {m}"
+    missing = {"cuda": cuda, "triton": triton, "cpp": double or backends.COMPILED_MISSING}
     return backends.resolve("keep_scores", scores, backend, missing)
 
 

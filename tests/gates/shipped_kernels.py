@@ -130,9 +130,23 @@ def keep_mask_cases(arch: int) -> Iterator[Case]:
             f"keep_mask_scratch-d{d}-n{n}-sm{arch}{suffix}", keep_mask_scratch.select_through_scratch_kernel, arch,
             constants, *types, tile.warps, tile.stages,
         )  # fmt: skip
+    for dtype, m in itertools.product((torch.bfloat16, torch.float32), (128, 1536, 3072, 14336)):
+        is_bf16 = dtype == torch.bfloat16
+        tile = keep_mask.scratch_tile(arch, dtype, 16, False)
+        rows, columns, chunks = keep_mask.scratch_layout(arch, m, 2 if is_bf16 else 1)
+        constants = dict(
+            **common, **biases["-bias"], p_x=None, p_y=None, D=0, BLOCK_D=16, PACKED=is_bf16, BLOCK_Q=tile.queries,
+            BLOCK_K=tile.keys, ROWS=rows, COLUMNS=columns, CHUNKS=chunks,
+        )  # fmt: skip
+        types = ("*bf16", {"p_scratch": "*i32"}) if is_bf16 else ("*fp32", {"p_scratch": "*fp32"})
+        yield Case(
+            f"keep_scores-{'bf16' if is_bf16 else 'fp32'}-m{m}-sm{arch}",
+            keep_mask_scratch.select_through_scratch_kernel, arch, constants, *types, tile.warps, tile.stages,
+        )  # fmt: skip
     blocks = dict(ROWS=keep_mask.DRAW_ROWS, WORDS=keep_mask.DRAW_WORDS)
     drawn = dict(CANDIDATES="rows", HAS_VALID=True, IS_CAUSAL=True, HAS_IDS=True, ISA=arch, **blocks)
     yield Case(f"keep_mask_draw-sm{arch}", keep_mask.draw_kernel, arch, drawn)
+    yield Case(f"keep_scores_draw-sm{arch}", keep_mask.draw_kernel, arch, drawn | dict(p_cols=None, IS_CAUSAL=False))
     yield Case(f"transpose_mask-sm{arch}", keep_mask.transpose_kernel, arch, blocks)
 
 
