@@ -19,6 +19,7 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
+from attrdrop import ADDropConfig
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.text import report, tasks
@@ -108,12 +109,9 @@ def test_other_attributions(finetune, attribution):
     assert dead == (pytest.approx(0.55, abs=0.1) if attribution == "IGA" else None)
 
 
-@pytest.mark.parametrize("attribution", ["GA", "RD"])
-def test_other_units(finetune, attribution):
-    arguments = [*SMALL, "--seeds", 1, "--no-cross-tuning", "--attribution", attribution]
-    outcome, output = finetune(*arguments, "--units", "attention,feed-forward,heads")
-    assert outcome.exit_code == 0, outcome.output
-    assert results(output)["settings"]["units"] == ["attention", "feed-forward", "heads"]
+def test_units_reach_the_step():
+    units = ("attention", "feed-forward", "heads")
+    assert ADDropConfig(**Settings(units=units).addrop_arguments).units == units
 
 
 def test_demo_preset_yields_to_options(finetune):
