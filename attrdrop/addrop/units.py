@@ -29,7 +29,7 @@ HEADS = 0
 
 COMPILED = (
     "units must not name 'feed-forward' where torch.compile runs the model, which does not see what AD-DROP changes "
-    "there; run it uncompiled, or drop 'attention' and 'heads'"
+    "there; run it uncompiled, or take units=('attention', 'heads')"
 )
 IN_PIECES = (
     "a feed-forward block of the model has inputs of shape {}, which do not tell what is whose sample's (a mixture of "
@@ -39,6 +39,10 @@ NO_FEED_FORWARD = (
     "units has 'feed-forward', but beside the attention of {} no block was found whose second layer maps a larger size "
     "back to that of the first; leave 'feed-forward' out"
 )
+CHUNKED = (
+    "chunk_size_feed_forward of the model must be 0 where units has 'feed-forward', got {}: its blocks see a sample in "
+    "pieces"
+)
 _ATTENTION_NAMES = ("attn", "attention", "encdec")
 
 
@@ -47,6 +51,9 @@ class Units:
 
     def __init__(self, kinds: Sequence[str] = ("attention",), model: nn.Module | None = None):
         self.kinds = tuple(kinds)
+        chunk = getattr(getattr(model, "config", None), "chunk_size_feed_forward", 0)
+        if chunk and "feed-forward" in self:
+            raise ValueError(CHUNKED.format(chunk))
         self._model = model
         self._names: dict[nn.Module, str] = {}
         self._found: dict[nn.Module, tuple[nn.Module, ...]] = {}

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from units_restatement import FORWARDS, Taps, masks
 
 from attrdrop import ADDrop, ADDropConfig, unpack_mask
 from attrdrop._core.seeds import derive_seed
-from attrdrop.addrop.units import HEADS, NextInput, Units
+from attrdrop.addrop.units import HEADS, NextInput, NextInputs, Units
 
 ALL = ("attention", "feed-forward", "heads")
 KINDS = {"heads": HEADS, "feed-forward": 1}
@@ -253,6 +254,51 @@ def test_what_is_no_feed_forward_block():
     assert Units(("attention", "heads"), model).projections(model[1].attention.own) == ()
 
 
+class Adapted(nn.Module):
+    """A linear layer with a correction of low rank beside it, as PEFT makes them."""
+
+    def __init__(self, base, rank=4):
+        super().__init__()
+        self.base, self.in_features, self.out_features = base, base.in_features, base.out_features
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_what_stands_in_for_a_linear_layer():
+    model = build("bert")
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.dense, layer.output.dense = Adapted(layer.intermediate.dense), Adapted(layer.output.dense)
+    addrop = new_addrop(model, "feed-forward")
+    pass2 = addrop.attribute(**batch("bert"))
+    for site, layer in zip(pass2.sites, model.bert.encoder.layer, strict=True):
+        assert addrop._units.projections(site.module) == (layer.output.dense,)
+        assert site.units[1].rows.shape == (3, 20, 2)
+
+
+class Doubled:
+    def change(self, number, x):
+        return number * x
+
+
+def test_a_change_is_for_one_call_of_its_thread():
+    layer, x, doubled = nn.Identity(), torch.ones(2), Doubled()
+    NextInput(layer, doubled.change, 2)
+    with ThreadPoolExecutor(1) as other:
+        assert torch.equal(other.submit(layer, x).result(), x)
+    assert torch.equal(layer(x), 2 * x)
+    assert torch.equal(layer(x), x)
+    inputs = NextInputs()
+    inputs.change(layer, doubled.change, 2)
+    inputs.change(layer, doubled.change, 3)
+    assert torch.equal(layer(x), 3 * x)
+    inputs.change(layer, doubled.change, 4)
+    inputs.forget()
+    assert torch.equal(layer(x), x)
+
+
 @pytest.mark.parametrize("kind", ["IGA", "AA"])
 def test_attributions_that_rank_attention_alone(kind):
     with pytest.raises(ValueError, match=f"units must be 'attention' alone where attribution is '{kind}', which ranks"):
@@ -275,6 +321,15 @@ def test_compiled_models_drop_heads_and_no_feed_forward_units():
         new_addrop(compiled)(**inputs)
     losses = [new_addrop(model, ("attention", "heads"))(**inputs).loss.detach() for model in (eager, compiled)]
     torch.testing.assert_close(*losses)
+
+
+def test_blocks_that_run_by_chunks():
+    model = build("bert", chunk_size_feed_forward=5)
+    with pytest.raises(
+        ValueError, match="chunk_size_feed_forward of the model must be 0 where units has 'feed-forward'"
+    ):
+        new_addrop(model)
+    new_addrop(model, "heads")
 
 
 def test_models_without_such_blocks():
