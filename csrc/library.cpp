@@ -34,13 +34,12 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CompositeExplicitAutograd, m) { m.impl("buil
 STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("pack_mask", TORCH_BOX(&attrdrop::pack_mask_cpu));
   m.impl("unpack_mask", TORCH_BOX(&attrdrop::unpack_mask_cpu));
-  m.impl("additive_mask", TORCH_BOX(&attrdrop::additive_mask_cpu));
   m.impl("transpose_mask", TORCH_BOX(&attrdrop::transpose_mask_cpu));
   m.impl("keep_mask", TORCH_BOX((&attrdrop::keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
   m.impl("random_keep_mask", TORCH_BOX((&attrdrop::random_keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
   m.impl("keep_scores", TORCH_BOX((&attrdrop::keep_scores_op<attrdrop::Tensor, &attrdrop::keep_scores_cpu>)));
-  m.impl("softmax_dropout_", TORCH_BOX(&attrdrop::softmax_dropout_cpu));
-  m.impl("softmax_dropout_backward_", TORCH_BOX(&attrdrop::softmax_dropout_backward_cpu));
+  m.impl("masked_attention", TORCH_BOX(&attrdrop::masked_attention_cpu));
+  m.impl("masked_attention_backward", TORCH_BOX(&attrdrop::masked_attention_backward_cpu));
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
   m.impl("relevance_gate", TORCH_BOX(&attrdrop::relevance_gate_cpu));
   m.impl("relevance_gate_backward", TORCH_BOX(&attrdrop::relevance_gate_backward_cpu));

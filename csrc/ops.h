@@ -20,15 +20,16 @@ struct PointProblem;
 
 Tensor pack_mask_cpu(Tensor mask);
 Tensor unpack_mask_cpu(Tensor bits, int64_t n);
-Tensor additive_mask_cpu(Tensor bits, int64_t n);
 Tensor transpose_mask_cpu(Tensor rows, int64_t n_k);
 std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(const Tensor& like, KeepMaskArgs args);
 std::tuple<Tensor, Tensor> keep_scores_cpu(const Tensor& like, KeepMaskArgs args);
-Tensor softmax_dropout_cpu(Tensor scores, std::optional<Tensor> bias, std::optional<Tensor> keep, double scale,
-                           double dropout_p, int64_t seed, std::optional<Tensor> sample_ids);
-Tensor softmax_dropout_backward_cpu(Tensor scores, Tensor grad, Tensor lse, Tensor delta, std::optional<Tensor> bias,
-                                    std::optional<Tensor> keep, double scale, double dropout_p, int64_t seed,
-                                    std::optional<Tensor> sample_ids, bool needs_grad_bias);
+std::tuple<Tensor, Tensor> masked_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor keep, std::optional<Tensor> bias,
+                                                double scale, double dropout_p, int64_t seed,
+                                                std::optional<Tensor> sample_ids);
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_attention_backward_cpu(
+    Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep, Tensor keep_cols,
+    std::optional<Tensor> bias, double scale, double dropout_p, int64_t seed, std::optional<Tensor> sample_ids,
+    bool needs_grad_bias);
 std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, std::optional<Tensor> valid,
                                                      bool is_causal, int64_t k);
 Tensor relevance_gate_cpu(Tensor z, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu);

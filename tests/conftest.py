@@ -5,6 +5,8 @@ import os
 
 # Threads that wait in a loop make small models a hundred times slower on a busy machine. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:  # as many processes as cores: a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # that of a test process; a console would keep it where a test sets another
 
 import pytest

@@ -11,7 +11,6 @@ SCHEMAS = (
     "build_info() -> str",
     "pack_mask(Tensor mask) -> Tensor",
     "unpack_mask(Tensor bits, SymInt n) -> Tensor",
-    "additive_mask(Tensor bits, SymInt n) -> Tensor",
     "transpose_mask(Tensor rows, SymInt n_k) -> Tensor",
     "keep_mask(Tensor x, Tensor y, float p, float q, SymInt seed, int layer, Tensor? valid, bool is_causal, bool low,"
     " bool bf16_keys, Tensor? sample_ids, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse, float scale,"
@@ -20,11 +19,6 @@ SCHEMAS = (
     " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
     "keep_scores(Tensor scores, float p, float q, SymInt seed, int layer, Tensor? valid, bool low, Tensor? sample_ids)"
     " -> (Tensor rows, Tensor counts)",
-    "softmax_dropout_(Tensor(a!) scores, Tensor? bias, Tensor? keep, float scale, float dropout_p, SymInt seed,"
-    " Tensor? sample_ids) -> Tensor",
-    "softmax_dropout_backward_(Tensor(a!) scores, Tensor(b!) grad, Tensor lse, Tensor delta, Tensor? bias,"
-    " Tensor? keep, float scale, float dropout_p, SymInt seed, Tensor? sample_ids,"
-    " bool needs_grad_bias) -> Tensor",
     "masked_attention(Tensor q, Tensor k, Tensor v, Tensor keep, Tensor? bias, float scale, float dropout_p,"
     " SymInt seed, Tensor? sample_ids) -> (Tensor out, Tensor lse)",
     "masked_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep,"

@@ -8,7 +8,6 @@ from torch import Tensor
 from attrdrop._core import backends, checks
 from attrdrop._core.capture import is_capturing
 from attrdrop._core.library import operators, register_fake
-from attrdrop.ops import _masked_attention_cpu  # noqa: F401  (registers the CPU implementation)
 from attrdrop.ops.keep_mask import KeepMask
 from attrdrop.reference import masked_attention as reference
 
@@ -99,7 +98,7 @@ def masked_attention(
     if seed is None:
         seed = _drawn_seed() if dropout_p > 0 else 0
     arguments = (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids)
-    chosen = _resolve(q, v, bias, dropout_p, backend)
+    chosen = _resolve(q, v, backend)
     if chosen == "reference":
         out, lse = reference.masked_attention(*arguments)
     else:
@@ -170,13 +169,10 @@ def _first_needs(ctx) -> tuple[bool, ...]:
     return *ctx.needs_input_grad[:3], ctx.needs_input_grad[4]
 
 
-def _resolve(q: Tensor, v: Tensor, bias: Tensor | None, dropout_p: float, backend: str | None) -> str:
+def _resolve(q: Tensor, v: Tensor, backend: str | None) -> str:
     cpp, triton = backends.COMPILED_MISSING, backends.TRITON_MISSING
-    needs_scores = dropout_p > 0 or q.shape[-1] != v.shape[-1] or (bias is not None and bias.requires_grad)
     if q.dtype == torch.float64:
-        triton = "float64 is served by the reference only"
-        if needs_scores:
-            cpp = "float64 with dropout, a bias gradient or d_v != d is served by the reference only"
+        triton = cpp = "float64 is served by the reference only"
     else:
         widest = WIDEST_SINGLE if q.dtype == torch.float32 else WIDEST_HALF
         if not all(1 <= width <= widest for width in (q.shape[-1], v.shape[-1])):

@@ -9,6 +9,12 @@ import seaborn as sns
 from attrdrop.plots.panels import BAND, check_columns, epoch_axis, legend_beside, loss_panels, panels
 from attrdrop.plots.sheets import save
 
+TRAINING = {  # columns of the curves of training, and what they are called
+    "train_loss": "training loss",
+    "test_accuracy": "test accuracy (%)",
+    "rank_accuracy": "relevance on the object (%)",
+    "flipping": "probability, most relevant flipped (%)",
+}
 ORDERS = {
     "descending": "most relevant first", "ascending": "least relevant first", "random": "in random order",
 }  # fmt: skip
@@ -33,20 +39,23 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
 def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """Training loss and test accuracy by epoch, one colour per arm; bands show the standard deviation over seeds.
 
-    `frame` has the columns arm, epoch, train_loss and test_accuracy; `target` receives a PNG.
+    `frame` has the columns arm, epoch, train_loss and test_accuracy; rank_accuracy and flipping have panels where they
+    are there and have values; `target` receives a PNG.
     """
-    figure, both = panels(4.5, 4, 2)
-    shown = frame.assign(test_accuracy=100 * frame["test_accuracy"])
-    for axes, column, label in zip(
-        both, ("train_loss", "test_accuracy"), ("training loss", "test accuracy (%)"), strict=True
-    ):
+    check_columns(frame, "arm", "epoch", "train_loss", "test_accuracy")
+    names = [name for name in TRAINING if name in frame and frame[name].notna().any()]
+    last = 2 if len(names) == 3 else 1  # of the first row
+    figure, grid = panels(4.5, 4, len(names), columns=last + 1)
+    shown = frame.assign(**{name: 100 * frame[name] for name in names if TRAINING[name].endswith("(%)")})
+    arms = list(dict.fromkeys(frame["arm"]))
+    for place, (axes, name) in enumerate(zip(grid, names, strict=True)):
         sns.lineplot(
-            shown, x="epoch", y=column, hue="arm", style="arm", markers=True, errorbar="sd", err_kws=BAND,
-            legend=column == "test_accuracy", ax=axes,
+            shown[shown[name].notna()], x="epoch", y=name, hue="arm", style="arm", hue_order=arms, style_order=arms,
+            markers=True, errorbar="sd", err_kws=BAND, legend=place == last, ax=axes,
         )  # fmt: skip
-        axes.set_ylabel(label)
+        axes.set_ylabel(TRAINING[name])
         epoch_axis(axes, frame)
-    legend_beside(both[1])
+    legend_beside(grid[last])
     figure.suptitle(title)
     save(figure, target)
 

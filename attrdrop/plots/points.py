@@ -1,7 +1,7 @@
 """Sheets of point clouds in three dimensions, drawn without a display: relevance, and points that were dropped."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from attrdrop._core.maps import check_finite, point_relevance
-from attrdrop.plots.sheets import COLOURS, SCALE, add_relevance_scale, save, sheet
+from attrdrop.plots.sheets import COLOURS, SCALE, add_relevance_scale, check_titles, save, sheet
 
 ELEVATION, AZIMUTH = 20, -50  # degrees; the y axis of the data points upwards
 POINT_AREA = 2.2  # square points, of the markers
@@ -47,11 +47,45 @@ def relevance_clouds(
         )
     figure, panels = _cloud_sheet(places, titles, footer=SCALE)
     for axes, cloud, signed in zip(panels, places, values, strict=True):
-        largest = np.abs(signed).max()
-        scaled = signed / largest if largest > 0 else signed
-        colours = COLOURS((scaled + 1) / 2)
-        colours[:, :3] *= 0.8  # zero is grey, not the white of the sheet
-        axes.scatter(*cloud, c=colours, s=POINT_AREA * (1 + 2 * np.abs(scaled)), linewidths=0, depthshade=False)
+        _colour(axes, cloud, signed)
+    add_relevance_scale(figure, label)
+    save(figure, target)
+
+
+def compared_clouds(
+    points: Tensor,
+    maps: Mapping[str, Tensor],
+    target: Path | IO[bytes],
+    titles: Sequence[str] | None = None,
+    label: str = "",
+) -> None:
+    """Each cloud coloured by its relevance by several rules, side by side, each on a scale of its own.
+
+    Args:
+        points, target, label: as of :func:`relevance_clouds`.
+        maps: by the name of the rule, floating point (N, P), or (N, P, C), whose channels are summed with their sign.
+        titles: one per cloud, before the name of the rule.
+
+    Raises:
+        TypeError, ValueError: as :func:`relevance_clouds`; also: there is no map.
+    """
+    places = _places(points)
+    if not maps:
+        raise ValueError("maps must hold relevance by at least one rule, got none")
+    found = [point_relevance(relevance).cpu().numpy() for relevance in maps.values()]
+    for name, values in zip(maps, found, strict=True):
+        if values.shape != points.shape[:2]:
+            raise ValueError(
+                f"maps[{name!r}] must have shape (N, P) or (N, P, C) with (N, P) = {tuple(points.shape[:2])}, "
+                f"got {tuple(maps[name].shape)}"
+            )
+    check_titles(titles, len(places), "cloud")
+    names = [f"{title}: {name}" if title else name for title in titles or [""] * len(places) for name in maps]
+    across = 2 if len(places) > 1 and len(maps) < 4 else 1
+    figure, panels = _cloud_sheet(places.repeat(len(maps), 0), names, SCALE, across * len(maps))
+    for place, axes in enumerate(panels):
+        cloud, rule = divmod(place, len(maps))
+        _colour(axes, places[cloud], found[rule][cloud])
     add_relevance_scale(figure, label)
     save(figure, target)
 
@@ -82,10 +116,21 @@ def dropped_clouds(
     save(figure, target)
 
 
-def _cloud_sheet(places: np.ndarray, titles: Sequence[str] | None, footer: float = 0.0) -> tuple[Figure, list[Any]]:
+def _colour(axes: Any, cloud: np.ndarray, signed: np.ndarray) -> None:
+    """Draw a cloud (3, P) in the colours of its relevance (P,)."""
+    largest = np.abs(signed).max()
+    scaled = signed / largest if largest > 0 else signed
+    colours = COLOURS((scaled + 1) / 2)
+    colours[:, :3] *= 0.8  # zero is grey, not the white of the sheet
+    axes.scatter(*cloud, c=colours, s=POINT_AREA * (1 + 2 * np.abs(scaled)), linewidths=0, depthshade=False)
+
+
+def _cloud_sheet(
+    places: np.ndarray, titles: Sequence[str] | None, footer: float = 0.0, columns: int | None = None
+) -> tuple[Figure, list[Any]]:
     """One panel per cloud (N, 3, P), in which the sphere around the cloud has room."""
     count = len(places)
-    columns = min(count, max(4, math.ceil(math.sqrt(count))))
+    columns = columns or min(count, max(4, math.ceil(math.sqrt(count))))
     figure, panels = sheet(count, 1.0, columns, titles, "cloud", footer, projection="3d")
     for axes, cloud in zip(panels, places, strict=True):
         centre = (cloud.max(1) + cloud.min(1)) / 2

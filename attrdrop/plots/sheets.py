@@ -36,8 +36,7 @@ def sheet(
 
     shape: height of a panel / its width. what: a picture in the error about titles. panel: passed on to each axes.
     """
-    if titles is not None and (isinstance(titles, str) or len(titles) != count):
-        raise ValueError(f"titles must be a list of {count}, one per {what}, got {titles!r}")
+    check_titles(titles, count, what)
     rows = math.ceil(count / columns)
     panel_width = max(0.8, min(3.2 / shape, 12 / columns))
     panel_height = panel_width * shape
@@ -59,6 +58,12 @@ def sheet(
             axes.set_title(wrapped[index], fontsize=TITLE_SIZE, pad=2, linespacing=1.1, parse_math=False)
         panels.append(axes)
     return figure, panels
+
+
+def check_titles(titles: Sequence[str] | None, count: int, what: str) -> None:
+    """Raise ValueError where there is not one per picture."""
+    if titles is not None and (isinstance(titles, str) or len(titles) != count):
+        raise ValueError(f"titles must be a list of {count}, one per {what}, got {titles!r}")
 
 
 def add_relevance_scale(figure: Figure, label: str = "") -> None:

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from attrdrop import lrp
 from attrdrop._core.checks import check_choice, check_positive_int
 from attrdrop._core.modules import outside_graphs, unwrap
-from attrdrop._core.seeds import derive_seed
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, fill_blocks, occlude_blocks
 from attrdrop.ops.occlude_points import MODES as SELECTIONS
 from attrdrop.reldrop.cells import choose_cells
 from attrdrop.reldrop.guided import Attribution, Guided
 from attrdrop.schedules import Schedule, check_schedule
 
-GUIDES = ("image", "source")
 MODES = ("block", "pixel", "patch")
 
 
@@ -40,8 +38,8 @@ class BlockStatistics:
         return asdict(self)
 
 
-class _Blocks(Guided):
-    """What RelDrop and RelCutMix share: blocks, for which the images that need it are attributed."""
+class OnImages(Guided):
+    """What transforms of images share: some images are changed, some of these at random, and how much is counted."""
 
     p: Schedule
     alpha: Schedule
@@ -52,27 +50,47 @@ class _Blocks(Guided):
         *,
         p: Schedule = 0.5,
         alpha: Schedule = 0.5,
-        scale: tuple[float, float] = (0.02, 0.4),
-        ratio: tuple[float, float] = (0.3, 1 / 0.3),
-        k_centers: int = 1,
-        border: str = "clip",
-        per: str = "image",
         rule: Attribution | None = None,
         **settings: Any,
     ) -> None:
         rule = lrp.EpsilonPlusFlat() if rule is None else rule
         super().__init__(model, "images", {"p": p, "alpha": alpha}, rule=rule, **settings)
+
+    def statistics(self) -> BlockStatistics:
+        """What was done on this process since the last reset. Waits for the device."""
+        changed, area = (0.0, 0.0) if self._sums is None else self._sums.tolist()
+        share = area / changed if changed else 0.0
+        return BlockStatistics(self._seen, int(changed), self._attributed, share, self._steps)
+
+    def _of_step(self, relevance: Tensor | None) -> tuple[float, float, Tensor | None]:
+        """p, alpha, and the relevance that is given, as far as it has a say."""
+        p = 0.0 if self._step < self.warmup else self._scheduled("p")
+        return (p, self._scheduled("alpha"), relevance) if self._is_guided(relevance) else (p, 1.0, None)
+
+    def _summed(self, relevance: Tensor) -> Tensor:
+        return relevance.float().sum(1) if relevance.dim() == 4 else relevance.float()
+
+
+class Blocks(OnImages):
+    """What RelDrop and RelCutMix share: blocks, for which the images that need it are attributed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scale: tuple[float, float] = (0.02, 0.4),
+        ratio: tuple[float, float] = (0.3, 1 / 0.3),
+        k_centers: int = 1,
+        border: str = "clip",
+        per: str = "image",
+        **settings: Any,
+    ) -> None:
+        super().__init__(model, **settings)
         check_choice("border", border, BORDERS)
         check_choice("per", per, PER)
         self._block: dict[str, Any] = {"scale": scale, "ratio": ratio, "k_centers": k_centers, "border": border}
         self._per = per
         occlude_blocks(torch.zeros(0, 1, 1, 1), p=0.0, seed=0, **self._block)
-
-    def statistics(self) -> BlockStatistics:
-        """What was occluded on this process since the last reset. Waits for the device."""
-        occluded, area = (0.0, 0.0) if self._sums is None else self._sums.tolist()
-        share = area / occluded if occluded else 0.0
-        return BlockStatistics(self._seen, int(occluded), self._attributed, share, self._steps)
 
     def _occlude(
         self,
@@ -114,16 +132,8 @@ class _Blocks(Guided):
         self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
         return images, boxes
 
-    def _of_step(self, relevance: Tensor | None) -> tuple[float, float, Tensor | None]:
-        """p, alpha, and the relevance that is given, as far as it has a say."""
-        p = 0.0 if self._step < self.warmup else self._scheduled("p")
-        return (p, self._scheduled("alpha"), relevance) if self._is_guided(relevance) else (p, 1.0, None)
 
-    def _summed(self, relevance: Tensor) -> Tensor:
-        return relevance.float().sum(1) if relevance.dim() == 4 else relevance.float()
-
-
-class RelDrop(_Blocks):
+class RelDrop(Blocks):
     """Occludes what is most relevant in some of a batch's images, as a transform: the last step before the model.
 
     ::
@@ -256,61 +266,3 @@ class RelDrop(_Blocks):
         if self.inplace:
             return images.index_copy_(0, place, occluded)
         return images.index_copy(0, place, occluded)
-
-
-class RelCutMix(_Blocks):
-    """CutMix whose block covers what is most relevant: pixels come from another image, labels mix by area.
-
-    Args:
-        model, and all but value and policy: as :class:`RelDrop`; alpha=1 is CutMix with a uniform centre.
-        num_classes: number of classes of the soft labels.
-        guide: "image": the block covers the most relevant part of the image that it is pasted into; "source": it shows
-            the most relevant part of the image that it is cut from.
-    """
-
-    def __init__(self, model: nn.Module, num_classes: int, *, guide: str = "image", **settings: Any) -> None:
-        super().__init__(model, **settings)
-        check_choice("guide", guide, GUIDES)
-        check_positive_int("num_classes", num_classes)
-        self.num_classes, self.guide = num_classes, guide
-
-    @outside_graphs
-    def __call__(
-        self, images: Tensor, labels: Tensor, relevance: Tensor | None = None, samples: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Mixed images, and soft labels (N, num_classes) in the type of the images for ``cross_entropy``.
-
-        Args:
-            images: floating point (N, C, H, W). labels: int64 (N,) in [0, num_classes), which is looked at on the CPU
-                only. relevance, samples: as in :class:`RelDrop`, by image.
-        """
-        self._check_batch(images, labels, "(N, C, H, W)")
-        onehot = soft_labels(images, labels, self.num_classes)
-        if not unwrap(self.model).training:
-            return images, onehot
-        count, (height, width) = images.shape[0], images.shape[2:]
-        order = partners(count, self.seed, self._step).to(images.device, non_blocking=True)
-        partner = order if self.guide == "source" else None
-        if relevance is not None and partner is not None:
-            relevance = relevance[partner]
-        mixed, boxes = self._occlude(images, labels, relevance, samples, partner, source=images, source_index=order)
-        share = (boxes[:, 2:].prod(1) / max(height * width, 1)).to(images.dtype)[:, None]
-        return mixed, (1 - share) * onehot + share * onehot[order]
-
-
-def soft_labels(images: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """(N, classes), all of each sample's share with its class, in the type of the images."""
-    if labels is None:
-        raise ValueError("labels are needed for mixing them, got None")
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating point, in whose type labels are mixed, got {images.dtype}")
-    if labels.device.type == "cpu" and labels.numel():
-        low, high = map(int, labels.aminmax())
-        if low < 0 or high >= classes:
-            raise ValueError(f"labels must lie in [0, {classes}), the classes to mix, got {low if low < 0 else high}")
-    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(images.dtype)
-
-
-def partners(count: int, seed: int, step: int) -> Tensor:
-    """Which sample of a batch each one is mixed with, int64 (N,), on the CPU."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, step, 1)))

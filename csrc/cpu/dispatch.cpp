@@ -13,8 +13,12 @@ namespace attrdrop {
   int64_t keep_mask_scratch(const KeepMaskProblem&);                                                             \
   void keep_mask(const KeepMaskProblem&, int64_t, int64_t, void*, Counts&);                                      \
   void bernoulli(const Draw&, int64_t, int64_t, int64_t, uint32_t*);                                             \
-  void softmax(const SoftmaxProblem&, int64_t, int64_t, uint32_t*);                                              \
-  void softmax_backward(const SoftmaxBackwardProblem&, int64_t, int64_t, uint32_t*);                             \
+  int64_t attention_scratch(const AttentionProblem&, bool);                                                      \
+  void pack_keys(const AttentionProblem&, bool, void*);                                                          \
+  void attention(const AttentionProblem&, int64_t, int64_t, void*);                                              \
+  void attention_backward(const AttentionBackwardProblem&, int64_t, int64_t, void*);                             \
+  int64_t padded_width(int64_t);                                                                                 \
+  void write_rows(const Matrix&, int64_t, int64_t, int64_t, const float*, int64_t, const float*);                \
   int64_t attribution_scratch(const AttributionProblem&);                                                        \
   void attribution(const AttributionProblem&, void*);                                                            \
   void gate(const GateProblem&, int64_t, int64_t);                                                               \
@@ -31,10 +35,12 @@ namespace attrdrop {
   int64_t block_scratch(const BlockProblem&);                                                                    \
   bool choose_block(const BlockProblem&, int64_t, int64_t, void*);                                               \
   void fill_block(const BlockFill&, int64_t, const Box&);                                                        \
-  static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, softmax, softmax_backward,   \
+  static const Kernels table = {#isa_name, keep_mask_scratch, keep_mask, bernoulli, attention_scratch,           \
+                                pack_keys, attention, attention_backward, padded_width, write_rows,              \
                                 attribution_scratch, attribution, gate, gate_backward, pack_words,               \
                                 transpose_groups, farthest_points, ball_query, points_scratch, choose_points,    \
-                                replace_points, gather_rows, add_rows, block_scratch, choose_block, fill_block}; \
+                                replace_points, gather_rows, add_rows, block_scratch, choose_block,              \
+                                fill_block};                                                                     \
   }
 
 ATTRDROP_DECLARE(base)

@@ -50,25 +50,27 @@ struct KeepMaskProblem {
   uint32_t* cols;  // (n_k, words(n_q)); null: not wanted
 };
 
-// Softmax over the set bits of scores (n_q, n_k), in place, with ordinary dropout applied to the result.
-struct SoftmaxProblem {
-  float* scores;             // in: q k^T; out: dropout(softmax(scale * scores + bias))
-  const float* bias;         // null, or (n_q, n_k) with strides
-  int64_t bias_row_stride, bias_column_stride;
-  const uint32_t* keep;      // null, or packed rows
+// One (sample, head) of masked attention, in float32 inside.
+struct AttentionProblem {
+  Matrix q, k, v;        // (n_q, d), (n_k, d), (n_k, d_v)
+  const uint32_t* keep;  // packed rows; row stride 0 where they are broadcast
   int64_t keep_row_stride;
-  float* lse;                // (n_q)
-  int64_t n_q, n_k;
+  Matrix bias;           // (n_q, n_k), row stride 0 where it is broadcast; data null: none
+  int64_t bias_column_stride;
   float scale;
-  Draw draw;                 // threshold 0: no dropout
+  Draw draw;             // threshold 0: no dropout
+  int64_t n_q, n_k, d, d_v;
+  Matrix out;            // (n_q, d_v), written by the forward pass, read by the backward
+  float* lse;            // (n_q), likewise
 };
 
-// Its backward: recomputes P from scores and lse.
-struct SoftmaxBackwardProblem {
-  SoftmaxProblem forward;    // scores in: q k^T; out: dropout(P), the left factor of dV
-  float* grad;               // in: dO V^T (n_q, n_k); out: dF/d(scores before scale)
-  float* grad_bias;          // null, or (n_q, n_k) out: dF/d(bias)
-  const float* delta;        // (n_q) = rowsum(dO * O)
+struct AttentionBackwardProblem {
+  AttentionProblem forward;
+  Matrix grad_out;         // (n_q, d_v)
+  Matrix grad_q;           // (n_q, d), written
+  float *grad_k, *grad_v;  // added to: (n_k, padded_width(d)), (n_k, padded_width(d_v))
+  float* grad_bias;        // null, or added to; strides 0 where the bias is broadcast
+  int64_t grad_bias_row_stride, grad_bias_column_stride;
 };
 
 enum class Reduction : int { sum, topk };
@@ -163,8 +165,15 @@ struct Kernels {
   void (*keep_mask)(const KeepMaskProblem&, int64_t begin, int64_t end, void* scratch, Counts&);
   // Bernoulli words of rows [begin, end), `words` a row, to out.
   void (*bernoulli)(const Draw&, int64_t begin, int64_t end, int64_t words, uint32_t* out);
-  void (*softmax)(const SoftmaxProblem&, int64_t begin, int64_t end, uint32_t* dropped);
-  void (*softmax_backward)(const SoftmaxBackwardProblem&, int64_t begin, int64_t end, uint32_t* dropped);
+  // Heads that share k and v share what pack_keys makes of them in the scratch memory of one direction.
+  int64_t (*attention_scratch)(const AttentionProblem&, bool is_backward);
+  void (*pack_keys)(const AttentionProblem&, bool is_backward, void* scratch);
+  void (*attention)(const AttentionProblem&, int64_t begin, int64_t end, void* scratch);  // queries [begin, end)
+  void (*attention_backward)(const AttentionBackwardProblem&, int64_t begin, int64_t end, void* scratch);
+  int64_t (*padded_width)(int64_t d);
+  // Rows [begin, begin + rows) of `out` from float32 rows `step` apart, times a factor each where there are any.
+  void (*write_rows)(const Matrix& out, int64_t begin, int64_t rows, int64_t d, const float* from, int64_t step,
+                     const float* factors);
   int64_t (*attribution_scratch)(const AttributionProblem&);
   void (*attribution)(const AttributionProblem&, void* scratch);
   void (*gate)(const GateProblem&, int64_t begin, int64_t end);  // elements [begin, end)

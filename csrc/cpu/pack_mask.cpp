@@ -1,7 +1,6 @@
-// pack_mask, unpack_mask, additive_mask, transpose_mask on the CPU.
+// pack_mask, unpack_mask, transpose_mask on the CPU.
 #include <array>
 #include <cstring>
-#include <limits>
 
 #include "checks.h"
 #include "ops.h"
@@ -65,15 +64,6 @@ Tensor unpack_mask_cpu(Tensor bits, int64_t n) {
   check_packed(bits, n);
   Tensor mask = torch::stable::new_empty(bits, {bits.size(0), n}, ScalarType::Bool);
   unpack<uint8_t, 8>(bits, n, table, static_cast<uint8_t*>(mask.mutable_data_ptr()));
-  return mask;
-}
-
-// float32: 0 where the bit is set, -inf elsewhere.
-Tensor additive_mask_cpu(Tensor bits, int64_t n) {
-  static constexpr auto table = patterns<float, 4>(0.0f, -std::numeric_limits<float>::infinity());
-  check_packed(bits, n);
-  Tensor mask = torch::stable::new_empty(bits, {bits.size(0), n}, ScalarType::Float);
-  unpack<float, 4>(bits, n, table, static_cast<float*>(mask.mutable_data_ptr()));
   return mask;
 }
 

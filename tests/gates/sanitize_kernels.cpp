@@ -131,6 +131,33 @@ static void occlude(const Kernels& kernel) {
                                     static_cast<int32_t>(1 + below(width - left))});
 }
 
+static void attend(const Kernels& kernel) {
+  const int64_t n_q = 1 + below(110), n_k = 1 + below(420), d = 1 + below(40), d_v = 1 + below(40), words = word_count(n_k);
+  const std::vector<float> q = small_integers(n_q * d), k = small_integers(n_k * d), v = small_integers(n_k * d_v);
+  const std::vector<float> bias = small_integers(n_q * n_k), grad_out = small_integers(n_q * d_v);
+  std::vector<float> out(n_q * d_v), lse(n_q), grad_q(n_q * d), grad_bias(n_q * n_k);
+  std::vector<float> grad_k(n_k * kernel.padded_width(d)), grad_v(n_k * kernel.padded_width(d_v));
+  std::vector<uint32_t> keep(n_q * words);
+  for (uint32_t& word : keep) word = below(3) ? static_cast<uint32_t>(generator()) : 0u;
+  AttentionBackwardProblem b{};
+  AttentionProblem& p = b.forward;
+  p.q = {q.data(), d, Dtype::f32}, p.k = {k.data(), d, Dtype::f32}, p.v = {v.data(), d_v, Dtype::f32};
+  p.keep = keep.data(), p.keep_row_stride = coin() ? words : 0;
+  if (coin()) p.bias = {bias.data(), n_k, Dtype::f32}, p.bias_column_stride = coin();
+  p.scale = 0.3f, p.draw = {5, 0, 1, coin() ? 0u : static_cast<uint32_t>(below(65537))};
+  p.n_q = n_q, p.n_k = n_k, p.d = d, p.d_v = d_v;
+  p.out = {out.data(), d_v, Dtype::f32}, p.lse = lse.data();
+  const Scratch forward(kernel.attention_scratch(p, false)), backward(kernel.attention_scratch(p, true));
+  kernel.pack_keys(p, false, forward.data);
+  kernel.attention(p, 0, n_q, forward.data);
+  b.grad_out = {grad_out.data(), d_v, Dtype::f32}, b.grad_q = {grad_q.data(), d, Dtype::f32};
+  b.grad_k = grad_k.data(), b.grad_v = grad_v.data();
+  if (coin()) b.grad_bias = grad_bias.data(), b.grad_bias_row_stride = n_k, b.grad_bias_column_stride = coin();
+  kernel.pack_keys(p, true, backward.data);
+  kernel.attention_backward(b, 0, n_q, backward.data);
+  kernel.write_rows(b.grad_q, 0, n_q, d, q.data(), d, nullptr);
+}
+
 int main() {
   const Kernels& kernel = kernels();
   for (int round = 0; round < 400; ++round) {
@@ -138,10 +165,11 @@ int main() {
     drop_points(kernel);
     group(kernel);
     occlude(kernel);
+    attend(kernel);
     const int64_t n_q = 1 + below(70), n_k = 1 + below(140), d = 1 + below(20), k = 1 + below(30);
     const int64_t words = word_count(n_k), column_words = word_count(n_q);
     std::vector<float> x = small_integers(n_q * d), y = small_integers(n_k * d), lse(n_q);
-    std::vector<uint32_t> valid(n_q * words), rows(n_q * words), cols(n_k * column_words), dropped(n_q * words);
+    std::vector<uint32_t> valid(n_q * words), rows(n_q * words), cols(n_k * column_words);
     for (uint32_t& word : valid) word = static_cast<uint32_t>(generator());
 
     KeepMaskProblem keep{};
@@ -167,16 +195,6 @@ int main() {
     kernel.transpose_groups({rows.data(), n_q * words, words, n_q, n_k, cols.data()}, 0, column_words);
     const std::vector<uint8_t> mask(n_q * n_k, 1);
     kernel.pack_words({mask.data(), n_k, 1, n_k, rows.data()}, 0, n_q * words);
-
-    std::vector<float> scores = small_integers(n_q * n_k), grad(n_q * n_k), delta(n_q), bias(n_q * n_k, 0.1f);
-    SoftmaxProblem softmax{};
-    softmax.scores = scores.data(), softmax.lse = lse.data();
-    softmax.n_q = n_q, softmax.n_k = n_k, softmax.scale = 0.3f;
-    softmax.keep = coin() ? valid.data() : nullptr, softmax.keep_row_stride = words;
-    softmax.draw = {5, 0, 1, static_cast<uint32_t>(below(65537))};
-    if (coin()) softmax.bias = bias.data(), softmax.bias_row_stride = n_k, softmax.bias_column_stride = 1;
-    kernel.softmax(softmax, 0, n_q, dropped.data());
-    kernel.softmax_backward({softmax, grad.data(), coin() ? bias.data() : nullptr, delta.data()}, 0, n_q, dropped.data());
 
     std::vector<float> values(k > n_k ? k : n_k);
     std::vector<int64_t> indices(k);

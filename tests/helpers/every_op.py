@@ -84,23 +84,6 @@ def clouds(layout, backend):
     out.backward(layout(torch.randn(out.shape)))
 
 
-def parts_of_attention(layout, _backend):
-    """What masked_attention runs on the CPU, below autograd."""
-    ours, keep = torch.ops.attrdrop, pack_mask(torch.rand(2, 4, 7, 33) < 0.7)
-    ours.additive_mask(keep.flatten(0, 2), 33)
-    scores, grad, bias, ids = (
-        torch.randn(2, 4, 7, 33),
-        torch.randn(2, 4, 7, 33),
-        torch.randn(1, 4, 1, 33),
-        torch.arange(2),
-    )
-    lse = ours.softmax_dropout_(scores.clone(), layout(bias), keep, 0.3, 0.1, 1, ids)
-    for needed in (False, True):
-        ours.softmax_dropout_backward_(
-            scores.clone(), grad.clone(), lse, torch.randn(2, 4, 7), layout(bias), keep, 0.3, 0.1, 1, ids, needed
-        )
-
-
 def biased(shape):
     return lambda layout, backend: attention(layout, backend, shape)
 
@@ -112,7 +95,6 @@ CALLS = {
     "key bias": (biased((2, 1, 1, 33)), [CPP, TRITON]),
     "masks": (masks, [CPP, TRITON]),
     "gates": (gates, [CPP, TRITON]),
-    "parts": (parts_of_attention, [CPP]),
     "images": (images, [CPP]),
     "clouds": (clouds, [CPP]),
 }

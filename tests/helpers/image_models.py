@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from attrdrop.models import ResNet
 
+N = 8  # images of a batch
+
 
 def small_resnet(dropout: float = 0.0, is_frozen: bool = False) -> nn.Module:
     """Five classes, in training mode, with statistics that differ from the initial ones; frozen: those stay."""
@@ -24,7 +26,7 @@ def small_resnet(dropout: float = 0.0, is_frozen: bool = False) -> nn.Module:
     return model
 
 
-def image_batch(count: int) -> tuple[Tensor, Tensor]:
+def image_batch(count: int = N) -> tuple[Tensor, Tensor]:
     """Images (count, 3, 16, 16), standard normal, and labels below 5."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, 3, 16, 16, generator=generator), torch.randint(0, 5, (count,), generator=generator)

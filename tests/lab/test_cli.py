@@ -26,11 +26,12 @@ from attrdrop.lab.cli.sweep import Search
 from attrdrop.lab.cli.terminal import LETTERS
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.figures import sweeps as sweep_plots
-from attrdrop.lab.images.settings import EvaluationOptions, ImageData, ImageSettings, MapOptions
+from attrdrop.lab.images.settings import EvaluationOptions, ImageData, ImageSettings
 from attrdrop.lab.names import RULES, USUAL
 from attrdrop.lab.points.settings import PointData, PointSettings
 from attrdrop.lab.runs.rules import rule_of
 from attrdrop.lab.runs.settings import (
+    MapOptions,
     Option,
     Options,
     Panel,
@@ -188,7 +189,7 @@ def test_files_that_hold_no_results_are_one_sentence(name, content, fragment, tm
 
 def sweep_of(folder, *scores, study="seeds"):
     """A sweep of a study, written by hand."""
-    plan = Plan((study,), ("rte",), seeds=len(scores))
+    plan = Plan((study,), ("rte",), seeds=len(scores), p_values=(0.3, 0.6), q_values=(0.5,))
     metric = {"name": "accuracy", "better": 1, "percent": True}
     task = {"kind": "classification", "sizes": {"train": 8, "dev": 4}, "metric": metric}
     header = {"kind": "sweep", "settings": {"model": "m"}, "task": {}, "tasks": {"rte": task}}
@@ -202,17 +203,25 @@ def sweep_of(folder, *scores, study="seeds"):
     return folder
 
 
-def test_figures_of_a_sweep_say_of_how_many_seeds_and_examples_they_are(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("study", "figure", "function", "head"),
+    [
+        ("regions", "regions", "region_curves", "2 seeds\n{sizes}\n30 % of the first layer's positions dropped"),
+        ("grid", "pq_heatmap", "pq_heatmap", "1 seed\n{sizes}"),  # of AD-DROP; plain training is run at two
+    ],
+)
+def test_figures_of_a_sweep_say_of_how_many_seeds_and_examples_they_are(
+    tmp_path, monkeypatch, study, figure, function, head
+):
     titles = []
-    draw = sweep_plots.region_curves
+    draw = getattr(sweep_plots, function)
     monkeypatch.setattr(
-        sweep_plots, "region_curves", lambda *arguments, title: [titles.append(title), draw(*arguments, title=title)]
+        sweep_plots, function, lambda *arguments, title: [titles.append(title), draw(*arguments, title=title)]
     )
-    outcome = CliRunner().invoke(app, ["report", str(sweep_of(tmp_path / "sweep", 0.5, 0.25, study="regions"))])
+    outcome = CliRunner().invoke(app, ["report", str(sweep_of(tmp_path / "sweep", 0.5, 0.25, study=study))])
     assert outcome.exit_code == 0, outcome.output
-    head = "m on rte, 2 seeds\n8 train, 4 dev examples"
-    assert titles == [f"{head}\n30 % of the first layer's positions dropped"]
-    assert "regions_rte.png" in names(tmp_path / "sweep")
+    assert titles == [f"m on rte, {head.format(sizes='8 train, 4 dev examples')}"]
+    assert f"{figure}_rte.png" in names(tmp_path / "sweep")
 
 
 def test_a_sweep_on_a_full_disk_is_shown_all_the_same(tmp_path, monkeypatch):
@@ -355,7 +364,9 @@ def test_looking_at_models_takes_options_of_data_and_models(command, kinds):
     assert found - {"preset", "help"} <= known
 
 
-@pytest.mark.parametrize("module", ["evaluate", "finetune", "sweep", "images", "points", "maps", "evaluate_images"])
+@pytest.mark.parametrize(
+    "module", ["evaluate", "finetune", "sweep", "images", "points", "maps", "evaluate_images", "evaluate_points"]
+)
 def test_bodies_of_commands_have_no_defaults(module):
     tree = ast.parse((Path(options.__file__).parent / f"{module}.py").read_text())
     bodies = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]

@@ -225,7 +225,7 @@ def test_every_study_asks_for_each_run_once():
     )
     counts = {study: len(plan.trials(study)) // 2 for study in STUDIES}
     assert counts == {
-        "seeds": 10, "ablation": 35, "grid": 5 + 4, "size": 20, "shots": 10, "regions": 20, "rivals": 35, "costs": 1,
+        "seeds": 10, "ablation": 35, "grid": 5 + 4, "size": 20, "shots": 10, "regions": 20, "rivals": 45, "costs": 1,
         "maps": 1, "probe": 1,
     }  # fmt: skip
     shared = {"seeds": 10, "size": 10, "ablation": 10, "regions": 5, "rivals": 10, "grid": 5 + 2}

@@ -4,59 +4,37 @@ import math
 
 import pytest
 import torch
+from double_steps import assert_equal_steps, step, task
 from eager import EagerPass, check_a_step, gradients_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import ALL, UNREACHABLE, batch, build
-from own_attention import InDouble
+from own_attention import EagerAttention, InDouble
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from attrdrop.lab.text.methods.attention_dropout import AttentionDropout, attention_dropout_options
 from attrdrop.lab.text.methods.base import Method
-from attrdrop.lab.text.methods.rivals import (
-    AttentionDropout,
-    DropHead,
-    DropKey,
-    HiddenCut,
-    RDrop,
-    attention_dropout_options,
-    encoder_blocks,
-)
+from attrdrop.lab.text.methods.drop_head import DropHead
+from attrdrop.lab.text.methods.drop_key import DropKey
+from attrdrop.lab.text.methods.hidden_cut import SALIENT, HiddenCut, encoder_blocks
+from attrdrop.lab.text.methods.r_drop import RDrop
+from attrdrop.lab.text.settings import SPANS
 
 METHODS = {
     "attention-dropout": lambda model, rate, seed: AttentionDropout(model, rate=0.0),
     "r-drop": lambda model, rate, seed: RDrop(model, consistency=2.0),
     "drop-head": lambda model, rate, seed: DropHead(model, rate=rate, seed=seed),
-    "hidden-cut": lambda model, rate, seed: HiddenCut(model, rate=rate, consistency=0.7, seed=seed),
+    "hidden-cut": lambda model, rate, seed: HiddenCut(model, rate=rate, consistency=0.7, spans="random", seed=seed),
     "drop-key": lambda model, rate, seed: DropKey(model, rate=rate, seed=seed),
 }
 RANDOM = ("drop-head", "hidden-cut", "drop-key")
+WINDOWED = "swin"  # whose attention is in windows, and whose blocks are stages, of fewer and fewer tokens
 TASKS = ("bert", "bert-regression", "bert-tokens", "llama-lm", "t5")
-
-
-def task(name, dtype=torch.float64, **fields):
-    """A model, with fields of its configuration, and a batch for it."""
-    return build(name, dtype, **fields), batch(name, dtype=dtype)
 
 
 def encoder_of(model):
     return model.get_encoder() if model.config.is_encoder_decoder else model
-
-
-def step(model, loss):
-    """Loss and gradients of a step in float64; ``loss`` makes the former."""
-    model.zero_grad()
-    with InDouble():
-        made = loss()
-        made.backward()
-    return made.detach(), gradients_of(model)
-
-
-def assert_equal_steps(ours, theirs, tolerance=1e-10):
-    assert abs(float(ours[0] - theirs[0])) < tolerance
-    assert ours[1].keys() == theirs[1].keys()
-    for name, gradient in theirs[1].items():
-        torch.testing.assert_close(ours[1][name], gradient, atol=tolerance, rtol=tolerance, msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -160,25 +138,27 @@ DROPOUT = {
 }
 
 
+@pytest.mark.parametrize(("scale", "weight"), [("mean", 0.5), ("sum", 1.0)])
 @pytest.mark.parametrize("name", TASKS)
-def test_r_drop_is_its_formula_on_two_predictions(name):
+def test_r_drop_is_its_formula_on_two_predictions(name, scale, weight):
     model, inputs = task(name, **DROPOUT[name])
     torch.manual_seed(7)
-    ours = step(model, lambda: RDrop(model, consistency=1.5)(**inputs))
-    assert_equal_steps(ours, step(model, lambda: r_drop(name, in_halves(model, inputs, 7), inputs["labels"], 1.5)))
+    ours = step(model, lambda: RDrop(model, consistency=1.5, scale=scale)(**inputs))
+    expected = step(model, lambda: r_drop(name, in_halves(model, inputs, 7), inputs["labels"], weight, 1.5))
+    assert_equal_steps(ours, expected)
 
 
-def r_drop(name, logits, labels, consistency):
-    """The loss of R-Drop, row by row."""
+def r_drop(name, logits, labels, weight, consistency):
+    """The loss of R-Drop, row by row; weight: of each cross-entropy."""
     total = differences = 0.0
     halves = [rows(name, half, labels) for half in logits]
     for (first, label), (second, _) in zip(*halves, strict=True):
         if name == "bert-regression":
-            total = total + ((first - label) ** 2 + (second - label) ** 2).sum() / 2
+            total = total + weight * ((first - label) ** 2 + (second - label) ** 2).sum()
             difference = ((first - second) ** 2).sum()
         else:
             a, b = first.log_softmax(-1), second.log_softmax(-1)
-            total = total - (a[label] + b[label]) / 2
+            total = total - weight * (a[label] + b[label])
             difference = (kl(a, b) + kl(b, a)) / 2
         differences = differences + difference
     assert differences > 0.001
@@ -249,9 +229,25 @@ def spans(generator, lengths, rate):
     return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
-def test_hidden_cut_equals_a_walk_through_the_layers():
+def spans_by_attention(generator, lengths, rate, weights):
+    """The same where a span begins at a token that is paid much attention, weights (B, H, n, n)."""
+    places, found = torch.rand(len(lengths), generator=generator, dtype=torch.float64).tolist(), []
+    for u, length, heads in zip(places, lengths, weights, strict=True):
+        paid = [sum(head[i, j].item() for head in heads for i in range(length)) for j in range(length)]
+        best = sorted(range(length), key=lambda j: -paid[j])[: max(1, round(SALIENT * length))]
+        start = best[math.floor(u * len(best))]
+        found.append((start, min(start + max(1, round(rate * length)), length)))
+    return found
+
+
+@pytest.mark.parametrize("placed", SPANS)
+def test_hidden_cut_equals_a_walk_through_the_layers(placed):
     model, inputs = task("bert")
-    method = HiddenCut(model, rate=0.3, consistency=1.5, seed=3)
+    with torch.no_grad():  # attention that is not alike everywhere
+        for layer in model.bert.encoder.layer:
+            layer.attention.self.query.weight *= 4
+        model.classifier.weight *= 20
+    method = HiddenCut(model, rate=0.3, consistency=1.5, spans=placed, seed=3)
     ours = step(model, lambda: method(**inputs))
     model.set_attn_implementation("eager")
     generator, mask, dropped = torch.Generator().manual_seed(3), inputs["attention_mask"], 0
@@ -261,9 +257,14 @@ def test_hidden_cut_equals_a_walk_through_the_layers():
         lowered = (1.0 - mask[:, None, None].double()) * torch.finfo(torch.float64).min
         hidden = model.bert.embeddings(input_ids=inputs["input_ids"])
         for layer in model.bert.encoder.layer:
-            hidden = layer(hidden, lowered)
-            keep = torch.ones(hidden.shape[:2])
-            for sample, (start, end) in enumerate(spans(generator, mask.sum(-1).tolist(), 0.3)):
+            with EagerAttention() as noted:
+                hidden = layer(hidden, lowered)
+            keep, lengths = torch.ones(hidden.shape[:2]), mask.sum(-1).tolist()
+            if placed == "attention":
+                cuts = spans_by_attention(generator, lengths, 0.3, noted.probabilities[0])
+            else:
+                cuts = spans(generator, lengths, 0.3)
+            for sample, (start, end) in enumerate(cuts):
                 keep[sample, start:end] = 0  # padding is on the right
                 dropped += end - start
             hidden = hidden * keep[..., None]
@@ -281,15 +282,24 @@ def test_hidden_cut_equals_a_walk_through_the_layers():
     assert method.statistics() == {"valid": valid, "dropped": dropped, "fraction_dropped": dropped / valid}
 
 
-@pytest.mark.parametrize("name", sorted({*ALL} - {"swin"}))  # whose blocks are stages, of fewer and fewer tokens
-def test_hidden_cut_zeroes_a_span_of_each_block(name):
-    model, inputs = task(name, torch.float32)
-    method = HiddenCut(model, rate=0.4, consistency=1.0)
-    seen = []
-    cut, span = method._cut, method._span
+@pytest.mark.parametrize("placed", SPANS)
+@pytest.mark.parametrize("name", sorted({*ALL} - {WINDOWED}))
+def test_hidden_cut_zeroes_a_span_of_each_block(name, placed):
+    model, inputs = task(name)
+    method = HiddenCut(model, rate=0.4, consistency=1.0, spans=placed)
+    seen, eager = [], EagerPass({*encoder_of(model).modules()})
+    cut, span, attend = method._cut, method._span, method.attend
 
-    def watch_span(valid):
-        seen.append(span(valid))
+    def watch_attend(call, plain):
+        eager.attend(call, plain)
+        return attend(call, plain)
+
+    def watch_span(valid, paid):
+        if placed == "attention":
+            shares = valid / valid.sum(-1, keepdim=True)
+            expected = (eager.probabilities[-1].mean(1) * shares[..., None]).sum(1)
+            torch.testing.assert_close(paid.double(), expected, atol=1e-6, rtol=1e-5)
+        seen.append(span(valid, paid))
         return seen[-1]
 
     def watch_cut(mask, block, arguments, output):
@@ -298,13 +308,18 @@ def test_hidden_cut_zeroes_a_span_of_each_block(name):
         assert torch.equal(after, before * ~seen[-1][..., None])
         return result
 
-    method._cut, method._span = watch_cut, watch_span
-    method(**inputs)
+    method._cut, method._span, method.attend = watch_cut, watch_span, watch_attend
+    with InDouble():
+        method(**inputs)
     layers = 2 if model.config.is_encoder_decoder else 3
     assert len(seen) == layers
     lengths = [17, 17, 17] if name == "vit" else [20, 12, 20]
     for found in seen:
-        assert found.sum(-1).tolist() == [round(0.4 * length) for length in lengths]
+        sizes = [round(0.4 * length) for length in lengths]
+        if placed == "random":
+            assert found.sum(-1).tolist() == sizes
+        else:  # the end of the text may cut it short
+            assert all(0 < count <= size for count, size in zip(found.sum(-1).tolist(), sizes, strict=True))
         assert all(found[sample, length:].logical_not().all() for sample, length in enumerate(lengths))
     assert len(encoder_blocks(model)) == (1 if name == "albert" else layers)
 
@@ -337,6 +352,22 @@ def test_spans_begin_anywhere_alike(bert):
     assert (starts[:4] - 1000).abs().max() < 5 * math.sqrt(4000 * 0.25 * 0.75)
 
 
+def test_spans_begin_alike_at_tokens_that_are_paid_most_attention(bert):
+    valid = torch.tensor([0, 1, 1, 1, 1, 1, 0]).bool().expand(4000, 7)
+    paid = torch.tensor([9.0, 0.1, 0.3, 0.2, 0.1, 0.4, 9.0]).expand(4000, 7)
+    found = HiddenCut(bert, rate=0.4, consistency=1.0)._span(valid, paid)
+    starts = found.long().argmax(-1).bincount(minlength=7)
+    assert starts[[2, 5]].sum() == 4000
+    assert abs(starts[2] - 2000) < 5 * math.sqrt(4000 * 0.5 * 0.5)
+    assert {tuple(span.nonzero().flatten().tolist()) for span in found} == {(2, 3), (5,)}
+
+
+def test_hidden_cut_by_attention_refuses_windows():
+    model, inputs = task(WINDOWED, torch.float32)
+    with pytest.raises(ValueError, match="spans must be 'random' for SwinForImageClassification"):
+        HiddenCut(model, rate=0.3, consistency=1.0)(**inputs)
+
+
 def test_hidden_cut_leaves_no_hook_behind(monkeypatch):
     model, inputs = task("bert")
 
@@ -348,7 +379,7 @@ def test_hidden_cut_leaves_no_hook_behind(monkeypatch):
     method(**inputs)
     assert hooks() == before
 
-    def fail(valid):
+    def fail(valid, paid):
         assert hooks() == before + 3
         raise RuntimeError("in the middle")
 
@@ -361,7 +392,7 @@ def test_hidden_cut_leaves_no_hook_behind(monkeypatch):
 def test_hidden_cut_needs_blocks_with_attention():
     model = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     with pytest.raises(ValueError, match="list of transformer blocks with attention, ResNetForImageClassification has"):
-        HiddenCut(model, rate=0.1, consistency=1.0)
+        HiddenCut(model, rate=0.1, consistency=1.0, spans="random")
 
 
 def test_drop_key_drops_each_position_with_its_rate():
@@ -408,6 +439,14 @@ def test_multi_label_models_are_refused(method):
         (lambda model: DropHead(model, rate=0.1, seed=0.5), TypeError, "seed must be an int, got float"),
         (
             lambda model: HiddenCut(model, rate=2, consistency=1.0), ValueError, r"rate must lie in \[0, 1\], got 2"
+        ),
+        (
+            lambda model: HiddenCut(model, rate=0.1, consistency=1.0, spans="start"), ValueError,
+            "spans must be one of attention, random, got 'start'",
+        ),
+        (
+            lambda model: RDrop(model, consistency=1.0, scale="half"), ValueError,
+            "scale must be one of mean, sum, got 'half'",
         ),
         (lambda model: RDrop(model, consistency=-1), ValueError, "consistency must be a finite number from 0 on"),
         (lambda model: RDrop(model, consistency="1"), TypeError, "consistency must be a number from 0 on, got str"),

@@ -34,7 +34,7 @@ def epochs(losses, ranks=None):
     ],
 )
 def test_signs_of_a_run(losses, ranks, planned, signs):
-    assert set(of_run(epochs(losses, ranks), planned)) == signs
+    assert set(of_run(epochs(losses, ranks), planned, "--beta")) == signs
 
 
 def run(arm, seed, accuracy):

@@ -6,7 +6,7 @@ import torch
 from drawings import drawn, pixels, size
 
 from attrdrop.plots import point_loss_curves
-from attrdrop.plots.points import dropped_clouds, relevance_clouds
+from attrdrop.plots.points import compared_clouds, dropped_clouds, relevance_clouds
 
 CLOUDS = torch.rand(3, 40, 3, generator=torch.Generator().manual_seed(0))
 RELEVANCE = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
@@ -38,6 +38,24 @@ def test_relevance_is_scaled_in_each_cloud_and_summed_over_channels():
     assert png == drawn(relevance_clouds, torch.cat([CLOUDS, CLOUDS], 2), RELEVANCE)  # with normals
     assert png != drawn(relevance_clouds, CLOUDS, -RELEVANCE)
     assert png != drawn(relevance_clouds, CLOUDS.flip(2), RELEVANCE)
+
+
+def test_rules_are_compared_cloud_by_cloud():
+    maps = {"epsilon": RELEVANCE, "flat": 3 * RELEVANCE[..., None].expand(-1, -1, 3)}
+    png = drawn(compared_clouds, CLOUDS, maps, titles=["a", "b", "c"])
+    assert png == drawn(compared_clouds, CLOUDS, {"epsilon": 2 * RELEVANCE, "flat": RELEVANCE}, titles=["a", "b", "c"])
+    assert png != drawn(compared_clouds, CLOUDS, {"epsilon": RELEVANCE, "flat": -RELEVANCE}, titles=["a", "b", "c"])
+    assert png != drawn(compared_clouds, CLOUDS, maps, titles=["b", "a", "c"])
+    red = pixels(drawn(compared_clouds, CLOUDS[:1], {"one": torch.ones(1, 40), "other": -torch.ones(1, 40)}))
+    left, right = red[:, : red.shape[1] // 2], red[:, red.shape[1] // 2 :]
+    assert count_of(left, 0) > 50
+    assert count_of(left, 2) == count_of(right, 0) == 0
+    with pytest.raises(ValueError, match="maps must hold relevance by at least one rule, got none"):
+        drawn(compared_clouds, CLOUDS, {})
+    with pytest.raises(ValueError, match=r"maps\['flat'\] must have shape \(N, P\)"):
+        drawn(compared_clouds, CLOUDS, {"flat": RELEVANCE[:2]})
+    with pytest.raises(ValueError, match="titles must be a list of 3, one per cloud"):
+        drawn(compared_clouds, CLOUDS, maps, titles=["a"])
 
 
 def test_y_is_drawn_upwards():

@@ -6,25 +6,13 @@ from functools import partial
 import pytest
 import torch
 from forwards import seen_by
-from image_models import image_batch, small_resnet
+from image_models import N, image_batch, small_resnet
 from torch import nn
 from torch.nn import functional
 
 import attrdrop
 from attrdrop import RelCutMix, RelDrop, RelDropPoints, draw_images, lrp, occlude_blocks, schedules
 from attrdrop._core.seeds import derive_seed
-
-N = 8
-
-
-@pytest.fixture
-def model():
-    return small_resnet()
-
-
-@pytest.fixture
-def batch():
-    return image_batch(N)
 
 
 def changed(before, after):

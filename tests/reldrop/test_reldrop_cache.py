@@ -3,24 +3,13 @@
 import pytest
 import torch
 from forwards import seen_by
-from image_models import image_batch, small_resnet
+from image_models import N
 from point_models import point_batch, small_pointnet2
 
 from attrdrop import RelCutMix, RelDrop, RelDropPoints
 from attrdrop.reldrop.cache import RelevanceCache
 
-N = 8
 SAMPLES = torch.arange(100, 100 + N)
-
-
-@pytest.fixture
-def model():
-    return small_resnet()
-
-
-@pytest.fixture
-def batch():
-    return image_batch(N)
 
 
 def test_each_sample_is_attributed_in_every_nth_epoch(model, batch):

@@ -5,23 +5,11 @@ import math
 import pytest
 import torch
 from forwards import seen_by
-from image_models import image_batch, small_resnet
+from image_models import N
 from torch.nn import functional
 
 from attrdrop import RelDrop, draw_images, lrp, occlude_points, use_backend
 from attrdrop._core.seeds import derive_seed
-
-N = 8
-
-
-@pytest.fixture
-def model():
-    return small_resnet()
-
-
-@pytest.fixture
-def batch():
-    return image_batch(N)
 
 
 def cells_by_definition(relevance, side):

@@ -3,24 +3,12 @@
 import pytest
 import torch
 from forwards import seen_by
-from image_models import image_batch, small_resnet
+from image_models import N
 from torch.nn import functional
 
 from attrdrop import RelMixUp, draw_images, lrp
 from attrdrop._core.seeds import derive_seed
-from attrdrop.reldrop.images import partners
-
-N = 8
-
-
-@pytest.fixture
-def model():
-    return small_resnet()
-
-
-@pytest.fixture
-def batch():
-    return image_batch(N)
+from attrdrop.reldrop.mixing import partners
 
 
 def shares_of(images, mixed, order):

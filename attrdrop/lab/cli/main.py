@@ -18,9 +18,10 @@ except ImportError as error:
 from attrdrop import __version__
 from attrdrop.lab.cli.evaluate import evaluate
 from attrdrop.lab.cli.evaluate_images import evaluate_images
+from attrdrop.lab.cli.evaluate_points import evaluate_points
 from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
-from attrdrop.lab.cli.maps import maps
+from attrdrop.lab.cli.maps import maps, maps_points
 from attrdrop.lab.cli.points import train_points
 from attrdrop.lab.cli.sweep import sweep
 from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors, one_sentence
@@ -55,7 +56,9 @@ app.command()(sweep)
 app.command("train-images")(train_images)
 app.command("train-points")(train_points)
 app.command()(maps)
+app.command("maps-points")(maps_points)
 app.command("evaluate-images")(evaluate_images)
+app.command("evaluate-points")(evaluate_points)
 
 
 @app.command()

@@ -1,13 +1,18 @@
-"""The command `attrdrop maps`."""
+"""The commands `attrdrop maps` and `attrdrop maps-points`."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from attrdrop.lab.cli.images import load
+from attrdrop.lab.cli import images, points
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import console
-from attrdrop.lab.images.settings import PRESETS, ImageData, ImageSettings, MapOptions
+from attrdrop.lab.images.settings import PRESETS, ImageData, ImageSettings
 from attrdrop.lab.names import PLAIN
+from attrdrop.lab.points.settings import PRESETS as POINT_PRESETS
+from attrdrop.lab.points.settings import PointData, PointSettings
+from attrdrop.lab.runs.settings import MapOptions
 
 TABLE = "rules.csv"
 COLUMNS = {  # of the table, and how they are shown
@@ -15,9 +20,11 @@ COLUMNS = {  # of the table, and how they are shown
     "mass_accuracy": ("mass acc., %", 100, 1),
     "pointing_game": ("peak on object, %", 100, 1),
     "flipping": ("flip top, %", 100, 1),
-    "milliseconds": ("ms / image", 1, 2),
+    "milliseconds": ("ms each", 1, 2),
 }
-KEPT = ("model", "weights", "epochs", "batch_size", "lr", "weight_decay", "first_seed", "device")  # of the settings
+TRAINED = ("model", "epochs", "batch_size", "lr", "weight_decay", "first_seed", "device")  # settings of both
+KEPT = (*TRAINED, "weights")
+POINTS_KEPT = (*TRAINED, "width", "points", "sampling", "normals", "jitter", "rotate")
 
 
 @command(
@@ -34,12 +41,40 @@ def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
     top: mean probability of the class while the most relevant patches go;
     lower is better, and the last row has a random order.
     """
-    from attrdrop.lab.images.maps import compared, drawn
+    from attrdrop.lab.images.maps import drawn
     from attrdrop.lab.images.training import ImageTrainer
+
+    _compare(options, lambda settings: ImageTrainer(settings, images.load(data)), settings, drawn)
+
+
+@command(
+    POINT_PRESETS,
+    "demo: a narrow model and few points.",
+    without=[field.name for field in dataclasses.fields(PointSettings) if field.name not in POINTS_KEPT],
+    output=Path("runs/maps-points"),
+    rules=("epsilon-flat", "epsilon", "gradient-times-input"),
+    epsilons=(1e-6,),
+    samples=8,
+)
+def maps_points(options: MapOptions, data: PointData, settings: PointSettings) -> None:
+    """Draw what relevance says of validation clouds, before training and after it, by several rules.
+
+    Flip top: mean probability of the class while the most relevant points
+    go; lower is better, and the last row has a random order.
+    """
+    from attrdrop.lab.points.maps import drawn
+    from attrdrop.lab.points.training import PointTrainer
+
+    _compare(options, lambda settings: PointTrainer(settings, points.load(data, settings)), settings, drawn)
+
+
+def _compare(options: MapOptions, make: Callable[[Any], Any], settings: Any, drawn: Callable[..., bytes]) -> None:
+    """Write the figures and the table; `make` gives a trainer for settings."""
+    from attrdrop.lab.runs.maps import compared
     from attrdrop.lab.runs.results import check_output, replace_files
 
     check_output(options.output, options.overwrite)
-    trainer = ImageTrainer(dataclasses.replace(settings, arms=(PLAIN,), seeds=1), load(data))
+    trainer = make(dataclasses.replace(settings, arms=(PLAIN,), seeds=1))
     seed = settings.first_seed
     models = {"before": trainer.build(seed)}
     if options.train:
@@ -61,14 +96,15 @@ def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
 def _table(frame: Any, title: str) -> Any:
     from attrdrop.lab.runs.layout import WideTable
 
+    shown = {name: how for name, how in COLUMNS.items() if frame[name].notna().any()}
     rows = [
         (
             row["rule"],
             [
                 "-" if row[name] != row[name] else f"{factor * row[name]:.{digits}f}"
-                for name, (_, factor, digits) in COLUMNS.items()
+                for name, (_, factor, digits) in shown.items()
             ],
         )
         for row in frame.to_dict("records")
     ]
-    return WideTable(title, [label for label, _, _ in COLUMNS.values()], rows)
+    return WideTable(title, [label for label, _, _ in shown.values()], rows)

@@ -13,8 +13,8 @@ from attrdrop.lab.errors import InputError, listed
 from attrdrop.lab.images.data import IMAGENET_MEAN, IMAGENET_STD, Images, ImageTask
 from attrdrop.lab.images.files import FileImages, box_files, class_folders, class_list, file_images
 from attrdrop.lab.images.settings import ImageData
-from attrdrop.lab.images.training import MEASURED, rank_accuracy
-from attrdrop.lab.runs.training import EVAL_BATCH, logits_of, spaced
+from attrdrop.lab.images.training import MEASURED
+from attrdrop.lab.runs.training import EVAL_BATCH, logits_of, rank_accuracy, spaced
 
 Row = dict[str, Any]
 

@@ -16,6 +16,7 @@ class ImageReport(ArmReport):
     all_arms = ARMS
     changed = "erased"
     tested = "test images"
+    watched = ("rank_accuracy", "flipping")
     rival, guided = ERASING, GUIDED
     measures = (
         DEV,

@@ -14,6 +14,7 @@ from attrdrop.lab.runs.settings import (
     Epsilon,
     Every,
     FirstSeed,
+    MeasureEvery,
     Option,
     Options,
     Panel,
@@ -23,7 +24,6 @@ from attrdrop.lab.runs.settings import (
     WeightDecay,
     alternatives,
     arms_of,
-    check_choice,
     one_of,
     positive,
     share,
@@ -78,21 +78,6 @@ def _check_value(option: str, value: str) -> None:
         is_number = False
     if not is_number and value not in (MEAN, RAW_MEAN, RANDOM):
         raise InputError(f"--{option}: {value!r} is none of {MEAN}, {RAW_MEAN}, {RANDOM}, and no number.")
-
-
-def _check_rules(option: str, rules: tuple[str, ...]) -> None:
-    for rule in rules:
-        check_choice(option, rule, RULES)
-    if not rules or len(set(rules)) < len(rules):
-        raise InputError(f"--{option}: name at least one rule, each once, got {', '.join(rules) or 'none'}.")
-
-
-def _check_epsilons(option: str, values: tuple[float, ...]) -> None:
-    check = positive("stabiliser", "0.001")
-    for value in values:
-        check(option, value)
-    if not values:
-        raise InputError(f"--{option}: name at least one.")
 
 
 @dataclass(frozen=True)
@@ -164,6 +149,7 @@ class ImageSettings(SeededOptions):
     ] = 0.05
     weight_decay: WeightDecay = 5e-4
     device: Device = "auto"
+    measure_every: MeasureEvery = None
     p: Annotated[
         float,
         Option(Panel.RELDROP, "Probability that an image is occluded, in every arm but plain.", check=share()),
@@ -227,30 +213,6 @@ class ImageSettings(SeededOptions):
             raise InputError(
                 f"--min-area, --max-area: need 0 < min <= max <= 1, got {self.min_area} and {self.max_area}."
             )
-
-
-@dataclass(frozen=True)
-class MapOptions(Options):
-    """Which relevance is compared, on how many images, and where it is drawn."""
-
-    output: Annotated[Path, Option(Panel.RESULTS, "Folder for the figures and the table.")] = Path("runs/maps")
-    overwrite: Annotated[
-        bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
-    ] = False
-    train: Annotated[
-        bool, Option(Panel.TRAINING, "Draw before training, train plainly, and draw again.", names=("--train",))
-    ] = False
-    samples: Annotated[int, Option(Panel.DATA, "Validation images to draw.", min=1)] = 20
-    rules: Annotated[
-        tuple[str, ...],
-        Option(
-            Panel.RELDROP, f"Rules to compare, several with commas between, of {', '.join(RULES)}.", check=_check_rules
-        ),
-    ] = RULES[:5]
-    epsilons: Annotated[
-        tuple[float, ...],
-        Option(Panel.RELDROP, "Stabilisers to compare, of the rules that have one.", check=_check_epsilons),
-    ] = (1e-3,)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from attrdrop.lab.images.models import build
 from attrdrop.lab.images.report import OCCLUDED_FIGURE, maps_figure
 from attrdrop.lab.images.settings import RELDROP, USES
 from attrdrop.lab.runs.arms import Arm
-from attrdrop.lab.runs.training import RELEVANCE_OF, ArmTrainer, Run, spaced
+from attrdrop.lab.runs.training import RELEVANCE_OF, ArmTrainer, Run, rank_accuracy, spaced
 from attrdrop.plots import images as image_plots
 
-MEASURED, WATCHED = 256, 64  # images, of the trained model and after each epoch
+MEASURED = 256  # images, of the trained model
 FLIPPING_STEPS, FLIPPING_PATCH = 16, 4
 ORDERS: tuple[Literal["descending", "random"], ...] = ("descending", "random")
 
@@ -39,6 +39,8 @@ class ImageTrainer(ArmTrainer):
     arms = ARM_TYPES
     uses = USES
     run_type = ImageRun
+    smaller = "--max-area or --beta"
+    measured = MEASURED
     measured_rule = lrp.EpsilonPlusFlat()
 
     def build(self, seed: int) -> nn.Module:
@@ -84,16 +86,13 @@ class ImageTrainer(ArmTrainer):
         own = dataclasses.replace(settings, p=1.0, alpha=alpha, alpha_end=None, cache_epochs=1)
         return ARM_TYPES[RELDROP](model, own, self.task, 0)
 
-    def _watch(self, model: nn.Module) -> float | None:
-        return self._rank_accuracy(model, self.watched, spaced(self.watched, WATCHED))
+    def objects(self, examples: Images, indices: Tensor) -> Tensor | None:
+        return examples.objects(indices)
 
-    def _rank_accuracy(self, model: nn.Module, examples: Images, indices: Tensor) -> float | None:
-        masks = examples.objects(indices)
-        if masks is None:
-            return None
-        parts = indices.split(self.settings.batch_size)  # so that a step of training needs more memory
-        relevance = torch.cat([self._relevance(model.eval(), *self.batch(examples, part)).cpu() for part in parts])
-        return rank_accuracy(relevance, masks)
+    def flips(self, x: Tensor) -> dict[str, Any]:
+        height, width = x.shape[2:]
+        patch = max(1, min(FLIPPING_PATCH, height // 4, width // 4))
+        return {"steps": min(FLIPPING_STEPS, math.ceil(height / patch) * math.ceil(width / patch)), "patch": patch}
 
     def _given(self, settings: Any) -> str:
         stop = f", --stop-at {settings.stop_at}" if settings.stop_at is not None else ""
@@ -120,9 +119,6 @@ class ImageTrainer(ArmTrainer):
         indices = spaced(test, MEASURED)
         x, y = self.batch(test, indices)
         relevance = self._relevance(model, x, y)
-        height, width = x.shape[2:]
-        patch = max(1, min(FLIPPING_PATCH, height // 4, width // 4))
-        steps = min(FLIPPING_STEPS, math.ceil(height / patch) * math.ceil(width / patch))
         rank = gini = None
         if (masks := test.objects(indices)) is not None:
             rank = rank_accuracy(relevance, masks)
@@ -132,12 +128,6 @@ class ImageTrainer(ArmTrainer):
             gini = float(metrics.gini(metrics.channel_relevance(found)).mean())
         return {
             "rank_accuracy": rank,
-            **self._flipping(model, x, y, relevance, ORDERS, steps=steps, patch=patch),
+            **self._flipping(model, x, y, relevance, ORDERS),
             "channel_gini": gini,
         }
-
-
-def rank_accuracy(relevance: Tensor, masks: Tensor) -> float | None:
-    """Mean over the images whose object is known; None where it is in none."""
-    found = metrics.relevance_rank_accuracy(relevance.cpu(), masks)
-    return None if bool(found.isnan().all()) else float(found.nanmean())

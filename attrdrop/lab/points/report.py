@@ -22,6 +22,7 @@ class PointReport(ArmReport):
     all_arms = ARMS
     changed = "dropped"
     tested = "test clouds"
+    watched = ("flipping",)
     rival, guided = DROPOUT, (RELDROP,)
     measures = (
         DEV,

@@ -13,6 +13,7 @@ from attrdrop.lab.runs.settings import (
     Epsilon,
     Every,
     FirstSeed,
+    MeasureEvery,
     Option,
     Options,
     Panel,
@@ -73,6 +74,17 @@ class PointData(Options):
 
 
 @dataclass(frozen=True)
+class PointEvaluation(Options):
+    """A saved model, and where its scores go."""
+
+    model: Annotated[
+        Path, Option(Panel.MODEL, "Folder of a saved model, runs/points/models/reldrop for instance.", is_argument=True)
+    ]
+    output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the scores; without it they are shown.")] = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
 class PointSettings(SeededOptions):
     """Hyper-parameters of all arms; those of RelDrop are named as in `attrdrop.RelDropPoints`."""
 
@@ -97,6 +109,7 @@ class PointSettings(SeededOptions):
     ] = 2e-3
     weight_decay: WeightDecay = 1e-4
     device: Device = "auto"
+    measure_every: MeasureEvery = None
     width: Annotated[
         float, Option(Panel.MODEL, "Factor on the number of channels of each layer.", check=positive("factor"))
     ] = 1.0

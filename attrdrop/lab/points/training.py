@@ -38,6 +38,8 @@ class PointTrainer(ArmTrainer):
     arms = ARM_TYPES
     uses = USES
     run_type = PointRun
+    smaller = "--beta"
+    measured = MEASURED
     measured_rule = lrp.EpsilonFlat(1e-6)
 
     def build(self, seed: int) -> nn.Module:
@@ -94,17 +96,19 @@ class PointTrainer(ArmTrainer):
         points = self.task.batch(examples, indices, augmentation, generator)
         return points.to(self.device), examples.labels[indices].to(self.device)
 
+    def flips(self, x: Tensor) -> dict[str, Any]:
+        return {"steps": min(FLIPPING_STEPS, x.shape[1])}
+
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """Accuracy by class on the whole test split, the rest on some clouds of it."""
         test = self.task.test
         x, y = self.batch(test, spaced(test, MEASURED))
-        steps = min(FLIPPING_STEPS, x.shape[1])
         loss = metrics.point_loss_curve(
             model, x, y, repeats=LOSS_REPEATS, score="accuracy", batch_size=EVAL_BATCH, output=logits_of
         )
         return {
             "class_accuracy": class_accuracy(logits, test.labels),
-            **self._flipping(model, x, y, self._relevance(model, x, y), ORDERS, steps=steps),
+            **self._flipping(model, x, y, self._relevance(model, x, y), ORDERS),
             "point_loss_auc": float(loss.auc.mean()),
             "point_loss": {"fraction": loss.fractions.tolist(), "score": loss.scores.mean(0).tolist()},
         }

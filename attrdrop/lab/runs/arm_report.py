@@ -84,6 +84,7 @@ class ArmReport(Report):
     tested: ClassVar[str]
     changed: ClassVar[str]
     measures: ClassVar[tuple[Column, ...]]
+    watched: ClassVar[tuple[str, ...]]  # columns of the epochs that may be empty
     rival: ClassVar[str]  # the arm that takes away as much at random
     guided: ClassVar[tuple[str, ...]]  # arms that are to be better than it
 
@@ -93,7 +94,8 @@ class ArmReport(Report):
 
     @property
     def curves(self) -> dict[str, str]:  # type: ignore[override]
-        return {name: name for name in ("train_loss", "test_loss", "test_accuracy")} | {self.changed: "changed"}
+        names = ("train_loss", "test_loss", "test_accuracy", *self.watched)
+        return {name: name for name in names} | {self.changed: "changed"}
 
     @property
     def axes(self) -> dict[str, list[str]]:

@@ -125,6 +125,21 @@ def alternatives(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
+def _check_rules(option: str, rules: tuple[str, ...]) -> None:
+    for rule in rules:
+        check_choice(option, rule, RULES)
+    if not rules or len(set(rules)) < len(rules):
+        raise InputError(f"--{option}: name at least one rule, each once, got {', '.join(rules) or 'none'}.")
+
+
+def _check_epsilons(option: str, values: tuple[float, ...]) -> None:
+    check = positive("stabiliser", "0.001")
+    for value in values:
+        check(option, value)
+    if not values:
+        raise InputError(f"--{option}: name at least one.")
+
+
 def _number(what: str, wanted: str, fits: Callable[[float], bool]) -> Check:
     def check(option: str, value: float) -> None:
         if not fits(value):
@@ -142,6 +157,12 @@ FirstSeed = Annotated[int, Option(Panel.TRAINING, "The first seed; the others fo
 Device = Annotated[str, Option(Panel.TRAINING, "auto, cpu or cuda.")]
 Epochs = Annotated[int, Option(Panel.TRAINING, "Epochs of a run.", min=1)]
 WeightDecay = Annotated[float, Option(Panel.TRAINING, "Weight decay.", min=0)]
+MeasureEvery = Annotated[
+    int | None,
+    Option(
+        Panel.TRAINING, "Measure flipping after every n-th epoch too, for its curve; it takes some steps' time.", min=1
+    ),
+]
 Rule = Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one_of(RULES))]
 Epsilon = Annotated[
     float, Option(Panel.RELDROP, "Stabiliser of the epsilon rule.", check=positive("stabiliser", "0.001"))
@@ -165,6 +186,30 @@ class Variation(Options):
             "development split chooses among them.",
         ),
     ] = ""
+
+
+@dataclass(frozen=True)
+class MapOptions(Options):
+    """Which relevance is compared, on how many images, and where it is drawn."""
+
+    output: Annotated[Path, Option(Panel.RESULTS, "Folder for the figures and the table.")] = Path("runs/maps")
+    overwrite: Annotated[
+        bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
+    ] = False
+    train: Annotated[
+        bool, Option(Panel.TRAINING, "Draw before training, train plainly, and draw again.", names=("--train",))
+    ] = False
+    samples: Annotated[int, Option(Panel.DATA, "Validation examples to draw.", min=1)] = 20
+    rules: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.RELDROP, f"Rules to compare, several with commas between, of {', '.join(RULES)}.", check=_check_rules
+        ),
+    ] = RULES[:5]
+    epsilons: Annotated[
+        tuple[float, ...],
+        Option(Panel.RELDROP, "Stabilisers to compare, of the rules that have one.", check=_check_epsilons),
+    ] = (1e-3,)
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,23 @@ FEWEST_EPOCHS = 4  # of which a plateau can be told
 FEWEST_SEEDS = 2  # of which a gain can be told
 
 
-def of_run(epochs: Sequence[Any], planned: int) -> dict[str, str]:
+def of_run(epochs: Sequence[Any], planned: int, smaller: str) -> dict[str, str]:
     """Signs in the epochs of a run so far, by kind, in words.
 
-    epochs: with train_loss and rank_accuracy, which may be None. planned: how many there will be.
+    epochs: with train_loss and rank_accuracy, which may be None. planned: how many there will be. smaller: the options
+    that say how much is taken away.
     """
     found = {}
     losses = [epoch.train_loss for epoch in epochs]
     if not math.isfinite(losses[-1]) or losses[-1] > GROWN * min(losses):
         found["diverges"] = (
             f"the training loss grows, from {min(losses):.3g} to {losses[-1]:.3g}: perhaps too much is taken away; try "
-            "a smaller --beta or --max-area, or a smaller --lr"
+            f"a smaller {smaller}, or a smaller --lr"
         )
     elif planned >= FEWEST_EPOCHS and len(losses) == planned // 2 and losses[-1] > (1 - PLATEAU) * losses[0]:
         found["plateau"] = (
             f"the training loss stays, {losses[0]:.3g} at first and {losses[-1]:.3g} half way: perhaps too much is "
-            "taken away; try a smaller --beta or --max-area"
+            f"taken away; try a smaller {smaller}"
         )
     ranks = [epoch.rank_accuracy for epoch in epochs if epoch.rank_accuracy is not None]
     if len(ranks) > 1 and ranks[-1] < max(ranks) - FALLEN:

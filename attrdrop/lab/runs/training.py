@@ -23,6 +23,7 @@ from attrdrop.lab.runs.timing import timed_step
 from attrdrop.lab.runs.variants import arm_of, changed
 
 EVAL_BATCH = 128
+WATCHED = 64  # examples, after an epoch
 WEIGHTS = "weights.pt"
 RELEVANCE_OF = "relevance of the true class, named first"
 
@@ -31,7 +32,8 @@ RELEVANCE_OF = "relevance of the true class, named first"
 class Epoch:
     """One epoch; changed is the share of the training data (area, points) that was taken away.
 
-    rank_accuracy: of relevance on watched examples; None where no masks are known.
+    rank_accuracy: of relevance on watched examples; None where no masks are known. flipping: mean probability of their
+    class while what is most relevant goes; None where it is not measured.
     """
 
     number: int
@@ -40,6 +42,7 @@ class Epoch:
     test_accuracy: float
     changed: float
     rank_accuracy: float | None
+    flipping: float | None
     step_seconds: list[float]
 
 
@@ -73,6 +76,8 @@ class ArmTrainer(abc.ABC):
     arms: ClassVar[Mapping[str, type[Arm]]]
     uses: ClassVar[Mapping[str, Collection[str]]]  # which settings tell on an arm
     run_type: ClassVar[type[Run]]
+    smaller: ClassVar[str]  # options that say how much is taken away
+    measured: ClassVar[int]  # examples, of the trained model
     measured_rule: ClassVar[lrp.Rule]  # the same in all arms, whatever the training used
 
     def __init__(self, settings: Any, task: Any) -> None:
@@ -157,14 +162,14 @@ class ArmTrainer(abc.ABC):
         told: set[str] = set()
         for number in range(1, settings.epochs + 1):
             losses, seconds, taken = self._train_epoch(number, model, changing, optimizer, schedule, order, advance)
-            logits = self._logits(model, self.task.test)
+            logits = self.logits(model, self.task.test)
             advance(len(logits) / settings.batch_size)
             loss = functional.cross_entropy(logits, labels).item()
             accuracy = float(metrics.top1(logits, labels))
-            rank = self._watch(model)
-            epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, taken, rank, seconds))
+            seen = self._watch(model, settings.measure_every is not None and number % settings.measure_every == 0)
+            epochs.append(Epoch(number, sum(losses) / len(losses), loss, accuracy, taken, *seen, seconds))
             if arm_of(arm) != PLAIN:
-                signs = signatures.of_run(epochs, settings.epochs)
+                signs = signatures.of_run(epochs, settings.epochs, self.smaller)
                 for sign in signs.keys() - told:
                     warnings.warn(f"{arm}, seed {seed}, epoch {number}: {signs[sign]}", stacklevel=2)
                 told |= signs.keys()
@@ -175,7 +180,7 @@ class ArmTrainer(abc.ABC):
         done = changing.counts()
         dev = None
         if self.task.dev is not None:
-            dev = float(metrics.top1(self._logits(model, self.task.dev), self.task.dev.labels))
+            dev = float(metrics.top1(self.logits(model, self.task.dev), self.task.dev.labels))
         run = self.run_type(
             arm=arm,
             seed=seed,
@@ -216,9 +221,29 @@ class ArmTrainer(abc.ABC):
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
         """Fields of the run that need the trained model; logits are those of the test split."""
 
-    def _watch(self, model: nn.Module) -> float | None:
-        """How much relevance lies on the object, on some watched examples, where that is known."""
+    @abc.abstractmethod
+    def flips(self, x: Tensor) -> dict[str, Any]:
+        """How features of such inputs are flipped, as `attrdrop.metrics.flipping_curve` takes it."""
+
+    def objects(self, examples: Any, indices: Tensor) -> Tensor | None:
+        """Where the objects of these examples are, None where that is not known."""
         return None
+
+    def _watch(self, model: nn.Module, is_flipped: bool) -> tuple[float | None, float | None]:
+        """Rank accuracy, where objects are known, and flipping, where it is asked for, of some watched examples."""
+        indices = spaced(self.watched, WATCHED)
+        masks = self.objects(self.watched, indices)
+        if masks is None and not is_flipped:
+            return None, None
+        parts = indices.split(self.settings.batch_size)  # so that a step of training needs more memory
+        batches = [self.batch(self.watched, part) for part in parts]
+        found = [self._relevance(model.eval(), *batch) for batch in batches]
+        rank = None if masks is None else rank_accuracy(torch.cat(found), masks)
+        if not is_flipped:
+            return rank, None
+        x, y = (torch.cat(pieces) for pieces in zip(*batches, strict=True))
+        flipped = self._flipping(model, x, y, torch.cat(found), ("descending",))
+        return rank, flipped["flipping_auc"]["descending"]
 
     @property
     def _parts(self) -> dict[str, Any]:
@@ -261,7 +286,7 @@ class ArmTrainer(abc.ABC):
         return batches[:-1] if len(batches[-1]) == 1 else batches
 
     @torch.no_grad()
-    def _logits(self, model: nn.Module, examples: Any) -> Tensor:
+    def logits(self, model: nn.Module, examples: Any) -> Tensor:
         """Those of a split: float32 (N, classes)."""
         model.eval()
         batches = torch.arange(len(examples.labels)).split(EVAL_BATCH)
@@ -272,13 +297,13 @@ class ArmTrainer(abc.ABC):
         return torch.cat([lrp.relevance(model, a, b, rule=self.measured_rule) for a, b in parts])
 
     def _flipping(
-        self, model: nn.Module, x: Tensor, y: Tensor, relevance: Tensor, orders: tuple[Any, ...], **options: Any
+        self, model: nn.Module, x: Tensor, y: Tensor, relevance: Tensor, orders: tuple[Any, ...]
     ) -> dict[str, Any]:
         """Mean probability of the class while features go, in each order."""
         curves = {
             order: metrics.flipping_curve(
                 model, x, y, relevance, order=order, batch_size=EVAL_BATCH, score="probability", output=logits_of,
-                **options,
+                **self.flips(x),
             )
             for order in orders
         }  # fmt: skip
@@ -306,6 +331,12 @@ def spaced(examples: Any, count: int) -> Tensor:
     size = len(examples.labels)
     count = min(count, size)
     return torch.arange(count) * size // max(count, 1)
+
+
+def rank_accuracy(relevance: Tensor, masks: Tensor) -> float | None:
+    """Mean over the examples whose object is known; None where it is in none."""
+    found = metrics.relevance_rank_accuracy(relevance.cpu(), masks)
+    return None if bool(found.isnan().all()) else float(found.nanmean())
 
 
 def logits_of(output: Any) -> Tensor:

@@ -100,9 +100,9 @@ class SweepReport:
         drawn: dict[str, tuple[Callable[..., None], Any, str]] = {}
         for task, rows in _by_task(runs_frame(self.of("grid"))).items():
             if set(rows["method"]) >= {PLAIN, ADDROP}:
-                drawn[f"pq_heatmap_{_file_name(task)}.png"] = (sweep_plots.pq_heatmap, rows, self._head(task, rows))
-                distribution = (sweep_plots.cross_tuning_distribution, rows, self._head(task, rows))
-                drawn[f"cross_tuning_{_file_name(task)}.png"] = distribution
+                head = self._head(task, rows[rows["method"] == ADDROP])  # plain may have been run at more seeds
+                drawn[f"pq_heatmap_{_file_name(task)}.png"] = (sweep_plots.pq_heatmap, rows, head)
+                drawn[f"cross_tuning_{_file_name(task)}.png"] = (sweep_plots.cross_tuning_distribution, rows, head)
         if len(sizes := runs_frame(self.of("size"))) and sizes["share"].notna().any():
             counted = [f"{task}: {self._sizes(task)}" for task in sizes["task"].unique()]
             drawn["size.png"] = (sweep_plots.size_curve, sizes, "\n".join([f"{self.title}, {_seeds(sizes)}", *counted]))

@@ -82,9 +82,9 @@ class TextReport(Report):
             "step: one of an epoch in which the arm trains plainly, as under cross-tuning in every other one; active "
             "step: one of the others, also over the plain arm's step on the same batch; medians of all steps. Peak "
             f"memory: {memory}, above what was in use when the run began. Positions dropped: of what active steps "
-            "could drop, which are attention positions, of drop-head heads and of hidden-cut hidden units. Dead "
-            "positions: those of queries on which the target does not depend, as of padding, are not among them; this "
-            "is their share of all."
+            "could drop: attention positions, of drop-head heads, of hidden-cut tokens, of mixout weights, "
+            "of child-tuning gradients. Dead positions: those of queries on which the target does not depend, as of "
+            "padding, are not among them; this is their share of all."
         )
 
     def verdict(self) -> str:

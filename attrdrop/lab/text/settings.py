@@ -23,8 +23,10 @@ from attrdrop.lab.runs.settings import (
 from attrdrop.ops.keep_mask import REGIONS
 
 ATTENTION_DROPOUT, R_DROP, DROP_HEAD = "attention-dropout", "r-drop", "drop-head"
-HIDDEN_CUT, DROP_KEY = "hidden-cut", "drop-key"
-ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY)
+HIDDEN_CUT, DROP_KEY, MIXOUT, CHILD_TUNING = "hidden-cut", "drop-key", "mixout", "child-tuning"
+ARMS = (PLAIN, ADDROP, ATTENTION_DROPOUT, R_DROP, DROP_HEAD, HIDDEN_CUT, DROP_KEY, MIXOUT, CHILD_TUNING)
+SPANS = ("attention", "random")  # what places those of hidden-cut
+R_DROP_LOSSES = ("mean", "sum")
 FILES = ("train", "dev", "test", "text_column", "text_pair_column", "label_column", "encoding")  # fields of Data
 
 # Small enough for two CPU cores and about four minutes, with two AD-DROP epochs in four.
@@ -220,7 +222,7 @@ class Settings(SeededOptions):
     ] = True
     rate: Annotated[
         float,
-        Option(Panel.RIVALS, "Share that attention-dropout, drop-head, hidden-cut and drop-key drop.", check=share()),
+        Option(Panel.RIVALS, "Share that every rival but r-drop drops, of what is its own to drop.", check=share()),
     ] = 0.1
     consistency: Annotated[
         float,
@@ -230,6 +232,17 @@ class Settings(SeededOptions):
             check=non_negative("weight"),
         ),
     ] = 1.0
+    spans: Annotated[
+        str, Option(Panel.RIVALS, "What places the spans of hidden-cut: attention or random.", check=one_of(SPANS))
+    ] = SPANS[0]
+    r_drop_loss: Annotated[
+        str,
+        Option(
+            Panel.RIVALS,
+            "The two cross-entropies of r-drop: their mean, as much as in other arms, or sum, as published.",
+            check=one_of(R_DROP_LOSSES),
+        ),
+    ] = R_DROP_LOSSES[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -163,8 +163,10 @@ static void attribution_block(const KeepMaskProblem& p, const Scratch& s, int64_
   for (int64_t r = 0; r < rows; ++r) {
     if (p.bias.data) scale_and_add(p, row + r, 32 * words, s.bias, s.weights + r * stride);
     const vfloat lse = broadcast(p.weight_lse[row + r]), scale = broadcast(p.bias.data ? 1.0f : p.scale);
-    for (int64_t j = r * stride; j < r * stride + 32 * words; j += LANES)
-      store(s.values + j, load<vfloat>(s.values + j) * exponential(fmadd(load<vfloat>(s.weights + j), scale, -lse)));
+    for (int64_t j = r * stride; j < r * stride + 32 * words; j += LANES) {
+      const vfloat z = fmadd(load<vfloat>(s.weights + j), scale, -lse);
+      store(s.values + j, load<vfloat>(s.values + j) * exponential(z > 88.0f ? broadcast(88.0f) : z));
+    }
   }
 }
 

@@ -1,114 +1,274 @@
-// The row-wise half of masked attention: softmax over the set bits with ordinary dropout, and its backward.
-// The matrix products stay with the BLAS behind torch.bmm.
+// Softmax attention over the set bits, and its backward: blocks of BLOCK_Q queries against tiles of BLOCK_K keys, so that
+// scores live in the cache alone. A tile without a set bit is skipped. Order of sums depends on shapes only.
 #include "cpu/isa/bernoulli.h"
-#include "cpu/isa/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/isa/products.h"
 #include "bits.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
 
+constexpr int64_t BLOCK_Q = 48, BLOCK_K = 192, TILE_WORDS = BLOCK_K / 32;
 static const float NEG_INF = -__builtin_inff();
 
-static inline uint32_t keep_word(const SoftmaxProblem& p, int64_t row, int64_t word) {
-  return columns_below(word, p.n_k) & (p.keep ? p.keep[row * p.keep_row_stride + word] : 0xFFFFFFFFu);
+// Of one (sample, key head); panels by PANEL keys (K^T, V^T) or by PANEL features (K, V).
+struct AttentionScratch {
+  float *k_by_key, *v_by_key, *k, *v;
+  float *q_rows, *grad_rows, *q_panels, *grad_panels, *accumulator, *scores, *grad_scores, *bias;
+  uint32_t *dropped, *kept;
+};
+
+static int64_t carve(const AttentionProblem& p, bool is_backward, char* base, AttentionScratch& s) {
+  const int64_t n = padded(p.n_k), d = to_panels(p.d), d_v = to_panels(p.d_v);
+  Carver carver{base};
+  carver.take(s.k_by_key, n * p.d);
+  carver.take(s.v_by_key, is_backward ? n * p.d_v : 0);
+  carver.take(s.k, is_backward ? n * d : 0);
+  carver.take(s.v, is_backward ? 0 : n * d_v);
+  carver.take(s.q_rows, BLOCK_Q * p.d);
+  carver.take(s.grad_rows, is_backward ? BLOCK_Q * p.d_v : 0);
+  carver.take(s.q_panels, is_backward ? BLOCK_Q * d : 0);
+  carver.take(s.grad_panels, is_backward ? BLOCK_Q * d_v : 0);
+  carver.take(s.accumulator, BLOCK_Q * (is_backward ? d : d_v));
+  carver.take(s.scores, BLOCK_Q * BLOCK_K);
+  carver.take(s.grad_scores, is_backward ? BLOCK_Q * BLOCK_K : 0);
+  carver.take(s.bias, BLOCK_K);
+  carver.take(s.dropped, p.draw.threshold ? BLOCK_Q * word_count(p.n_k) : 0);
+  carver.take(s.kept, BLOCK_Q * TILE_WORDS);
+  return carver.next - base;
 }
 
-// All ones in the lanes whose bit is set; bits start at `first`.
-static inline vint lane_mask(uint32_t word, int first) {
-  vuint lane;
-  for (int i = 0; i < LANES; ++i) lane[i] = first + i;
-  return ((broadcast(word) >> lane) & 1u) != 0u;
+int64_t attention_scratch(const AttentionProblem& p, bool is_backward) {
+  AttentionScratch unused;
+  return carve(p, is_backward, nullptr, unused);
 }
 
-// Loads and stores that stop at the end of a row.
-static inline vfloat load_row(const float* row, int64_t j, int64_t n) {
-  if (j + LANES <= n) return load<vfloat>(row + j);
-  vfloat v = {};
-  if (j < n) memcpy(&v, row + j, sizeof(float) * (n - j));
-  return v;
-}
-static inline void store_row(float* row, int64_t j, int64_t n, vfloat v) {
-  if (j + LANES <= n) {
-    store(row + j, v);
-  } else if (j < n) {
-    memcpy(row + j, &v, sizeof(float) * (n - j));
+int64_t padded_width(int64_t d) { return to_panels(d); }
+
+void pack_keys(const AttentionProblem& p, bool is_backward, void* scratch) {
+  AttentionScratch s;
+  carve(p, is_backward, static_cast<char*>(scratch), s);
+  const int64_t n = padded(p.n_k);
+  pack_panels(p.k, p.n_k, p.d, s.k_by_key);
+  if (is_backward) {
+    pack_panels(p.v, p.n_k, p.d_v, s.v_by_key);
+    pack_columns(p.k, 0, p.n_k, p.d, n, s.k);
+  } else {
+    pack_columns(p.v, 0, p.n_k, p.d_v, n, s.v);
   }
 }
 
-static inline vfloat load_bias(const SoftmaxProblem& p, int64_t row, int64_t j) {
-  if (!p.bias) return vfloat{};
-  const float* bias = p.bias + row * p.bias_row_stride;
-  if (p.bias_column_stride == 1) return load_row(bias, j, p.n_k);
-  vfloat v = {};
-  for (int i = 0; i < LANES && j + i < p.n_k; ++i) v[i] = bias[(j + i) * p.bias_column_stride];
-  return v;
+// Copies `rows` rows of x, from `begin` on, as float32.
+static void copy_rows(const Matrix& x, int64_t begin, int64_t rows, int64_t d, float* out) {
+  with_type(x, [=](auto* data) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < d; ++k) out[r * d + k] = as_float(data[(begin + r) * x.row_stride + k]);
+  });
 }
 
 static inline float dropout_scale(const Draw& draw) {
   return draw.threshold > 0xFFFFu ? 0.0f : 65536.0f / static_cast<float>(65536u - draw.threshold);
 }
 
-void softmax(const SoftmaxProblem& p, int64_t begin, int64_t end, uint32_t* dropped) {
-  const int64_t words = word_count(p.n_k);
-  const bool has_dropout = p.draw.threshold != 0;
-  if (has_dropout) bernoulli_words(p.draw, begin, end, words, dropped);
-  for (int64_t row = begin; row < end; ++row) {
-    float* scores = p.scores + row * p.n_k;
-    vfloat lane_max = broadcast(NEG_INF);
+// One tile: queries [row, row + rows) and keys [key, key + keys).
+struct Tile {
+  int64_t row, rows, key, keys;
+  int64_t columns() const { return padded(keys); }
+};
+
+// The words of a tile, to s.kept; false where no bit is set.
+static bool find_kept(const AttentionProblem& p, const Tile& t, uint32_t* kept) {
+  uint32_t any = 0;
+  const int64_t words = word_count(t.keys);
+  for (int64_t r = 0; r < t.rows; ++r)
     for (int64_t w = 0; w < words; ++w) {
-      const uint32_t keep = keep_word(p, row, w);
-      for (int64_t j = 32 * w; j < 32 * w + 32 && j < p.n_k; j += LANES) {
-        const vfloat z = fmadd(load_row(scores, j, p.n_k), broadcast(p.scale), load_bias(p, row, j));
-        const vfloat kept = lane_mask(keep, j % 32) ? z : broadcast(NEG_INF);
-        lane_max = kept > lane_max ? kept : lane_max;
-        store_row(scores, j, p.n_k, kept);
-      }
+      const uint32_t word = p.keep[(t.row + r) * p.keep_row_stride + t.key / 32 + w] & columns_below(w, t.keys);
+      kept[r * TILE_WORDS + w] = word;
+      any |= word;
     }
-    float max = NEG_INF;
-    for (int i = 0; i < LANES; ++i) max = lane_max[i] > max ? lane_max[i] : max;
-    vfloat lane_sum = {};
-    for (int64_t j = 0; j < p.n_k; j += LANES) {
-      const vfloat z = load_row(scores, j, p.n_k);
-      vfloat e = z == NEG_INF ? vfloat{} : exponential(z - max);
-      if (j + LANES > p.n_k)  // lanes past the row hold zeros, not scores
-        for (int64_t i = p.n_k - j; i < LANES; ++i) e[i] = 0.0f;
+  return any != 0;
+}
+
+// The bias of one row of a tile, as float32; null where there is none.
+static const float* load_bias(const AttentionProblem& p, const Tile& t, int64_t r, float* out) {
+  if (!p.bias.data) return nullptr;
+  with_type(p.bias, [=, &p, &t](auto* data) {
+    const auto* row = data + (t.row + r) * p.bias.row_stride + t.key * p.bias_column_stride;
+    for (int64_t j = 0; j < t.keys; ++j) out[j] = as_float(row[j * p.bias_column_stride]);
+    for (int64_t j = t.keys; j < t.columns(); ++j) out[j] = 0.0f;
+  });
+  return out;
+}
+
+// scale (q k^T) + bias
+static inline vfloat logits(vfloat scores, float scale, const float* bias, int64_t j) {
+  return bias ? fmadd(scores, broadcast(scale), load<vfloat>(bias + j)) : scores * scale;
+}
+
+// Running maximum and sum of a row.
+struct Online {
+  float max, sum;
+};
+
+// scores -> exp(z - max) of the set bits, dropped ones 0; what was accumulated is scaled to the new maximum.
+template <bool DROPS>
+static void soften_row(const AttentionProblem& p, const Tile& t, const uint32_t* kept, const uint32_t* dropped,
+                       const float* bias, float* scores, Online& state, float* accumulator, int64_t width) {
+  vfloat lane_max = broadcast(NEG_INF);
+  for (int64_t w = 0; w < word_count(t.keys); ++w)
+    for (int i = 0; i < 32; i += LANES) {
+      float* at = scores + 32 * w + i;
+      const vfloat z = choose(kept[w], i, logits(load<vfloat>(at), p.scale, bias, 32 * w + i), broadcast(NEG_INF));
+      lane_max = larger(z, lane_max);
+      store(at, z);
+    }
+  float max = state.max;
+  for (int i = 0; i < LANES; ++i) max = lane_max[i] > max ? lane_max[i] : max;
+  const vfloat shift = broadcast(max == NEG_INF ? 0.0f : max);
+  vfloat lane_sum = {};
+  for (int64_t w = 0; w < word_count(t.keys); ++w)
+    for (int i = 0; i < 32; i += LANES) {
+      float* at = scores + 32 * w + i;
+      const vfloat e = exponential(load<vfloat>(at) - shift);
       lane_sum += e;
-      store_row(scores, j, p.n_k, e);
+      store(at, DROPS ? choose(dropped[w], i, vfloat{}, e) : e);
     }
-    const float sum = horizontal_sum(lane_sum);
-    p.lse[row] = sum == 0.0f ? NEG_INF : max + __builtin_logf(sum);
-    const float normalise = sum == 0.0f ? 0.0f : (has_dropout ? dropout_scale(p.draw) : 1.0f) / sum;
-    for (int64_t j = 0; j < p.n_k; j += LANES) {
-      vfloat probability = load_row(scores, j, p.n_k) * normalise;
-      if (has_dropout) probability = lane_mask(dropped[(row - begin) * words + j / 32], j % 32) ? vfloat{} : probability;
-      store_row(scores, j, p.n_k, probability);
+  if (max != state.max) {
+    const vfloat factor = exponential(broadcast(state.max) - shift);
+    state.sum *= factor[0];
+    for (int64_t j = 0; j < width; j += LANES) store(accumulator + j, load<vfloat>(accumulator + j) * factor);
+    state.max = max;
+  }
+  state.sum += horizontal_sum(lane_sum);
+}
+
+template <class T>
+static inline T* writable(const T* data) {
+  return const_cast<T*>(data);
+}
+
+// Writes rows of float32, times a factor each, in the type of `out`.
+void write_rows(const Matrix& out, int64_t begin, int64_t rows, int64_t d, const float* from, int64_t step,
+                       const float* factors) {
+  with_type(out, [=](auto* data) {
+    for (int64_t r = 0; r < rows; ++r) {
+      auto* row = writable(data) + (begin + r) * out.row_stride;
+      const float factor = factors ? factors[r] : 1.0f;
+      for (int64_t k = 0; k < d; ++k) put(row + k, from[r * step + k] * factor);
+    }
+  });
+}
+
+void attention(const AttentionProblem& p, int64_t begin, int64_t end, void* scratch) {
+  AttentionScratch s;
+  carve(p, false, static_cast<char*>(scratch), s);
+  const int64_t n = padded(p.n_k), d_v = to_panels(p.d_v), words = word_count(p.n_k);
+  const auto soften = p.draw.threshold ? soften_row<true> : soften_row<false>;
+  for (int64_t row = begin; row < end; row += BLOCK_Q) {
+    const int64_t rows = end - row < BLOCK_Q ? end - row : BLOCK_Q;
+    Online state[BLOCK_Q];
+    for (Online& each : state) each = {NEG_INF, 0.0f};
+    memset(s.accumulator, 0, sizeof(float) * rows * d_v);
+    copy_rows(p.q, row, rows, p.d, s.q_rows);
+    if (p.draw.threshold) bernoulli_words(p.draw, row, row + rows, words, s.dropped);
+    for (int64_t key = 0; key < p.n_k; key += BLOCK_K) {
+      const Tile t{row, rows, key, p.n_k - key < BLOCK_K ? p.n_k - key : BLOCK_K};
+      if (!find_kept(p, t, s.kept)) continue;
+      product<false>(s.q_rows, p.d, rows, s.k_by_key + key * p.d, p.d * PANEL, p.d, t.columns(), s.scores, BLOCK_K, false);
+      for (int64_t r = 0; r < rows; ++r)
+        soften(p, t, s.kept + r * TILE_WORDS, s.dropped + r * words + key / 32, load_bias(p, t, r, s.bias),
+               s.scores + r * BLOCK_K, state[r], s.accumulator + r * d_v, d_v);
+      product<false>(s.scores, BLOCK_K, rows, s.v + key * PANEL, n * PANEL, t.keys, d_v, s.accumulator, d_v, true);
+    }
+    float factors[BLOCK_Q];
+    for (int64_t r = 0; r < rows; ++r) {
+      const float sum = state[r].sum;
+      factors[r] = sum == 0.0f ? 0.0f : dropout_scale(p.draw) / sum;
+      p.lse[row + r] = sum == 0.0f ? NEG_INF : state[r].max + __builtin_logf(sum);
+    }
+    write_rows(p.out, row, rows, p.d_v, s.accumulator, d_v, factors);
+  }
+}
+
+// Adds to the row of a bias, or to its one column where that is broadcast.
+static inline void add_grad_bias(float* row, int64_t column_stride, int64_t j, int64_t n, vfloat grad) {
+  if (column_stride == 0) {
+    *row += horizontal_sum(grad);  // 0 past n
+  } else if (j + LANES <= n) {
+    store(row + j, load<vfloat>(row + j) + grad);
+  } else {
+    for (int i = 0; j + i < n; ++i) row[j + i] += grad[i];
+  }
+}
+
+// scores -> dropout(P), grad_scores = dO V^T -> dF/d(q k^T), of one row; grad_bias gains dF/dz.
+template <bool DROPS>
+static void walk_row(const AttentionBackwardProblem& b, const Tile& t, const uint32_t* kept, const uint32_t* dropped,
+                     const float* bias, float lse, float delta, float* scores, float* grad_scores, float* grad_bias) {
+  const AttentionProblem& p = b.forward;
+  const vfloat scale_up = broadcast(dropout_scale(p.draw));
+  for (int64_t w = 0; w < word_count(t.keys); ++w) {
+    const uint32_t set = lse == NEG_INF ? 0u : kept[w];
+    for (int i = 0; i < 32; i += LANES) {
+      const int64_t j = 32 * w + i;
+      vfloat upstream = load<vfloat>(grad_scores + j);
+      const vfloat z = logits(load<vfloat>(scores + j), p.scale, bias, j);
+      const vfloat probability = choose(set, i, exponential(z - lse), vfloat{});
+      vfloat passed = probability;
+      if (DROPS) {
+        const vfloat multiplier = choose(dropped[w], i, vfloat{}, scale_up);
+        upstream *= multiplier;
+        passed *= multiplier;
+      }
+      const vfloat grad_z = probability * (upstream - delta);
+      store(scores + j, passed);
+      store(grad_scores + j, grad_z * p.scale);
+      if (grad_bias) add_grad_bias(grad_bias, b.grad_bias_column_stride, j, t.keys, grad_z);
     }
   }
 }
 
-void softmax_backward(const SoftmaxBackwardProblem& b, int64_t begin, int64_t end, uint32_t* dropped) {
-  const SoftmaxProblem& p = b.forward;
-  const int64_t words = word_count(p.n_k);
-  const bool has_dropout = p.draw.threshold != 0;
-  const float scale_up = has_dropout ? dropout_scale(p.draw) : 1.0f;
-  if (has_dropout) bernoulli_words(p.draw, begin, end, words, dropped);
-  for (int64_t row = begin; row < end; ++row) {
-    float *scores = p.scores + row * p.n_k, *grad = b.grad + row * p.n_k;
-    const float lse = p.lse[row], delta = b.delta[row];
-    const bool is_empty = lse == NEG_INF;
-    for (int64_t j = 0; j < p.n_k; j += LANES) {
-      const vint kept = lane_mask(is_empty ? 0u : keep_word(p, row, j / 32), j % 32);
-      const vfloat z = fmadd(load_row(scores, j, p.n_k), broadcast(p.scale), load_bias(p, row, j));
-      const vfloat probability = kept ? exponential(z - lse) : vfloat{};
-      vfloat multiplier = broadcast(scale_up);
-      if (has_dropout) multiplier = lane_mask(dropped[(row - begin) * words + j / 32], j % 32) ? vfloat{} : multiplier;
-      const vfloat upstream = load_row(grad, j, p.n_k) * multiplier;
-      const vfloat grad_z = kept ? probability * (upstream - delta) : vfloat{};
-      store_row(scores, j, p.n_k, probability * multiplier);
-      store_row(grad, j, p.n_k, grad_z * p.scale);
-      if (b.grad_bias) store_row(b.grad_bias + row * p.n_k, j, p.n_k, grad_z);
+// Sums of x o y over each row; y (rows, d) is contiguous.
+static void row_products(const Matrix& x, int64_t begin, int64_t rows, int64_t d, const float* y, float* out) {
+  with_type(x, [=](auto* data) {
+    for (int64_t r = 0; r < rows; ++r) {
+      float sum = 0.0f;
+      for (int64_t k = 0; k < d; ++k) sum += as_float(data[(begin + r) * x.row_stride + k]) * y[r * d + k];
+      out[r] = sum;
     }
+  });
+}
+
+void attention_backward(const AttentionBackwardProblem& b, int64_t begin, int64_t end, void* scratch) {
+  const AttentionProblem& p = b.forward;
+  AttentionScratch s;
+  carve(p, true, static_cast<char*>(scratch), s);
+  const int64_t n = padded(p.n_k), d = to_panels(p.d), d_v = to_panels(p.d_v), words = word_count(p.n_k);
+  const auto walk = p.draw.threshold ? walk_row<true> : walk_row<false>;
+  for (int64_t row = begin; row < end; row += BLOCK_Q) {
+    const int64_t rows = end - row < BLOCK_Q ? end - row : BLOCK_Q;
+    memset(s.accumulator, 0, sizeof(float) * rows * d);
+    copy_rows(p.q, row, rows, p.d, s.q_rows);
+    copy_rows(b.grad_out, row, rows, p.d_v, s.grad_rows);
+    float delta[BLOCK_Q];
+    row_products(p.out, row, rows, p.d_v, s.grad_rows, delta);
+    pack_columns(p.q, row, rows, p.d, BLOCK_Q, s.q_panels);
+    pack_columns(b.grad_out, row, rows, p.d_v, BLOCK_Q, s.grad_panels);
+    if (p.draw.threshold) bernoulli_words(p.draw, row, row + rows, words, s.dropped);
+    for (int64_t key = 0; key < p.n_k; key += BLOCK_K) {
+      const Tile t{row, rows, key, p.n_k - key < BLOCK_K ? p.n_k - key : BLOCK_K};
+      if (!find_kept(p, t, s.kept)) continue;
+      product<false>(s.q_rows, p.d, rows, s.k_by_key + key * p.d, p.d * PANEL, p.d, t.columns(), s.scores, BLOCK_K, false);
+      product<false>(s.grad_rows, p.d_v, rows, s.v_by_key + key * p.d_v, p.d_v * PANEL, p.d_v, t.columns(), s.grad_scores,
+                     BLOCK_K, false);
+      for (int64_t r = 0; r < rows; ++r)
+        walk(b, t, s.kept + r * TILE_WORDS, s.dropped + r * words + key / 32, load_bias(p, t, r, s.bias), p.lse[row + r],
+             delta[r], s.scores + r * BLOCK_K, s.grad_scores + r * BLOCK_K,
+             b.grad_bias ? b.grad_bias + (row + r) * b.grad_bias_row_stride + key * b.grad_bias_column_stride : nullptr);
+      product<true>(s.scores, BLOCK_K, t.keys, s.grad_panels, BLOCK_Q * PANEL, rows, d_v, b.grad_v + key * d_v, d_v, true);
+      product<true>(s.grad_scores, BLOCK_K, t.keys, s.q_panels, BLOCK_Q * PANEL, rows, d, b.grad_k + key * d, d, true);
+      product<false>(s.grad_scores, BLOCK_K, rows, s.k + key * PANEL, n * PANEL, t.keys, d, s.accumulator, d, true);
+    }
+    write_rows(b.grad_q, row, rows, p.d, s.accumulator, d, nullptr);
   }
 }
 

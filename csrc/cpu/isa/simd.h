@@ -200,9 +200,33 @@ static inline void put(float* at, float value) { *at = value; }
 static inline void put(BFloat16* at, float value) { at->bits = narrow(value); }
 static inline void put(Float16* at, float value) { at->bits = narrow_half(value); }
 
-// exp(x) to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, degree-6 polynomial. Below -87.3 gives 0, NaN stays NaN.
+// Bits [first, first + LANES) of a word choose between a (set) and b.
+static inline vfloat choose(uint32_t word, int first, vfloat a, vfloat b) {
+#if defined(__AVX512F__)
+  return _mm512_mask_blend_ps(static_cast<__mmask16>(word >> first), b, a);
+#else
+  vuint bit;
+  for (int i = 0; i < LANES; ++i) bit[i] = 1u << (first + i);
+  return (broadcast(word) & bit) == bit ? a : b;
+#endif
+}
+
+// The larger of each pair; b where one is NaN.
+static inline vfloat larger(vfloat a, vfloat b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// exp(x) to about 1 ulp for x below 88: x = n ln2 + r, |r| <= ln2 / 2, degree-6 polynomial. Below -87.3 gives 0, NaN stays
+// NaN: it passes through the product with 2^n.
 static inline vfloat exponential(vfloat x) {
-  const vfloat clamped = x < -87.3f ? broadcast(-87.3f) : x > 88.7f ? broadcast(88.7f) : x;
+  const vfloat least = broadcast(-87.3f);
+  const vfloat clamped = larger(least, x);
   const vfloat shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   const vfloat shifted = fmadd(clamped, broadcast(1.44269504f), shifter);
   const vfloat n = shifted - shifter;
@@ -215,9 +239,9 @@ static inline vfloat exponential(vfloat x) {
   p = fmadd(p, r, broadcast(0.5f));
   p = fmadd(p, r, broadcast(1.0f));
   p = fmadd(p, r, broadcast(1.0f));
-  const vint exponent = reinterpret_cast<vint>(shifted) - reinterpret_cast<vint>(shifter);
-  const vfloat result = reinterpret_cast<vfloat>(reinterpret_cast<vint>(p) + (exponent << 23));
-  return x < -87.3f ? vfloat{} : x != x ? x : result;
+  const vint power = (reinterpret_cast<vint>(shifted) << 23) + (127 << 23);  // the shifter's own bits are shifted out
+  const vfloat result = p * reinterpret_cast<vfloat>(power);
+  return x < least ? vfloat{} : result;
 }
 
 }  // namespace ATTRDROP_ISA

@@ -1,47 +1,17 @@
 // Tiles of x y^T in float32: eight rows at a time against packed panels of y. Every product is one chain of fused
 // multiply-adds over d in ascending order, whatever the vector length, so all variants give the same keys.
 #pragma once
-#include "cpu/isa/scratch.h"
-#include "cpu/isa/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/isa/panels.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
 
 constexpr int BLOCK_ROWS = 8;
-constexpr int PANEL = 2 * LANES;
 #if defined(__AVX512F__)
 constexpr int MICRO_ROWS = 8;
 #else
 constexpr int MICRO_ROWS = 4;
 #endif
-
-// Calls run with a typed pointer to the matrix.
-template <class Run>
-static inline void with_type(const Matrix& m, Run run) {
-  switch (m.dtype) {
-    case Dtype::f32: return run(static_cast<const float*>(m.data));
-    case Dtype::bf16: return run(static_cast<const BFloat16*>(m.data));
-    case Dtype::f16: return run(static_cast<const Float16*>(m.data));
-    case Dtype::f64: return;  // kernel_dtype() refuses it
-  }
-}
-
-// y (n, d) -> panels (padded(n) / PANEL, d, PANEL), zero past n.
-static void pack_panels(const Matrix& y, int64_t n, int64_t d, float* panels) {
-  with_type(y, [=](auto* data) {
-    float* panel = panels;
-    for (int64_t begin = 0; begin < padded(n); begin += PANEL, panel += d * PANEL)
-      for (int64_t c = 0; c < PANEL; ++c) {
-        if (begin + c >= n) {
-          for (int64_t k = 0; k < d; ++k) panel[k * PANEL + c] = 0.0f;
-          continue;
-        }
-        const auto* row = data + (begin + c) * y.row_stride;
-        for (int64_t k = 0; k < d; ++k) panel[k * PANEL + c] = as_float(row[k]);
-      }
-  });
-}
 
 // Rows [begin, begin + BLOCK_ROWS) of x as float32 (BLOCK_ROWS, d), zero past n.
 static void load_rows(const Matrix& x, int64_t begin, int64_t n, int64_t d, float* out) {

@@ -6,9 +6,24 @@ from torch import nn
 
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import ADDROP, PLAIN
+from attrdrop.lab.text.methods.attention_dropout import AttentionDropout
 from attrdrop.lab.text.methods.base import ADDropMethod, Method
-from attrdrop.lab.text.methods.rivals import AttentionDropout, DropHead, DropKey, HiddenCut, RDrop
-from attrdrop.lab.text.settings import ATTENTION_DROPOUT, DROP_HEAD, DROP_KEY, HIDDEN_CUT, R_DROP, Settings
+from attrdrop.lab.text.methods.child_tuning import ChildTuning
+from attrdrop.lab.text.methods.drop_head import DropHead
+from attrdrop.lab.text.methods.drop_key import DropKey
+from attrdrop.lab.text.methods.hidden_cut import HiddenCut
+from attrdrop.lab.text.methods.mixout import Mixout
+from attrdrop.lab.text.methods.r_drop import RDrop
+from attrdrop.lab.text.settings import (
+    ATTENTION_DROPOUT,
+    CHILD_TUNING,
+    DROP_HEAD,
+    DROP_KEY,
+    HIDDEN_CUT,
+    MIXOUT,
+    R_DROP,
+    Settings,
+)
 
 __all__ = ["METHODS", "ADDropMethod", "Method", "make_method", "model_options"]
 
@@ -20,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
     DROP_HEAD: DropHead,
     HIDDEN_CUT: HiddenCut,
     DROP_KEY: DropKey,
+    MIXOUT: Mixout,
+    CHILD_TUNING: ChildTuning,
 }
 
 
