@@ -1,7 +1,8 @@
 """Compiles every Triton kernel in every shipped tile, ahead of time, and prints one JSON line for each.
 
-``python tests/gates/shipped_kernels.py [--write] [text]``: --write stores the instruction counts that the test compares
-with; text picks the cases whose name contains it.
+``python tests/gates/shipped_kernels.py [--write] [--table] [pattern]``: --write stores the instruction counts that the
+test compares with, --table prints by which instructions the kernels multiply; pattern picks the cases in whose name it
+is found.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -223,13 +225,38 @@ def describe_named(name: str) -> dict[str, Any]:
     return describe(next(case for case in cases() if case.name == name))
 
 
+def dots_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: HGMMA, UTCHMMA or HMMA where a kernel with bfloat16 operands multiplies so, by chip and variant."""
+    chips = (90, 100, 120)
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for row in rows:
+        kernel, chip, variant = re.fullmatch(r"(.*)-sm(\d+)-?(.*)", row["case"]).groups()
+        group = {90: "HGMMA", 100: "UTCHMMA"}.get(row["arch"], "")
+        name = group if row["hgmma"] else "HMMA" if row["hmma"] else ""
+        if name and row["arch"] in chips:
+            found.setdefault(kernel.replace("-half", ""), {}).setdefault(int(chip), {})[variant or "plain"] = name
+
+    def cell(variants: dict[str, str]) -> str:
+        names = dict.fromkeys(variants.values())
+        return "; ".join(
+            n if len(names) == 1 else f"{n} ({', '.join(v for v in variants if variants[v] == n)})" for n in names
+        )
+
+    lines = [f"| kernel, head | {' | '.join(f'sm_{chip}' for chip in chips)} |", "| --- " * (len(chips) + 1) + "|"]
+    for kernel, cells in sorted(found.items()):
+        lines.append(f"| {kernel.replace('-', ', ')} | {' | '.join(cell(cells.get(chip, {})) for chip in chips)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    text = next((a for a in sys.argv[1:] if not a.startswith("--")), "")
+    pattern = next((a for a in sys.argv[1:] if not a.startswith("--")), "")
     rows = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for row in pool.map(describe_named, [case.name for case in cases() if text in case.name]):
+        for row in pool.map(describe_named, [case.name for case in cases() if re.search(pattern, case.name)]):
             print(json.dumps(row), flush=True)
             rows.append(row)
+    if "--table" in sys.argv:
+        print(dots_table(rows))
     if "--write" in sys.argv:
         counts = {row["case"]: row["per_position"] for row in rows if "per_position" in row}
         COUNTS.write_text(json.dumps(counts, indent=1) + "\n")
