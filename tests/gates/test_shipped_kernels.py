@@ -40,14 +40,16 @@ def test_blackwell_gets_kernels():
 
 
 LOOP_SPILLS = {"forward-half-d64-sm120-plain": 3, "forward-half-d128-sm120-bias": 4}
-"""Few loads and stores where sm_80's tile does not quite fit: tiles without them take 15.3 instructions a position instead
-of 14.4, and 110 instead of 81."""
+"""Few loads and stores where sm_80's tile does not quite fit: tiles without them take 15.3 instructions a position
+instead of 14.4, and 110 instead of 81."""
+OUTSIDE_LOOPS = {80: 64, 90: 64, 100: 160, 120: 64}
+"""Bytes that may wait outside the registers until the tile's end, by chip; sm_100 has sm_90's tiles."""
 
 
 @pytest.mark.slow
 def test_no_loop_spills(rows):
-    """Some values of a tile's end may wait outside the registers: at most 16, read once, and none inside a loop."""
-    assert not failing(rows, lambda r: r["loop_spills"] > LOOP_SPILLS.get(r["case"], 0) or r["stack"] > 64)
+    assert not failing(rows, lambda r: r["loop_spills"] > LOOP_SPILLS.get(r["case"], 0))
+    assert not failing(rows, lambda r: r["stack"] > OUTSIDE_LOOPS[r["arch"]])
 
 
 @pytest.mark.slow
@@ -58,10 +60,12 @@ def test_shared_memory_fits(rows):
 
 @pytest.mark.slow
 def test_hopper_multiplies_by_warp_groups(rows):
-    half = [r for r in rows if r["arch"] == 90 and "-half-" in r["case"] and not r["case"].endswith("bias")]
-    main = [r for r in half if "grad_bias" not in r["case"] and "-d256" not in r["case"]]
-    assert len(main) > 12
-    assert not failing(main, lambda r: r["hgmma"] == 0)
+    """But where 64 rows of a product would need more registers than there are."""
+    half = [row for row in rows if row["arch"] == 90 and "-half-" in row["case"]]
+    assert len(half) > 40
+    without = {"forward-half-d256-sm90-bias", "grad_query-half-d256-sm90-bias"}
+    without |= {f"grad_key_value-half-d256-sm90-{flags}" for flags in ("plain", "dropout", "bias")}
+    assert set(failing(half, lambda r: r["hgmma"] == 0)) == without
 
 
 @pytest.mark.slow
