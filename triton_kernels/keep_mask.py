@@ -6,6 +6,7 @@ share rows and would all draw the same words.
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ DRAW_ROWS, DRAW_WORDS = 64, 32 if INTERPRETED else 4
 SCRATCH_BYTES = 256 << 20
 SCRATCH_LOADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """How many loads of four keys a lane makes for its row; where they get many, more warps share a row."""
+GUESSED_LOADS = 3
+"""From here on a search by guesses pays: with fewer loads a lane's share of its steps outweighs the passes saved."""
 LONGEST_ROW = 32768
 SCORES_HEAD = 65535
 """The number of the head of given scores, which no model's attention has."""
@@ -186,9 +189,11 @@ def select(
     blocks = batch * heads * triton.cdiv(n_q, block_q)
     programs = min(blocks, processors, SCRATCH_BYTES // (block_q * width * 4))
     scratch = rows.new_empty(programs * block_q * width, dtype=torch.int32 if bf16_keys else torch.float32)
+    quantile = NormalDist().inv_cdf(min(max(share, 0.001), 0.999))
     select_through_scratch_kernel[(programs,)](
-        **arguments, p_scratch=scratch, blocks=blocks, BLOCK_Q=block_q, BLOCK_K=tile.keys,
-        ROWS=min(block_q, rows_at_once), COLUMNS=columns, CHUNKS=loads, num_warps=tile.warps, num_stages=tile.stages,
+        **arguments, quantile=quantile, spacing=1 / NormalDist().pdf(quantile), p_scratch=scratch, blocks=blocks,
+        BLOCK_Q=block_q, BLOCK_K=tile.keys, ROWS=min(block_q, rows_at_once), COLUMNS=columns, CHUNKS=loads,
+        GUESSED=is_guessed(loads, q is not None), num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
 
@@ -228,6 +233,11 @@ def selection(p: float, low: bool) -> tuple[float, str]:
     share = float(np.float32(p if low else 1.0 - p))
     all_share, no_share = (1.0, 0.0) if low else (0.0, 1.0)  # rank 0 or n: nothing to select
     return share, "all" if share == all_share else "none" if share == no_share else "rows"
+
+
+def is_guessed(loads: int, is_weighted: bool) -> bool:
+    """Rows weighted by a softmax have long tails: the threshold of a normal row is no guess there."""
+    return loads >= GUESSED_LOADS and not is_weighted
 
 
 def draw(
