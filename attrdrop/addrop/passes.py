@@ -226,7 +226,7 @@ class Pass1:
         site.is_causal = call.is_causal
 
     def _attend_plainly(self, call: AttentionCall, site: Site, plain: Callable[[], Tensor]) -> Tensor:
-        if not _has_slow_dropout(call):
+        if not _is_slow_in_torch(call):
             return plain()
         seed = derive_seed(self.draws.seed, 1, site.index)
         return _attend(call, self._valid_bits(call), seed, self.draws)
@@ -272,10 +272,11 @@ SHARED_AND_CHECKPOINTED = (
 )
 
 
-def _has_slow_dropout(call: AttentionCall) -> bool:
-    """Torch's CPU attention materialises everything where it drops out; ours does not."""
+def _is_slow_in_torch(call: AttentionCall) -> bool:
+    """Torch's CPU attention materialises everything where it drops out, and expands a mask; ours does neither."""
     is_half_or_single = call.query.dtype != torch.float64
-    return call.dropout_p > 0 and call.query.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
+    is_ours = call.query.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
+    return is_ours and (call.dropout_p > 0 or call.mask is not None)
 
 
 def attend_plainly(call: AttentionCall) -> Tensor:
