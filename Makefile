@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # The exact pin takes torch's CPU build where the index has one; a bare "torch" fetches gigabytes of CUDA packages.
 TORCH ?= torch==2.13.0
 
+# Two architectures, for time; a slow test compiles the others (tests/gates/test_cuda_code.py).
+BUILD := ATTRDROP_REQUIRE_C=1 ATTRDROP_STRICT=1 ATTRDROP_CUDA_ARCHS="80-real;90-real;90-virtual"
+
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 
 .PHONY: demo test test-all bench gpu-kit clean
@@ -18,14 +21,14 @@ $(VENV)/.lab: $(BIN)/python $(SOURCES)
 
 $(VENV)/.test: $(BIN)/python pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" setuptools_scm "cmake>=3.25" ninja "pybind11>=2.13"
-	ATTRDROP_REQUIRE_C=1 ATTRDROP_STRICT=1 $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
+	$(BUILD) $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
 	@touch $@
 
 demo: $(VENV)/.lab
 	$(BIN)/attrdrop finetune --preset demo --output runs/demo
 
 test: $(VENV)/.test
-	ATTRDROP_REQUIRE_C=1 ATTRDROP_STRICT=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(BUILD) $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

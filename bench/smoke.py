@@ -34,7 +34,7 @@ from attrdrop import KeepMask
 
 HALVES = (torch.bfloat16, torch.float16)
 FLOATS = (torch.float32, *HALVES)
-BITS = ("pack_mask", "keep_mask", "random_keep_mask")
+BITS = ("pack_mask", "keep_mask", "random_keep_mask", "keep_scores")
 SERVED = {
     "cpp": {*BITS, "masked_attention", "attention_attribution", "relevance_gate", "blocks", "points"},
     "cuda": {*BITS, "blocks", "points"},
@@ -99,6 +99,11 @@ def draw(backend: str, valid: Tensor) -> tuple:
     return parts(attrdrop.random_keep_mask(2, 2, 40, 70, backend=backend, **options))
 
 
+def score(backend: str, scores: Tensor, valid: Tensor | None, **rule: Any) -> tuple:
+    options = dict(p=0.3, q=0.4, seed=2**63 + 5, layer=3) | rule
+    return tuple(attrdrop.keep_scores(scores, valid=valid, backend=backend, **options))
+
+
 def attend(
     backend: str, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
 ) -> list[Tensor]:
@@ -158,6 +163,14 @@ def mask_cases(longest: int = 4096) -> Iterator[Case]:
         yield Case(
             "keep_mask", f"{name} weight", weigh, lambda x=x, y=y, n=n: (x(), y(), torch.zeros(1, 2, min(n, 37)))
         )
+    for dtype, m in itertools.product(FLOATS, (1, 33, 63, 1000, 2048, 3072, 4096)):
+        if m > longest:
+            continue
+        scores = lambda m=m, dtype=dtype: torch.randn(2, 37, m).to(dtype)  # noqa: E731
+        for rule in ({}, {"region": "low"}, {"p": 1.0}):
+            name = f"{dtype} m={m} {rule}"
+            yield Case("keep_scores", name, partial(score, **rule), lambda scores=scores: (scores(), None))
+        yield Case("keep_scores", f"{dtype} m={m} valid", score, lambda scores=scores, m=m: (scores(), bits(2, 1, m)))
     yield Case("random_keep_mask", "valid", draw, lambda: (bits(2, 1, 1, 70),))
 
 

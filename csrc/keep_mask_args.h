@@ -1,4 +1,4 @@
-// The arguments of keep_mask and random_keep_mask, for the CPU, the CUDA side and the emulator alike.
+// The arguments of keep_mask, random_keep_mask and keep_scores, for the CPU, the CUDA side and the emulator alike.
 #pragma once
 #include "array_view.h"
 #include "select.h"
@@ -22,17 +22,17 @@ struct KeepMaskArgs {
   Operand x, y;                // (B, H, n_q, d), (B, H_kv, n_k, d)
   Operand weight_q, weight_k;  // (B, H, n_q, e), (B, H_kv, n_k, e)
   const float* weight_lse;     // (B, H, n_q); null: x y^T is not weighted
-  Bias bias;                   // of the scores: weight_q weight_k^T where there is a weight, else x y^T
+  Bias bias;                   // of the scores: weight_q weight_k^T where there is a weight, else x y^T; with d = 0 alone
   float scale;                 // of the same, before the bias is added
   const uint32_t* valid;       // null: all columns; else packed bits with strides, 0 where broadcast
   int64_t valid_batch, valid_head, valid_row;
   const int64_t* sample_ids;  // null: the index in the batch
   int64_t sample_stride;
   uint32_t* rows;              // (B, H, n_q, words(n_k))
-  uint32_t* cols;              // (B, H, n_k, words(n_q))
+  uint32_t* cols;              // (B, H, n_k, words(n_q)); null: not wanted
   unsigned long long* counts;  // (4): valid, candidates, dropped, rescued rows
   uint64_t seed;
-  uint32_t layer, threshold;
+  uint32_t first_head, threshold;  // number of head 0 among those of all layers
   int32_t batch, heads, groups;  // groups: query heads that share a head of y
   int32_t n_q, n_k, d, d_weight;
   Dtype dtype;  // of the operands
@@ -64,7 +64,10 @@ inline Operand operand(KeepMaskArgs& args, const ArrayView& a, const char* name)
   return {a.data, a.stride[0], a.stride[1], a.stride[2]};
 }
 
-// What both operators have in common.
+// Heads of attention are 65536 layer + 0, 1, ...; no model has as many as this one, which is that of given scores.
+constexpr uint32_t SCORES_HEAD = 65535;
+
+// What all operators have in common.
 inline KeepMaskArgs draw_args(int64_t batch, int64_t heads, int64_t n_q, int64_t n_k, double rate, int64_t seed,
                               int64_t layer, const OptionalView& valid, bool is_causal,
                               const OptionalView& sample_ids) {
@@ -73,7 +76,8 @@ inline KeepMaskArgs draw_args(int64_t batch, int64_t heads, int64_t n_q, int64_t
   KeepMaskArgs args{};
   args.batch = static_cast<int32_t>(batch), args.heads = static_cast<int32_t>(heads), args.groups = 1;
   args.n_q = static_cast<int32_t>(n_q), args.n_k = static_cast<int32_t>(n_k);
-  args.seed = static_cast<uint64_t>(seed), args.layer = static_cast<uint32_t>(layer), args.threshold = drop_threshold(rate);
+  args.seed = static_cast<uint64_t>(seed), args.threshold = drop_threshold(rate);
+  args.first_head = 65536u * static_cast<uint32_t>(layer);
   args.is_causal = is_causal, args.is_aligned = true;
   if (valid) {
     require(valid->dim == 4 && valid->kind == Kind::i32 && (valid->size[3] <= 1 || valid->stride[3] == 1),
@@ -133,6 +137,29 @@ auto random_keep_mask_op(Array like, int64_t batch, int64_t heads, int64_t n_q, 
   // Nothing is ranked and no column lies below the threshold: every valid one is a candidate.
   return RUN(like, draw_args(batch, heads, n_q, n_k, rate, seed, layer, view_of(valid), is_causal, view_of(sample_ids)),
              launch...);
+}
+
+// The same array with a dimension of size 1 behind its first.
+inline ArrayView with_head(const ArrayView& a, const char* name) {
+  check_dim(a, 3, name);
+  return {a.data, a.kind, 4, {a.size[0], 1, a.size[1], a.size[2]}, {a.stride[0], 0, a.stride[1], a.stride[2]}};
+}
+
+// RUN(scores, args, launch...) with those of keep_scores: the rows of one head, ranked as a bias without a product.
+template <class Array, auto RUN, class... Launch>
+auto keep_scores_op(Array scores, double p, double q, int64_t seed, int64_t layer, std::optional<Array> valid, bool low,
+                    std::optional<Array> sample_ids, Launch... launch) {
+  const ArrayView given = with_head(view_of(scores), "scores");
+  const OptionalView allowed = valid ? OptionalView(with_head(view_of(*valid), "valid")) : std::nullopt;
+  KeepMaskArgs args =
+      draw_args(given.size[0], 1, given.size[2], given.size[3], q, seed, layer, allowed, false, view_of(sample_ids));
+  args.first_head += SCORES_HEAD;
+  args.bias = bias_of(given, args), args.scale = 1.0f;
+  args.bf16_keys = args.bias.dtype == Dtype::bf16;  // which rounds nothing
+  args.region = low ? Region::low : Region::high;
+  args.share = share_below(p, args.region);
+  args.is_ranked = true;
+  return RUN(scores, args, launch...);
 }
 
 }  // namespace attrdrop

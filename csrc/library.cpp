@@ -37,6 +37,7 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("transpose_mask", TORCH_BOX(&attrdrop::transpose_mask_cpu));
   m.impl("keep_mask", TORCH_BOX((&attrdrop::keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
   m.impl("random_keep_mask", TORCH_BOX((&attrdrop::random_keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cpu>)));
+  m.impl("keep_scores", TORCH_BOX((&attrdrop::keep_scores_op<attrdrop::Tensor, &attrdrop::keep_scores_cpu>)));
   m.impl("masked_attention", TORCH_BOX(&attrdrop::masked_attention_cpu));
   m.impl("masked_attention_backward", TORCH_BOX(&attrdrop::masked_attention_backward_cpu));
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));

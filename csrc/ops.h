@@ -22,6 +22,7 @@ Tensor pack_mask_cpu(Tensor mask);
 Tensor unpack_mask_cpu(Tensor bits, int64_t n);
 Tensor transpose_mask_cpu(Tensor rows, int64_t n_k);
 std::tuple<Tensor, Tensor, Tensor> keep_mask_cpu(const Tensor& like, KeepMaskArgs args);
+std::tuple<Tensor, Tensor> keep_scores_cpu(const Tensor& like, KeepMaskArgs args);
 std::tuple<Tensor, Tensor> masked_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor keep, std::optional<Tensor> bias,
                                                 double scale, double dropout_p, int64_t seed,
                                                 std::optional<Tensor> sample_ids);

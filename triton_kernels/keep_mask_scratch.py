@@ -23,7 +23,7 @@ from attrdrop.triton_kernels.launch import NOT_SPECIALIZED
 
 @triton.jit
 def rank_scratch_rows(
-    p_scratch, p_valid, p_rows, start_q, n_q, n_k, stride_vn, share, width, filled,
+    p_scratch, p_valid, p_rows, start_q, n_q, n_k, stride_vn, share, normal, width, filled,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr, PACKED: tl.constexpr, LOW: tl.constexpr,
     HAS_VALID: tl.constexpr, IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
@@ -46,7 +46,7 @@ def rank_scratch_rows(
         mask = tl.broadcast_to((o_key < filled)[None, :], (ROWS, KEYS))
         other = 0x7F807F80 if PACKED else float("inf")
         keys += (tl.load(p_scratch + o_q[:, None] * width + o_key[None, :], mask=mask, other=other),)
-    b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, ROWS, CHUNKS * COLUMNS, PACKED, LOW, ISA)
+    b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, normal, ROWS, CHUNKS * COLUMNS, PACKED, LOW, ISA)
     words = tl.cdiv(n_k, 32)
     for i in tl.static_range(CHUNKS):
         o_word = i * WORDS + tl.arange(0, WORDS)
@@ -60,16 +60,17 @@ def select_through_scratch_kernel(
     p_x, p_y, p_q, p_k, p_lse, p_bias, p_valid, p_rows, p_scratch,
     stride_xb, stride_xh, stride_xn, stride_yb, stride_yh, stride_yn,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_bb, stride_bh, stride_bq, stride_bk,
-    stride_vb, stride_vh, stride_vn, heads, groups, n_q, n_k, share, scale, infinity, blocks,
+    stride_vb, stride_vh, stride_vn, heads, groups, n_q, n_k, share, quantile, spacing, scale, infinity, blocks,
     D: tl.constexpr, BLOCK_D: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,
-    PACKED: tl.constexpr, LOW: tl.constexpr, WEIGHTED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_VALID: tl.constexpr,
-    IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
+    GUESSED: tl.constexpr, PACKED: tl.constexpr, LOW: tl.constexpr, WEIGHTED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_VALID: tl.constexpr, IS_CAUSAL: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """``blocks`` blocks of BLOCK_Q rows of up to CHUNKS * COLUMNS columns, ranked ROWS at a time."""
     HALVES: tl.constexpr = 2 if PACKED else 1
     width = tl.cdiv(n_k, BLOCK_K) * (BLOCK_K // HALVES)  # keys or pairs in a row of the scratch
     words, blocks_q = tl.cdiv(n_k, 32), tl.cdiv(n_q, BLOCK_Q)
+    normal = (quantile, spacing) if GUESSED else ()
     p_scratch += tl.program_id(0).to(tl.int64) * BLOCK_Q * width
     o_q = tl.arange(0, BLOCK_Q)
     for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
@@ -77,10 +78,12 @@ def select_through_scratch_kernel(
         head = tl.cast(block // blocks_q % heads, tl.int64)
         sample = tl.cast(block // blocks_q // heads, tl.int64)
         place = (sample * heads + head) * n_q + start_q
-        p_head_x = p_x + sample * stride_xb + head * stride_xh + tl.cast(start_q, tl.int64) * stride_xn
-        p_head_y = p_y + sample * stride_yb + head // groups * stride_yh
-        b_x = load_slice(p_head_x, o_q, n_q - start_q, stride_xn, 0, D, BLOCK_D)
-        operands = (b_x, p_head_x, p_head_y, stride_xn, stride_yn)
+        operands = ()
+        if p_x is not None:
+            p_head_x = p_x + sample * stride_xb + head * stride_xh + tl.cast(start_q, tl.int64) * stride_xn
+            p_head_y = p_y + sample * stride_yb + head // groups * stride_yh
+            b_x = load_slice(p_head_x, o_q, n_q - start_q, stride_xn, 0, D, BLOCK_D)
+            operands = (b_x, p_head_x, p_head_y, stride_xn, stride_yn)
         weight = ()
         if WEIGHTED:
             p_head_q = p_q + sample * stride_qb + head * stride_qh + tl.cast(start_q, tl.int64) * stride_qn
@@ -114,7 +117,7 @@ def select_through_scratch_kernel(
         for start_row in range(0, tl.minimum(BLOCK_Q, n_q - start_q), ROWS):
             rank_scratch_rows(
                 p_scratch + start_row * width, p_head_valid, p_rows + (place + start_row) * words, start_q + start_row,
-                n_q, n_k, stride_vn, share, width, filled, ROWS, COLUMNS, CHUNKS, PACKED, LOW, HAS_VALID, IS_CAUSAL,
-                ISA,
+                n_q, n_k, stride_vn, share, normal, width, filled, ROWS, COLUMNS, CHUNKS, PACKED, LOW, HAS_VALID,
+                IS_CAUSAL, ISA,
             )  # fmt: skip
         tl.debug_barrier()  # before the next block's keys

@@ -16,6 +16,9 @@ from attrdrop.triton_kernels.launch import NOT_SPECIALIZED
 INFINITY = tl.constexpr(0x7F800000)
 """Bits of +inf, and its place in the order of all floats."""
 
+MINUS_INFINITY_PLACE = tl.constexpr(-0x7F800001)
+GUESSES = tl.constexpr(10)
+
 
 @triton.jit
 def or_bits(a, b):
@@ -108,6 +111,72 @@ def thresholds(keys, b_rank, ROWS: tl.constexpr, PACKED: tl.constexpr, ISA: tl.c
 
 
 @triton.jit
+def place_of(b_values):
+    b_bits = b_values.to(tl.int32, bitcast=True)
+    return b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def normal_guess(keys, b_valid_count, normal):
+    """Where a normal row with the mean and deviation of a sample has its threshold, and how far apart its keys lie.
+
+    normal: the quantile of the normal distribution, and by how much it moves for a share more. NaN is no guess.
+    """
+    b_count, b_sum, b_squares = 0.0, 0.0, 0.0
+    for i in tl.static_range(0, len(keys), (len(keys) + 1) // 2):
+        b_x = keys[i].to(tl.float32, bitcast=True)  # of a pair about the number in its high half
+        m_finite = tl.abs(b_x) < float("inf")
+        b_x = tl.where(m_finite, b_x, 0.0)
+        b_count += tl.sum(m_finite.to(tl.float32), 1)
+        b_sum += tl.sum(b_x, 1)
+        b_squares += tl.sum(b_x * b_x, 1)
+    b_mean = b_sum / b_count
+    b_deviation = tl.sqrt(tl.maximum(b_squares / b_count - b_mean * b_mean, 0.0))
+    quantile, spacing = normal
+    return b_mean + b_deviation * quantile, b_deviation * spacing / b_valid_count.to(tl.float32)
+
+
+@triton.jit
+def guessed_thresholds(keys, b_rank, m_open, b_valid_count, normal, ROWS: tl.constexpr, PACKED: tl.constexpr,
+                       ISA: tl.constexpr):  # fmt: skip
+    """As ``thresholds``, or another place with b_rank keys below it; and where the key at that rank may be NaN.
+
+    Counts decide every step, so guesses change the cost and never the result. After GUESSES of them the bracket is
+    halved.
+    """
+    SHIFT: tl.constexpr = 16 if PACKED else 0
+    b_guess, b_per_rank = normal_guess(keys, b_valid_count, normal)
+    bottom = MINUS_INFINITY_PLACE >> SHIFT
+    b_wanted = b_rank.to(tl.float32) + 0.5
+    # count(key < low) <= rank, and count(key < high) > rank where high_count is not 0. A row is done at high = low + 1.
+    b_low = tl.full((ROWS,), 0, tl.int32) + bottom
+    b_high = tl.where(m_open, (INFINITY >> SHIFT) + 1, bottom + 1)
+    b_low_count, b_low_value = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    b_high_count, b_high_value = b_low_count, b_low_value
+    step = 0
+    while tl.max((b_high != b_low + 1).to(tl.int32), 0) > 0:
+        b_middle = b_low + (((b_high - b_low) >> 1) & 0x7FFFFFFF)
+        if step < GUESSES:
+            b_middle = tl.minimum(tl.maximum(place_of(b_guess) >> SHIFT, b_low + 1), b_high - 1)
+        b_place = b_middle << SHIFT
+        b_value = place_of(b_place.to(tl.float32, bitcast=True)).to(tl.float32, bitcast=True)  # its own inverse
+        b_below = count(keys, b_place, "lt", PACKED, ISA)
+        m_low = b_below <= b_rank
+        b_high = tl.where(m_low, tl.where(b_below == b_rank, b_middle + 1, b_high), b_middle)
+        b_low = tl.where(m_low, b_middle, b_low)
+        b_below = b_below.to(tl.float32)
+        b_low_count, b_high_count = tl.where(m_low, b_below, b_low_count), tl.where(m_low, b_high_count, b_below)
+        b_low_value, b_high_value = tl.where(m_low, b_value, b_low_value), tl.where(m_low, b_high_value, b_value)
+        # Between two counts by interpolation; before there are two, by the slope of the normal distribution.
+        b_share = (b_wanted - b_low_count) / (b_high_count - b_low_count)
+        b_between = b_low_value + (b_high_value - b_low_value) * b_share
+        m_between = (b_low > bottom) & (b_high_count > 0.0)
+        b_guess = tl.where(m_between, b_between, b_value + (b_wanted - b_below) * b_per_rank)
+        step += 1
+    return b_low << SHIFT, m_open & (b_high_count == 0.0)
+
+
+@triton.jit
 def comparison_words(b_keys, b_pivots, OP: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, PACKED: tl.constexpr,
                      ISA: tl.constexpr):  # fmt: skip
     """(ROWS, WORDS): a bit is set where the key OP its row's pivot."""
@@ -179,13 +248,19 @@ def product(operands, start_k, o_q, o_k, n_q, n_k, D: tl.constexpr, BLOCK_D: tl.
 
 
 @triton.jit
-def add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k):
-    """scores scale + bias, rounded once, columns counted from start_k; bias: the scale, its head, and two strides."""
-    scale, p_bias, stride_q, stride_k = bias
+def load_bias(bias, start_k, o_q, o_k, n_q, n_k):
+    """(rows, columns) of a bias in float32, columns from start_k on; bias: the scale, its head, and two strides."""
+    _, p_bias, stride_q, stride_k = bias
     p_bias += tl.cast(start_k, tl.int64) * stride_k
     mask = (o_q < n_q)[:, None] & (o_k < n_k - start_k)[None, :]
-    b_bias = tl.load(p_bias + o_q[:, None] * stride_q + o_k[None, :] * stride_k, mask=mask, other=0.0)
-    return tl.fma(b_scores, tl.full(b_scores.shape, scale, tl.float32), b_bias.to(tl.float32))
+    return tl.load(p_bias + o_q[:, None] * stride_q + o_k[None, :] * stride_k, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k):
+    """scores scale + bias, rounded once; as load_bias."""
+    b_bias = load_bias(bias, start_k, o_q, o_k, n_q, n_k)
+    return tl.fma(b_scores, tl.full(b_scores.shape, bias[0], tl.float32), b_bias)
 
 
 @triton.jit
@@ -214,7 +289,7 @@ def keys_of_block(
     """Keys of BLOCK_K columns from start_k on: (ROWS, BLOCK_K / 2) pairs or (ROWS, BLOCK_K) floats.
 
     They rank x yᵀ (Eq. 5); with weight = operands of scores, lse and scale, its product with the attention (Eq. 3). A
-    bias (see add_bias) is that of the scores, or without a weight that of x yᵀ.
+    bias (see add_bias) is that of the scores, or without a weight that of x yᵀ; without operands it is what is ranked.
     """
     WORDS: tl.constexpr = BLOCK_K // 32
     HALVES: tl.constexpr = 2 if PACKED else 1
@@ -222,16 +297,19 @@ def keys_of_block(
     halves = ()
     for half in tl.static_range(HALVES):
         o_k = o + (o & -16) + 16 * half if PACKED else o  # 16 columns of every 32
-        b_b = product(operands, start_k, o_q, o_k, n_q, n_k, D, BLOCK_D)
-        if WEIGHTED:
-            scores, b_lse, scale = weight
-            b_scores = product(scores, start_k, o_q, o_k, n_q, n_k, E, BLOCK_E)
-            if HAS_BIAS:
-                b_b *= tl.exp(add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k) - b_lse[:, None])
-            else:
-                b_b *= tl.exp(b_scores * scale - b_lse[:, None])
-        elif HAS_BIAS:
-            b_b = add_bias(b_b, bias, start_k, o_q, o_k, n_q, n_k)
+        if len(operands) == 0:
+            b_b = load_bias(bias, start_k, o_q, o_k, n_q, n_k)
+        else:
+            b_b = product(operands, start_k, o_q, o_k, n_q, n_k, D, BLOCK_D)
+            if WEIGHTED:
+                scores, b_lse, scale = weight
+                b_scores = product(scores, start_k, o_q, o_k, n_q, n_k, E, BLOCK_E)
+                if HAS_BIAS:
+                    b_b *= tl.exp(add_bias(b_scores, bias, start_k, o_q, o_k, n_q, n_k) - b_lse[:, None])
+                else:
+                    b_b *= tl.exp(b_scores * scale - b_lse[:, None])
+            elif HAS_BIAS:
+                b_b = add_bias(b_b, bias, start_k, o_q, o_k, n_q, n_k)
         b_b = without_invalid(
             b_b, b_valid, b_limit - start_k, o_k, infinity, half, 32 // HALVES, ROWS, WORDS, BY_WORDS, BY_COLUMN
         )
@@ -243,18 +321,26 @@ def keys_of_block(
 
 
 @triton.jit
-def rank_rows(keys, b_valid_count, share, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr,
+def rank_rows(keys, b_valid_count, share, normal, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PACKED: tl.constexpr,
               LOW: tl.constexpr, ISA: tl.constexpr):  # fmt: skip
-    """For each row the place of its threshold, whether all its valid columns are candidates, and whether none is."""
+    """For each row the place of its threshold, whether all its valid columns are candidates, and whether none is.
+
+    The threshold is searched from a guess (see normal_guess), or with an empty ``normal`` in fixed steps.
+    """
     b_rank = (b_valid_count.to(tl.float32) * share).to(tl.int32)
-    b_place = thresholds(keys, b_rank, ROWS, PACKED, ISA)
     if LOW:
         m_none = b_rank <= 0
         m_all = b_rank >= b_valid_count
     else:
         m_none = b_rank >= b_valid_count
         m_all = b_rank < 0
-    if tl.max((b_place == INFINITY).to(tl.int32), 0) > 0:  # a threshold may be NaN: then nothing is below it
+    if len(normal) > 0:
+        m_open = (m_none | m_all) == 0
+        b_place, m_nan = guessed_thresholds(keys, b_rank, m_open, b_valid_count, normal, ROWS, PACKED, ISA)
+    else:
+        b_place = thresholds(keys, b_rank, ROWS, PACKED, ISA)
+        m_nan = b_place == INFINITY
+    if tl.max(m_nan.to(tl.int32), 0) > 0:  # a threshold may be NaN: then nothing is below it
         b_not_nan = count(keys, tl.full((ROWS,), INFINITY, tl.int32), "le", PACKED, ISA) - (COLUMNS - b_valid_count)
         m_all |= b_rank >= b_not_nan
     return b_place, m_all, m_none
@@ -329,7 +415,7 @@ def select_in_registers_kernel(
                 BLOCK_Q, BLOCK_K, False, HAS_BIAS, HAS_VALID, IS_CAUSAL or i == CHUNKS - 1, True, ISA,
             )  # fmt: skip
         keys += (b_keys,)
-    b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, BLOCK_Q, CHUNKS * BLOCK_K, True, LOW, ISA)
+    b_place, m_all, m_none = rank_rows(keys, b_valid_count, share, (), BLOCK_Q, CHUNKS * BLOCK_K, True, LOW, ISA)
     for i in tl.static_range(CHUNKS):
         o_word = i * WORDS + tl.arange(0, WORDS)
         b_words = candidate_words(keys[i], b_place, m_all, m_none, BLOCK_Q, WORDS, True, LOW, ISA)

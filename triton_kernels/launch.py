@@ -57,8 +57,8 @@ TILES: dict[tuple[str, str], dict[int, dict[int, tuple[Tile, ...]]]] = {
         90: {
             32: (Tile(128, 64, 4, 3), Tile(128, 64, 4, 2), Tile(64, 32, 4, 2)),
             64: (Tile(128, 64, 4, 3), Tile(128, 64, 4, 2), Tile(128, 64, 8, 2)),
-            128: (Tile(128, 128, 8, 2), Tile(128, 128, 8, 2), Tile(64, 32, 8, 2)),
-            256: (Tile(128, 64, 8, 2), Tile(64, 32, 8, 2), Tile(32, 32, 8, 2)),
+            128: (Tile(128, 128, 8, 2), Tile(128, 128, 8, 2), Tile(128, 32, 8, 2)),
+            256: (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(32, 32, 8, 2)),
         },
     },
     ("half", "grad_query"): {
@@ -71,8 +71,8 @@ TILES: dict[tuple[str, str], dict[int, dict[int, tuple[Tile, ...]]]] = {
         90: {
             32: (Tile(128, 64, 4, 3), Tile(128, 64, 4, 3), Tile(64, 64, 4, 3)),
             64: (Tile(128, 64, 8, 3), Tile(128, 64, 8, 3), Tile(128, 64, 8, 3)),
-            128: (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 32, 8, 2)),
-            256: (Tile(64, 32, 8, 2), Tile(32, 32, 8, 2), Tile(32, 32, 8, 2)),
+            128: (Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+            256: (Tile(128, 32, 8, 2), Tile(128, 32, 8, 2), Tile(32, 32, 8, 2)),
         },
     },
     ("half", "grad_key_value"): {
@@ -84,8 +84,8 @@ TILES: dict[tuple[str, str], dict[int, dict[int, tuple[Tile, ...]]]] = {
         },
         90: {
             32: (Tile(64, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 128, 8, 2)),
-            64: (Tile(64, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 64, 8, 2)),
-            128: (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(32, 32, 8, 2)),
+            64: (Tile(64, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 128, 8, 2)),
+            128: (Tile(64, 128, 8, 2), Tile(32, 128, 8, 2), Tile(32, 128, 8, 2)),
             256: (Tile(32, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
         },
     },
@@ -121,11 +121,16 @@ TILES: dict[tuple[str, str], dict[int, dict[int, tuple[Tile, ...]]]] = {
 
 @cache
 def chip(device: torch.device) -> int:
-    """Compute capability, 90 for 9.0. All of 8.x and 12.x count as 80: some have 99 KiB of shared memory only."""
+    """Compute capability, as ``tiles_of`` sees it."""
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         raise RuntimeError(f"Triton kernels need compute capability 8.0 or later, {device} has {major}.{minor}")
-    return 80 if major in (8, 12) else 10 * major + minor
+    return tiles_of(10 * major + minor)
+
+
+def tiles_of(capability: int) -> int:
+    """90 for 9.0. All of 8.x and 12.x count as 80: some have 99 KiB of shared memory only."""
+    return 80 if capability // 10 in (8, 12) else capability
 
 
 def choose(name: str, kind: str, width: int, capability: int, has_bias: bool, has_dropout: bool) -> Tile:

@@ -17,6 +17,8 @@ SCHEMAS = (
     " Tensor? bias) -> (Tensor rows, Tensor cols, Tensor counts)",
     "random_keep_mask(Tensor like, SymInt batch, SymInt heads, SymInt n_q, SymInt n_k, float rate, SymInt seed,"
     " int layer, Tensor? valid, bool is_causal, Tensor? sample_ids) -> (Tensor rows, Tensor cols, Tensor counts)",
+    "keep_scores(Tensor scores, float p, float q, SymInt seed, int layer, Tensor? valid, bool low, Tensor? sample_ids)"
+    " -> (Tensor rows, Tensor counts)",
     "masked_attention(Tensor q, Tensor k, Tensor v, Tensor keep, Tensor? bias, float scale, float dropout_p,"
     " SymInt seed, Tensor? sample_ids) -> (Tensor out, Tensor lse)",
     "masked_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep,"
@@ -50,6 +52,7 @@ TRITON_KERNELS = {
     "transpose_mask": "keep_mask",
     "keep_mask": "keep_mask",
     "random_keep_mask": "keep_mask",
+    "keep_scores": "keep_mask",
     "masked_attention": "masked_attention",
     "masked_attention_backward": "masked_attention_backward",
     "attention_attribution": "attention_attribution",

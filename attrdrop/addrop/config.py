@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attrdrop._core.checks import check_choice, check_positive_int, check_seed, is_int
 from attrdrop.addrop.targets import TARGETS, Target
+from attrdrop.addrop.units import UNITS
 from attrdrop.ops.keep_mask import KEYS, REGIONS
 from attrdrop.schedules import Schedule, check_schedule
 
@@ -37,6 +38,10 @@ class ADDropConfig:
         attention: which attention is masked. "encoder": the encoder's self-attention in an encoder-decoder model, the
             language model's beside a vision or audio tower, else all. "decoder": the decoder's self-attention; "cross";
             "vision": that of a vision tower; or a list of them. Layers are counted over all of these.
+        units: what is dropped in the masked layers, one or several of "attention" (its positions), "feed-forward" (the
+            inputs of the second layer of their feed-forward blocks, ranked by token) and "heads" (their outputs, ranked
+            by sample). The latter two go with "GA", which ranks them by |a dF/da| from the same walk back, and "RD".
+            They are set to zero and the rest is not rescaled.
         target: what is attributed. "pseudo": the logit of the predicted class (Eq. 4; for token-level logits minus
             the cross-entropy to the model's own prediction, over the tokens that the model's loss reads; for
             regression minus the loss). "gold": the same with the labels. Or a callable from (outputs, batch) to a
@@ -62,6 +67,7 @@ class ADDropConfig:
     iga_batch: int = 1
     layers: str | Sequence[int] = "all"
     attention: str | Sequence[str] = "encoder"
+    units: str | Sequence[str] = ("attention",)
     target: Target = "pseudo"
     pass1: str = "train"
     cross_tuning: bool = True
@@ -94,12 +100,19 @@ class ADDropConfig:
         check_positive_int("iga_batch", self.iga_batch)
         if self.iga_batch > 1 and (self.pass1 != "eval" or callable(self.target)):
             raise ValueError(f"iga_batch must be 1 unless pass1 is 'eval' and target no callable, got {self.iga_batch}")
-        attention = (self.attention,) if isinstance(self.attention, str) else tuple(self.attention)
-        if not attention:
-            raise ValueError(f"attention must name at least one of {', '.join(map(repr, ATTENTIONS))}, got none")
-        for name in attention:
-            check_choice("attention", name, ATTENTIONS, quoted=True, more=" or a list of them")
-        object.__setattr__(self, "attention", attention)
+        for field, choices in (("attention", ATTENTIONS), ("units", UNITS)):
+            given = getattr(self, field)
+            names = (given,) if isinstance(given, str) else tuple(given)
+            if not names:
+                raise ValueError(f"{field} must name at least one of {', '.join(map(repr, choices))}, got none")
+            for name in names:
+                check_choice(field, name, choices, quoted=True, more=" or a list of them")
+            object.__setattr__(self, field, names)
+        if self.attribution in ("IGA", "AA") and set(self.units) != {"attention"}:
+            raise ValueError(
+                f"units must be 'attention' alone where attribution is {self.attribution!r}, which ranks positions of "
+                f"attention only, got {self.units!r}"
+            )
 
     def is_active(self, epoch: int, step: int) -> bool:
         """Whether a step, counted from 0, of an epoch, counted from 1, is one of AD-DROP's."""

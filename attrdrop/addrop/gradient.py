@@ -12,6 +12,7 @@ from attrdrop.addrop.passes import SHARED_AND_CHECKPOINTED, AttentionCall, Draws
 from attrdrop.addrop.statistics import live_queries
 from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.addrop.targets import attribution_target
+from attrdrop.addrop.units import HEADS, NextInputs, by_sample, contributions, head_scores
 from attrdrop.addrop.untold import noting_untold
 
 
@@ -22,7 +23,10 @@ class GradientAttribution(SurveyingStrategy):
         sites = self.known_sites(model, batch)
         with torch.enable_grad(), self.pass1_mode(model):
             pass1 = GradientPass1(draws, self.scope, sites)
-            self._walk_back(pass1, model, batch)
+            try:
+                self._walk_back(pass1, model, batch)
+            finally:
+                pass1.inputs.forget()
         return pass1.sites
 
     def _walk_back(self, pass1: GradientPass1, model: nn.Module, batch: Mapping[str, Any]) -> Any:
@@ -49,6 +53,8 @@ class GradientPass1(Pass1):
         self.is_surveyed = bool(sites)
         self._order = SiteOrder(self.sites)
         self._markers: dict[int, Tensor] = {}  # of the layers that attended: leaves, never read; the walk ends there
+        self._unit_markers: dict[tuple[int, int], Tensor] = {}  # likewise, of blocks behind them, by site and unit
+        self.inputs = NextInputs()
         self._reached: set[int] = set()
         self._is_recording = True  # a checkpointed layer runs again in the backward
 
@@ -69,7 +75,16 @@ class GradientPass1(Pass1):
         if site is None:
             return plain()
         out = self._attend_plainly(call, site, plain)
-        return _Tap.apply(out, call.value, self._markers[site.index], site, self._receive)
+        for unit, projection in enumerate(self.draws.units.projections(site.module), HEADS + 1):
+            self.inputs.change(projection, self._tap_units, site, unit)
+        ranked = out if "heads" in self.draws.units else None
+        return _Tap.apply(out, call.value, ranked, self._markers[site.index], site, self._receive)
+
+    def _tap_units(self, site: Site, unit: int, a: Tensor) -> Tensor:
+        by_sample(a)  # or an error, before the walk back
+        if self._is_recording:
+            self._unit_markers[site.index, unit] = torch.empty((), device=a.device, requires_grad=True)
+        return _UnitTap.apply(a, self._unit_markers[site.index, unit], site, unit, self._receive_units)
 
     def walk_back(self, target: Tensor, may_miss: bool = False) -> None:
         """From the target to the lowest masked layer; the taps on the way give the masked layers their bits.
@@ -80,7 +95,9 @@ class GradientPass1(Pass1):
         masked = [site.index for site in self.sites if site.is_masked and site.index in self._markers]
         if not masked:  # LayerDrop skipped them all
             return
-        torch.autograd.grad(target, [self._markers[index] for index in masked], allow_unused=True)
+        markers = [self._markers[index] for index in masked]
+        markers += [marker for (index, _), marker in self._unit_markers.items() if self.sites[index].is_masked]
+        torch.autograd.grad(target, markers, allow_unused=True)
         missing = sorted(set(masked) - self._reached)
         if missing and not (may_miss and self._reached):
             kinds = ", ".join(sorted({type(self.sites[index].module).__name__ for index in missing}))
@@ -106,10 +123,18 @@ class GradientPass1(Pass1):
             raise ValueError(SHARED_AND_CHECKPOINTED.format(type(call.module).__name__))
         return sites[0]
 
-    def _receive(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
-        if site.is_masked:
-            self._reached.add(site.index)
+    def _receive(self, site: Site, grad_out: Tensor, value: Tensor, out: Tensor | None) -> None:
+        if not site.is_masked:
+            return
+        self._reached.add(site.index)
+        if "attention" in self.draws.units:
             self._use(site, grad_out, value)
+        if out is not None:
+            site.units[HEADS] = self.draws.keep_scores(site, HEADS, head_scores(out, grad_out))
+
+    def _receive_units(self, site: Site, unit: int, a: Tensor, grad: Tensor) -> None:
+        if site.is_masked:
+            site.units[unit] = self.draws.keep_scores(site, unit, by_sample(contributions(a, grad).abs_()))
 
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
         x = grad_out.transpose(1, 2).to(value.dtype)
@@ -118,16 +143,32 @@ class GradientPass1(Pass1):
 
 
 class _Tap(torch.autograd.Function):
-    """Identity on a head output (B, n, H, d) whose backward hands (dO, V) on."""
+    """Identity on a head output (B, n, H, d) whose backward hands (dO, V) on, and O where it is ranked too."""
 
     @staticmethod
-    def forward(ctx, out, value, marker, site, receive):
-        ctx.save_for_backward(value)
+    def forward(ctx, out, value, ranked, marker, site, receive):
+        ctx.save_for_backward(value, ranked)
         ctx.site, ctx.receive = site, receive
         return out.view_as(out)
 
     @staticmethod
     def backward(ctx, grad_out):
-        (value,) = ctx.saved_tensors
-        ctx.receive(ctx.site, grad_out, value)
-        return grad_out, None, None, None, None
+        value, ranked = ctx.saved_tensors
+        ctx.receive(ctx.site, grad_out, value, ranked)
+        return grad_out, None, None, None, None, None
+
+
+class _UnitTap(torch.autograd.Function):
+    """Identity on units a (B, ..., m) whose backward hands (a, dF/da) on."""
+
+    @staticmethod
+    def forward(ctx, a, marker, site, unit, receive):
+        ctx.save_for_backward(a)
+        ctx.site, ctx.unit, ctx.receive = site, unit, receive
+        return a.view_as(a)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (a,) = ctx.saved_tensors
+        ctx.receive(ctx.site, ctx.unit, a, grad)
+        return grad, None, None, None, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from attrdrop._core.backends import COMPILED_MISSING
 from attrdrop._core.seeds import derive_seed
-from attrdrop.ops import AttentionWeight, KeepMask, keep_mask, masked_attention, pack_mask
+from attrdrop.addrop.units import HEADS, NextInputs, Units, Zeroed, by_sample, without_heads
+from attrdrop.ops import AttentionWeight, KeepMask, KeptScores, keep_mask, keep_scores, masked_attention, pack_mask
 
 
 class Pass(Protocol):
@@ -78,7 +79,8 @@ IMAGES_AT_MOST = 4096
 class Draws(NamedTuple):
     """What the random bits of a step depend on besides their place, and how candidates are chosen.
 
-    p, q: the paper's. count_dead: whether queries without a gradient are noted, to be counted apart.
+    p, q: the paper's. count_dead: whether queries without a gradient are noted, to be counted apart. units: what is
+    dropped.
     """
 
     p: float
@@ -88,6 +90,7 @@ class Draws(NamedTuple):
     keys: str = "auto"
     region: str = "high"
     count_dead: bool = False
+    units: Units = Units()
 
     def samples(self, batch: int) -> Tensor:
         """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order;
@@ -117,12 +120,27 @@ class Draws(NamedTuple):
             sample_ids=self.samples(x.shape[0]),
         )  # fmt: skip
 
+    def keep_scores(self, site: Site, unit: int, scores: Tensor) -> KeptScores:
+        """The bits of a site's units of a kind, by number, from their scores (B, n, m)."""
+        return self._keep(site, unit, scores, self.p, self.q)
+
+    def random_units(self, site: Site, unit: int, a: Tensor) -> KeptScores:
+        """The same for RD, of units a (B, n, m): all tie, so that all are candidates."""
+        return self._keep(site, unit, torch.zeros((), device=a.device).expand(a.shape), 1.0, self.p * self.q)
+
+    def _keep(self, site: Site, unit: int, scores: Tensor, p: float, q: float) -> KeptScores:
+        return keep_scores(
+            scores, p=p, q=q, seed=derive_seed(self.seed, 3, unit), layer=site.index, region=self.region,
+            sample_ids=self.samples(scores.shape[0]),
+        )  # fmt: skip
+
 
 @dataclass(eq=False)
 class Site:
     """One attention layer in the forward pass: whether it is to be masked, and the bits it is given.
 
-    live: bool (B, H, n_q), the queries on which the target depends, where that is known.
+    live: bool (B, H, n_q), the queries on which the target depends, where that is known. units: the bits of other
+    units, by number.
     """
 
     index: int
@@ -132,6 +150,7 @@ class Site:
     is_causal: bool = False
     keep: KeepMask | None = None
     live: Tensor | None = None
+    units: dict[int, KeptScores] = field(default_factory=dict)
 
 
 class SiteOrder:
@@ -207,7 +226,7 @@ class Pass1:
         site.is_causal = call.is_causal
 
     def _attend_plainly(self, call: AttentionCall, site: Site, plain: Callable[[], Tensor]) -> Tensor:
-        if not _has_slow_dropout(call):
+        if not _is_slow_in_torch(call):
             return plain()
         seed = derive_seed(self.draws.seed, 1, site.index)
         return _attend(call, self._valid_bits(call), seed, self.draws)
@@ -220,16 +239,31 @@ class Pass2:
         self.sites, self.draws = sites, draws
         self._order = SiteOrder(sites)
         self._seeds = [derive_seed(draws.seed, 2, site.index) for site in sites]
+        self._inputs = NextInputs()
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
         site = self._order.find(call.module)
-        keep = None if site is None else self._bits(site, call)
-        if site is None or keep is None:
+        if site is None:
             return plain()
-        return _attend(call, keep, self._seeds[site.index], self.draws)
+        keep = self._bits(site, call)
+        out = plain() if keep is None else _attend(call, keep, self._seeds[site.index], self.draws)
+        if not site.is_masked:
+            return out
+        for unit, projection in enumerate(self.draws.units.projections(site.module), HEADS + 1):
+            self._inputs.change(projection, self._without_units, site, unit)
+        kept = self._unit_bits(site, HEADS, out[:, :1, :, 0]) if "heads" in self.draws.units else None
+        return out if kept is None else without_heads(out, kept.rows)
+
+    def _without_units(self, site: Site, unit: int, a: Tensor) -> Tensor:
+        kept = self._unit_bits(site, unit, by_sample(a))
+        return a if kept is None else Zeroed.apply(a, kept.rows)
 
     def _bits(self, site: Site, call: AttentionCall) -> KeepMask | None:
         return site.keep
+
+    def _unit_bits(self, site: Site, unit: int, a: Tensor) -> KeptScores | None:
+        """Those of units a (B, n, m)."""
+        return site.units.get(unit)
 
 
 SHARED_AND_CHECKPOINTED = (
@@ -238,10 +272,11 @@ SHARED_AND_CHECKPOINTED = (
 )
 
 
-def _has_slow_dropout(call: AttentionCall) -> bool:
-    """Torch's CPU attention materialises everything where it drops out; ours does not."""
+def _is_slow_in_torch(call: AttentionCall) -> bool:
+    """Torch's CPU attention materialises everything where it drops out, and expands a mask; ours does neither."""
     is_half_or_single = call.query.dtype != torch.float64
-    return call.dropout_p > 0 and call.query.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
+    is_ours = call.query.device.type == "cpu" and is_half_or_single and COMPILED_MISSING is None
+    return is_ours and (call.dropout_p > 0 or call.mask is not None)
 
 
 def attend_plainly(call: AttentionCall) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass2, Site, ValidBits
 from attrdrop.addrop.statistics import DropCounter
 from attrdrop.addrop.survey import SurveyingStrategy
-from attrdrop.ops import KeepMask, random_keep_mask
+from attrdrop.ops import KeepMask, KeptScores, random_keep_mask
 
 
 class RandomDropping(SurveyingStrategy):
@@ -32,7 +32,7 @@ class RandomPass2(Pass2):
         self._valid_bits = ValidBits()
 
     def _bits(self, site: Site, call: AttentionCall) -> KeepMask | None:
-        if site.is_masked and site.keep is None:
+        if site.is_masked and site.keep is None and "attention" in self.draws.units:
             draws, (batch, heads, n_q, _) = self.draws, call.query.shape
             site.keep = random_keep_mask(
                 batch, heads, n_q, call.key.shape[2], p=draws.p, q=draws.q, seed=draws.seed, layer=site.index,
@@ -41,3 +41,9 @@ class RandomPass2(Pass2):
             )  # fmt: skip
             self._counter.add(site.keep.counts)
         return site.keep
+
+    def _unit_bits(self, site: Site, unit: int, a: Tensor) -> KeptScores | None:
+        if unit not in site.units:
+            site.units[unit] = self.draws.random_units(site, unit, a)
+            self._counter.add_units(unit, site.units[unit].counts)
+        return site.units[unit]

@@ -8,7 +8,23 @@ import torch
 from torch import Tensor
 
 from attrdrop._core.capture import Tally
+from attrdrop.addrop.units import HEADS
 from attrdrop.ops import KeepMask, pack_mask
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """Of one kind of units: how many there were, candidates (Eq. 6), dropped ones (Eq. 7), and rows kept whole because
+    all would have been dropped. A feed-forward unit counts by token, padding included, a head by sample."""
+
+    valid: int = 0
+    candidates: int = 0
+    dropped: int = 0
+    rescued_rows: int = 0
+
+    @property
+    def fraction_dropped(self) -> float:
+        return self.dropped / self.valid if self.valid else 0.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,7 @@ class DropStatistics:
     gradient, every query counts as live.
 
     rescued_rows: queries, live or dead, that would have lost all their keys and kept them; steps: two-pass steps.
+    feed_forward, heads: other units, where they are dropped.
     """
 
     valid: int = 0
@@ -32,6 +49,8 @@ class DropStatistics:
     steps: int = 0
     dead_valid: int = 0
     dead_dropped: int = 0
+    feed_forward: UnitCounts = UnitCounts()
+    heads: UnitCounts = UnitCounts()
 
     @property
     def fraction_dropped(self) -> float:
@@ -50,7 +69,14 @@ class DropStatistics:
 
     def as_dict(self) -> dict[str, float]:
         fractions = ("fraction_dropped", "fraction_candidates", "fraction_dead")
-        return {**asdict(self), **{name: getattr(self, name) for name in fractions}}
+        found = {name: value for name, value in asdict(self).items() if not isinstance(value, dict)}
+        found |= {name: getattr(self, name) for name in fractions}
+        for kind in ("feed_forward", "heads"):
+            counts = getattr(self, kind)
+            if counts.valid:
+                found |= {f"{kind}_{name}": value for name, value in asdict(counts).items()}
+                found[f"{kind}_fraction_dropped"] = counts.fraction_dropped
+        return found
 
 
 class DropCounter:
@@ -63,10 +89,11 @@ class DropCounter:
         self.steps = Tally(on_device=capturable)
         self._counts: Tensor | None = None
         self._dead: Tensor | None = None
+        self._units: dict[str, Tensor] = {}
 
     def reset(self) -> None:
         self.steps.set(0)
-        for sums in (self._counts, self._dead):
+        for sums in (self._counts, self._dead, *self._units.values()):
             if sums is not None:
                 sums.zero_()
 
@@ -81,12 +108,27 @@ class DropCounter:
                 self._dead = torch.zeros_like(dead)
             self._dead += dead
 
+    def add_units(self, unit: int, counts: Tensor) -> None:
+        """counts: int64 (4,), as :class:`attrdrop.KeptScores` has them."""
+        kind = "heads" if unit == HEADS else "feed_forward"
+        if kind not in self._units:
+            self._units[kind] = torch.zeros_like(counts)
+        self._units[kind] += counts
+
     def statistics(self) -> DropStatistics:
         """Waits for the device."""
         valid, candidates, dropped, rescued = [0] * 4 if self._counts is None else self._counts.tolist()
         dead, dead_dropped = [0] * 2 if self._dead is None else self._dead.tolist()
+        units = {kind: UnitCounts(*sums.tolist()) for kind, sums in self._units.items()}
         return DropStatistics(
-            valid - dead, candidates - dead, dropped - dead_dropped, rescued, int(self.steps), dead, dead_dropped
+            valid - dead,
+            candidates - dead,
+            dropped - dead_dropped,
+            rescued,
+            int(self.steps),
+            dead,
+            dead_dropped,
+            **units,
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attrdrop._core.capture import Tally, is_capturing
 from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import process_count, process_rank
-from attrdrop._core.modules import outside_graphs, unwrap
+from attrdrop._core.modules import is_compiled, outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop._core.warning import warn
 from attrdrop.addrop.attention import AttentionAttribution
@@ -23,6 +23,7 @@ from attrdrop.addrop.random import RandomDropping
 from attrdrop.addrop.scope import attention_scope
 from attrdrop.addrop.statistics import DropCounter, DropStatistics
 from attrdrop.addrop.strategy import Strategy
+from attrdrop.addrop.units import COMPILED, Units
 from attrdrop.schedules import scheduled
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -100,7 +101,8 @@ class ADDrop:
         self.epoch = 1
         self._scope = attention_scope(model, self.config.attention)
         self._counter = DropCounter(self.capturable)
-        self._strategy = STRATEGIES[self.config.attribution](self.config, self._scope, self._counter)
+        self._units = Units(self.config.units, unwrap(model))
+        self._strategy = STRATEGIES[self.config.attribution](self.config, self._scope, self._counter, self._units)
         self._step = self._calls = 0
         self._samples = Tally(on_device=self.capturable)  # numbered so far, of this step or of all
         self._was_told_epoch = False
@@ -158,9 +160,11 @@ class ADDrop:
             return None
         if is_capturing() and not self.capturable:
             raise ValueError(CAPTURED)
+        if "feed-forward" in self._units and is_compiled(self.model):
+            raise ValueError(COMPILED)
         seed = derive_seed(self.config.seed, 0 if self.capturable else self._step)
         ids = _numbers(first, size, device)
-        draws = Draws(p, q, seed, ids, self.config.keys, self.config.region, self.count_dead)
+        draws = Draws(p, q, seed, ids, self.config.keys, self.config.region, self.count_dead, self._units)
         sites = self._strategy.attribute(unwrap(self.model), batch, draws)  # pass 1
         masks = self._strategy.mask(sites, draws)  # pass 2, but for running it
         self._counter.steps.add(1, device)

@@ -16,6 +16,7 @@ from attrdrop.addrop.passes import Draws, Pass2, Site
 from attrdrop.addrop.reach import why_unreached
 from attrdrop.addrop.scope import Scope, masked_layers
 from attrdrop.addrop.statistics import DropCounter, dead_counts
+from attrdrop.addrop.units import NO_FEED_FORWARD, Units
 
 IDLE = "no module of attention={!r} ({}) runs on this batch, so nothing is dropped there"
 PARTLY = (
@@ -27,11 +28,11 @@ PARTLY = (
 class Strategy(ABC):
     """How positions are ranked.
 
-    scope: whose attention may be masked. counter: is told what was dropped.
+    scope: whose attention may be masked. counter: is told what was dropped. units: what is dropped.
     """
 
-    def __init__(self, config: ADDropConfig, scope: Scope, counter: DropCounter):
-        self.config, self.scope, self.counter = config, scope, counter
+    def __init__(self, config: ADDropConfig, scope: Scope, counter: DropCounter, units: Units):
+        self.config, self.scope, self.counter, self.units = config, scope, counter, units
         self._said: set[str] = set()  # warnings
 
     @abstractmethod
@@ -44,6 +45,8 @@ class Strategy(ABC):
             if site.keep is not None:
                 dead = None if site.live is None else dead_counts(site.live, site.keep, site.valid, site.is_causal)
                 self.counter.add(site.keep.counts, dead)
+            for unit, kept in site.units.items():
+                self.counter.add_units(unit, kept.counts)
         return Pass2(sites, draws)
 
     def select(
@@ -71,6 +74,9 @@ class Strategy(ABC):
             )
         for index in masked_layers(self.config.layers, len(sites)) if sites else ():
             sites[index].is_masked = True
+        masked = [site.module for site in sites if site.is_masked]
+        if "feed-forward" in self.units and masked and not any(map(self.units.projections, masked)):
+            raise ValueError(NO_FEED_FORWARD.format(type(masked[0]).__name__))
 
     def attends_by_image(self, sites: Sequence[Site]) -> bool:
         """Whether a layer of a vision tower has several calls, so that how many there are depends on the batch."""

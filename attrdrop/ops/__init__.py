@@ -5,6 +5,7 @@ from attrdrop.ops.ball_query import ball_query
 from attrdrop.ops.farthest_point_sample import farthest_point_sample
 from attrdrop.ops.group_points import group_points
 from attrdrop.ops.keep_mask import AttentionWeight, KeepMask, keep_mask, random_keep_mask
+from attrdrop.ops.keep_scores import KeptScores, keep_scores
 from attrdrop.ops.masked_attention import masked_attention
 from attrdrop.ops.occlude_blocks import draw_images, fill_blocks, occlude_blocks
 from attrdrop.ops.occlude_points import occlude_points
@@ -14,6 +15,7 @@ from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
 __all__ = [
     "AttentionWeight",
     "KeepMask",
+    "KeptScores",
     "TopEntries",
     "attention_attribution",
     "ball_query",
@@ -22,6 +24,7 @@ __all__ = [
     "fill_blocks",
     "group_points",
     "keep_mask",
+    "keep_scores",
     "masked_attention",
     "occlude_blocks",
     "occlude_points",

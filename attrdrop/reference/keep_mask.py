@@ -103,17 +103,25 @@ def keep_mask(
 def draw(
     region: Tensor, columns: Tensor, q: float, seed: int, layer: int, sample_ids: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left, by query and by key, and the counts."""
+    keep, counts = drop(region, columns, q, seed, layer, sample_ids)
+    rows = pack_mask(keep)
+    return rows, transpose_mask(rows, columns.shape[-1]), counts
+
+
+def drop(
+    region: Tensor, columns: Tensor, q: float, seed: int, layer: int, sample_ids: Tensor | None, first_head: int = 0
+) -> tuple[Tensor, Tensor]:
     """Drops each candidate with probability q (Eq. 7); a row that would lose all its keys keeps them."""
     batch, heads, n_q, n_k = columns.shape
     if sample_ids is None:
         sample_ids = torch.arange(batch, device=columns.device)
-    dropped = region & bernoulli(seed, layer, sample_ids, heads, n_q, n_k, q)
+    dropped = region & bernoulli(seed, layer, sample_ids, heads, n_q, n_k, q, first_head)
     keep = columns & ~dropped
     rescued = columns.any(-1) & ~keep.any(-1)
     keep = torch.where(rescued.unsqueeze(-1), columns, keep)
     counts = torch.stack([columns.sum(), region.sum(), (columns & ~keep).sum(), rescued.sum()])
-    rows = pack_mask(keep)
-    return rows, transpose_mask(rows, n_k), counts
+    return keep, counts
 
 
 def random_keep_mask(

@@ -50,16 +50,19 @@ def drop_threshold(rate: float) -> int:
     return int(rate * 65536.0 + 0.5)
 
 
-def bernoulli(seed: int, layer: int, sample_ids: Tensor, heads: int, n_q: int, n_k: int, rate: float) -> Tensor:
+def bernoulli(
+    seed: int, layer: int, sample_ids: Tensor, heads: int, n_q: int, n_k: int, rate: float, first_head: int = 0
+) -> Tensor:
     """Bool (B, heads, n_q, n_k): True where a column is dropped, each with probability ``rate`` to 1/65536.
 
+    Heads are numbered from ``first_head`` on.
     The 16 words of a 32-column block are the bit planes of one 16-bit number per column, least significant first.
     """
     device = sample_ids.device
     words = (n_k + 31) // 32
     word = torch.arange(words, device=device).view(1, 1, 1, -1)
     row = torch.arange(n_q, device=device).view(1, 1, -1, 1)
-    head = (torch.arange(heads, device=device) + 65536 * layer).view(1, -1, 1, 1)
+    head = (torch.arange(heads, device=device) + first_head + 65536 * layer).view(1, -1, 1, 1)
     sample = (sample_ids & MASK32).view(-1, 1, 1, 1)
     shape = (sample_ids.numel(), heads, n_q, words)
     column = torch.arange(32, device=device)

@@ -86,18 +86,32 @@ def eager_mask(
     draw: Callable[[Tensor, float], Tensor] = by_rand,
 ) -> Tensor:
     """Eq. 5-7 in a handful of kernels: bmm, the threshold alone, compare, draw. bool (B,H,n,n)."""
-    b = x @ y.mT
+    return eager_scores(x @ y.mT, p, q, lengths, select, draw)
+
+
+def eager_scores(
+    b: Tensor,
+    p: float,
+    q: float,
+    lengths: Lengths = None,
+    select: Callable[[Tensor, float, Lengths], Tensor] = by_topk,
+    draw: Callable[[Tensor, float], Tensor] = by_rand,
+) -> Tensor:
+    """Eq. 6 and 7 of what is there to be ranked."""
     keep = b < select(b, p, lengths)
     keep |= draw(b, 1 - q)
     return keep if lengths is None else keep & ~padding(lengths, b.shape[-1], b.device)
 
 
 SELECTIONS = {"topk": by_topk, "kthvalue": by_kthvalue, "sort": by_sort}
-EAGER_MASKS = {
-    f"{name}+{draw}": partial(eager_mask, select=select, draw=globals()[f"by_{draw}"])
-    for name, select in SELECTIONS.items()
-    for draw in ("rand", "bernoulli")
-}
+EAGER_MASKS, EAGER_SCORES = (
+    {
+        f"{name}+{draw}": partial(make, select=select, draw=globals()[f"by_{draw}"])
+        for name, select in SELECTIONS.items()
+        for draw in ("rand", "bernoulli")
+    }
+    for make in (eager_mask, eager_scores)
+)
 
 
 def sort_and_drop(b: Tensor, p: float, q: float, lengths: Lengths = None) -> Tensor:

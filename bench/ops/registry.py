@@ -125,6 +125,17 @@ def _random(i: Inputs, backend: str | None) -> object:
     return attrdrop.random_keep_mask(b, h, n, n, p=P, q=Q, seed=SEED, device=i.x.device, backend=backend)
 
 
+def _units(shape: Shape, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Scores of the units of a feed-forward block four times as wide as the model, by token."""
+    b, h, n, d = shape
+    generator = torch.Generator(device).manual_seed(1)
+    return Inputs(scores=torch.randn(b, n, 4 * h * d, generator=generator, device=device, dtype=dtype).abs_())
+
+
+def _unit_peers(i: Inputs) -> Mapping[str, Forms]:
+    return {"eager": {name: partial(make, i.scores, P, Q) for name, make in peers.EAGER_SCORES.items()}}
+
+
 def _attribution_peers(i: Inputs) -> Mapping[str, Forms]:
     return {"eager": {"bmm+topk": lambda: (i.x @ i.y.mT).flatten(2).topk(TOP, sorted=True)}}
 
@@ -195,6 +206,13 @@ ENTRIES = (
         lambda s, size: Cost(2 * s.positions * s.d, 2 * s.values * size + s.positions / 4),
         shapes=RANKED_OVER_N,
         unlike=tuple(f"{name} alone" for name in peers.SELECTIONS),
+    ),
+    Entry(
+        "keep_scores",
+        _units,
+        lambda i, backend: attrdrop.keep_scores(i.scores, p=P, q=Q, seed=SEED, backend=backend),
+        _unit_peers,
+        lambda s, size: Cost(0, 4 * s.values * (size + 1 / 8)),
     ),
     Entry(
         "random_keep_mask",

@@ -134,6 +134,7 @@ ARMS: dict[str, Callable[[Settings], Forward]] = {
     "plain, CUDA graph": plain,
     "ADDrop, CUDA graph": partial(addrop, capturable=True),
     "ADDrop, pass 1 in eval": partial(addrop, pass1="eval"),
+    "ADDrop, all units": partial(addrop, units=("attention", "feed-forward", "heads")),
     "ADDrop, first layer": partial(addrop, layers="first"),
     "ADDrop, AA": partial(addrop, attribution="AA"),
     "ADDrop, AA first layer": partial(addrop, attribution="AA", layers="first"),

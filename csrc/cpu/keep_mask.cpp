@@ -1,4 +1,4 @@
-// keep_mask and random_keep_mask on the CPU: one task per group of rows.
+// keep_mask, random_keep_mask and keep_scores on the CPU: one task per group of rows.
 #include <atomic>
 
 #include "keep_mask_tensors.h"
@@ -42,18 +42,17 @@ static KeepMaskProblem head_problem(const KeepMaskArgs& args, int64_t slice) {
   if (args.valid) problem.valid.data = args.valid + sample * args.valid_batch + head * args.valid_head;
   problem.valid.row_stride = args.valid_row, problem.valid.is_causal = args.is_causal;
   const int64_t id = args.sample_ids ? args.sample_ids[sample * args.sample_stride] : sample;
-  problem.draw = {args.seed, static_cast<uint32_t>(head) + 65536 * args.layer, static_cast<uint32_t>(id), args.threshold};
+  problem.draw = {args.seed, args.first_head + static_cast<uint32_t>(head), static_cast<uint32_t>(id), args.threshold};
   problem.region = args.region;
   problem.share_below = args.share;
   problem.round_to_bf16 = args.bf16_keys;
   problem.rows = args.rows + slice * args.n_q * word_count(args.n_k);
-  problem.cols = args.cols + slice * args.n_k * word_count(args.n_q);
+  if (args.cols) problem.cols = args.cols + slice * args.n_k * word_count(args.n_q);
   return problem;
 }
 
-KeepMaskTensors keep_mask_cpu(const Tensor& like, KeepMaskArgs args) {
-  KeepMaskTensors made = new_keep_mask(like, args);
-  if (is_empty(args)) return made;
+static void run_keep_mask(const KeepMaskArgs& args) {
+  if (is_empty(args)) return;
   const Kernels& kernel = kernels();
   const RowTasks tasks(int64_t{args.batch} * args.heads, args.n_q);
   AtomicCounts total;
@@ -65,6 +64,17 @@ KeepMaskTensors keep_mask_cpu(const Tensor& like, KeepMaskArgs args) {
     total.add(counts);
   });
   for (int i = 0; i < 4; ++i) args.counts[i] = static_cast<unsigned long long>(total.value[i]);
+}
+
+KeepMaskTensors keep_mask_cpu(const Tensor& like, KeepMaskArgs args) {
+  KeepMaskTensors made = new_keep_mask(like, args);
+  run_keep_mask(args);
+  return made;
+}
+
+KeepScoresTensors keep_scores_cpu(const Tensor& like, KeepMaskArgs args) {
+  KeepScoresTensors made = new_keep_scores(like, args);
+  run_keep_mask(args);
   return made;
 }
 

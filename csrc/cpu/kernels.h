@@ -32,7 +32,7 @@ struct Counts {
 };
 
 // One (sample, head) of keep_mask: x (n_q, d), y (n_k, d), optionally weighted by exp(scale * q k^T + bias - lse), or
-// scale * x y^T + bias.
+// scale * x y^T + bias, which with d = 0 is the bias alone.
 struct KeepMaskProblem {
   Matrix x, y;
   Matrix weight_q, weight_k;
@@ -47,7 +47,7 @@ struct KeepMaskProblem {
   float share_below;
   bool round_to_bf16;
   uint32_t* rows;  // (n_q, words(n_k))
-  uint32_t* cols;  // (n_k, words(n_q))
+  uint32_t* cols;  // (n_k, words(n_q)); null: not wanted
 };
 
 // One (sample, head) of masked attention, in float32 inside.

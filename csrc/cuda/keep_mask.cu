@@ -1,4 +1,4 @@
-// keep_mask and random_keep_mask on CUDA tensors.
+// keep_mask, random_keep_mask and keep_scores on CUDA tensors.
 #include "cuda/keep_mask_launch.cuh"
 
 #include "cuda/stream.h"
@@ -6,10 +6,11 @@
 
 namespace attrdrop {
 
-static KeepMaskTensors keep_mask_cuda(const Tensor& like, KeepMaskArgs args) {
-  STD_TORCH_CHECK(args.n_k <= longest_row(args), "y must have at most ", longest_row(args), " keys on CUDA, got ", args.n_k);
+template <auto NEW_TENSORS>
+static auto keep_mask_cuda(const Tensor& like, KeepMaskArgs args) {
+  STD_TORCH_CHECK(args.n_k <= longest_row(args), "rows must have at most ", longest_row(args), " keys on CUDA, got ", args.n_k);
   const DeviceScope scope(like);
-  KeepMaskTensors made = new_keep_mask(like, args);
+  auto made = NEW_TENSORS(like, args);
   if (is_empty(args)) return made;
   Limits limits{0, SCRATCH_BYTES};
   check_cuda(cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, scope.device), "device");
@@ -25,6 +26,8 @@ static KeepMaskTensors keep_mask_cuda(const Tensor& like, KeepMaskArgs args) {
 }  // namespace attrdrop
 
 STABLE_TORCH_LIBRARY_IMPL(attrdrop, CUDA, m) {
-  m.impl("keep_mask", TORCH_BOX((&attrdrop::keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cuda>)));
-  m.impl("random_keep_mask", TORCH_BOX((&attrdrop::random_keep_mask_op<attrdrop::Tensor, &attrdrop::keep_mask_cuda>)));
+  using namespace attrdrop;
+  m.impl("keep_mask", TORCH_BOX((&keep_mask_op<Tensor, &keep_mask_cuda<new_keep_mask>>)));
+  m.impl("random_keep_mask", TORCH_BOX((&random_keep_mask_op<Tensor, &keep_mask_cuda<new_keep_mask>>)));
+  m.impl("keep_scores", TORCH_BOX((&keep_scores_op<Tensor, &keep_mask_cuda<new_keep_scores>>)));
 }

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(MOST_THREADS<Keys, WEIGHTED>, 1)
   else if (args.n_k <= 4 * FULL) select_rows<Keys, 16, MOST>(args, plan, place, shared, block_counts);
   else select_rows<Keys, 32, MOST>(args, plan, place, shared, block_counts);
   add_to_total(block_counts, args.counts);
-  write_columns(args, place, plan.block_rows, shared, plan.key_bytes);
+  if (args.cols) write_columns(args, place, plan.block_rows, shared, plan.key_bytes);
 }
 
 // Long rows, first half: keys of BLOCK_ROWS rows and `span` columns to scratch memory, (blocks, block_rows, key_bytes).

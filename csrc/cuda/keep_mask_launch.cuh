@@ -107,6 +107,7 @@ void launch_long(const KeepMaskArgs& args, const Limits& limits, NewScratch new_
   const int64_t total = int64_t{args.batch} * args.heads * grid.per_head, block_bytes = int64_t{plan.key_bytes} * plan.block_rows;
   const unsigned spans = static_cast<unsigned>((args.n_k + KEY_SPAN - 1) / KEY_SPAN);
   const auto transpose = [&] {
+    if (!args.cols) return;
     const int64_t row_words = word_count(args.n_k);
     launch_transpose_mask(args.rows, args.cols, int64_t{args.batch} * args.heads, args.n_q, args.n_k,
                           args.n_q * row_words, row_words, stream);

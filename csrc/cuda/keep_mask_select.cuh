@@ -194,7 +194,7 @@ __device__ __forceinline__ void select_row(const KeepMaskArgs& args, Team& team,
   }
   const uint32_t sample = static_cast<uint32_t>(
       args.sample_ids ? args.sample_ids[place.sample * args.sample_stride] : static_cast<int64_t>(place.sample));
-  const DrawPlace draw{static_cast<uint32_t>(row), place.head + 65536u * args.layer, sample};
+  const DrawPlace draw{static_cast<uint32_t>(row), args.first_head + place.head, sample};
   uint32_t dropped[WORDS];  // at first the candidates
 #pragma unroll
   for (int u = 0; u < WORDS; ++u) {

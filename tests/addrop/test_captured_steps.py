@@ -86,6 +86,17 @@ def test_replays_are_uncaptured_steps(attribution, backend, device):
     assert training.addrop.state_dict()["samples"] == 3 * steps
 
 
+@pytest.mark.parametrize("attribution", ["GA", "RD"])
+def test_other_units_are_dropped_anew(attribution):
+    options = dict(attribution=attribution, units=("attention", "feed-forward", "heads"))
+    expected, training = Training("cpu", **options), Training("cpu", **options)
+    steps = WARM_UP + 1 + REPLAYS
+    losses = [loss for loss, _ in expected.uncaptured(steps)]
+    assert [loss for loss, _ in training.captured(steps)] == losses
+    assert training.addrop.statistics() == expected.addrop.statistics()
+    assert training.addrop.statistics().heads.dropped > 0
+
+
 def test_the_same_batch_is_masked_anew_in_each_replay():
     training = Training("cpu", attribution="RD")
     training.step()

@@ -192,7 +192,7 @@ int main(int count, char** arguments) {
     if (has_valid) args.valid = valid.data(), args.valid_batch = n_q * words, args.valid_row = words;
     if (coin()) args.sample_ids = ids.data(), args.sample_stride = 1;
     args.rows = rows.data(), args.cols = cols.data(), args.counts = counts.data();
-    args.seed = 77, args.layer = 2;
+    args.seed = 77, args.first_head = 2 * 65536;
     args.batch = static_cast<int32_t>(batch), args.heads = static_cast<int32_t>(heads);
     args.groups = static_cast<int32_t>(heads / kv_heads);
     args.n_q = static_cast<int32_t>(n_q), args.n_k = static_cast<int32_t>(n_k), args.d = static_cast<int32_t>(d);

@@ -1,4 +1,5 @@
-"""How many passes over a row find_cut (csrc/cuda/keep_mask_select.cuh) needs: the same steps in NumPy, bfloat16 keys.
+"""How many passes over a row find_cut (csrc/cuda/keep_mask_select.cuh) and guessed_thresholds (triton_kernels/
+keep_mask_select.py) need: the same steps in NumPy, bfloat16 keys.
 
 python tests/gates/search_passes.py
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-GUESSES, SAMPLED = 10, 16  # of the kernel
+GUESSES = 10  # of the kernels
 BOTTOM, TOP = -0x7F81, 0x7F80  # the infinities as ordered keys
 
 
@@ -23,12 +24,12 @@ def value(keys: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def passes(rows: np.ndarray, share_below: float, lanes: int) -> np.ndarray:
-    """For each row (n columns, numbers), whose lanes sample SAMPLED numbers each."""
+def passes(rows: np.ndarray, share_below: float, sampled: int) -> np.ndarray:
+    """For each row (n columns, numbers), from a sample of so many numbers."""
     keys = ordered(rows)
     n = keys.shape[1]
     rank = int(np.float32(n) * np.float32(share_below))
-    sample = value(keys[:, :: n // (SAMPLED * lanes)])
+    sample = value(keys[:, :: n // sampled])
     sorted_keys = np.sort(keys, axis=1)
     guess = sample.mean(1) + norm.ppf(share_below) * sample.std(1)
     per_rank = sample.std(1) / norm.pdf(norm.ppf(share_below)) / n
@@ -56,14 +57,19 @@ def passes(rows: np.ndarray, share_below: float, lanes: int) -> np.ndarray:
 
 def main() -> None:
     generator = np.random.default_rng(0)
-    for name, rows, n, lanes, together in (("S1", 4096, 512, 4, 8), ("S2", 1024, 4096, 32, 1)):
+    # Rows whose passes are the same number: those of a warp in CUDA, those of a block of 8 warps in Triton.
+    for name, rows, n, sampled, together in (
+        ("CUDA, S1", 4096, 512, 64, 8),
+        ("CUDA, S2", 1024, 4096, 512, 1),
+        ("Triton, S2", 1024, 4096, 256, 8),
+        ("Triton, n 1024", 4096, 1024, 128, 16),
+        ("Triton, n 512 in registers", 4096, 512, 64, 64),
+    ):
         grad = generator.normal(size=(rows // 64, 64, 64)) * np.exp(generator.normal(size=(rows // 64, 64, 1)))
         value_rows = generator.normal(size=(rows // 64, n, 64))
-        used = passes((grad @ value_rows.transpose(0, 2, 1)).reshape(rows, n), 0.7, lanes)
+        used = passes((grad @ value_rows.transpose(0, 2, 1)).reshape(rows, n), 0.7, sampled)
         slowest = used.reshape(-1, together).max(1)
-        print(
-            f"{name}: {used.mean():.1f} passes for a row, {slowest.mean():.1f} for the slowest of a warp's {together}"
-        )
+        print(f"{name}: {used.mean():.1f} passes for a row, {slowest.mean():.1f} for the slowest of {together}")
 
 
 if __name__ == "__main__":

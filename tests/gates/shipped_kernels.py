@@ -1,7 +1,8 @@
 """Compiles every Triton kernel in every shipped tile, ahead of time, and prints one JSON line for each.
 
-``python tests/gates/shipped_kernels.py [--write] [text]``: --write stores the instruction counts that the test compares
-with; text picks the cases whose name contains it.
+``python tests/gates/shipped_kernels.py [--write] [--table] [pattern]``: --write stores the instruction counts that the
+test compares with, --table prints by which instructions the kernels multiply; pattern picks the cases in whose name it
+is found.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -52,10 +54,11 @@ TYPES = {
     **dict.fromkeys(("p_lse", "p_shift", "p_scale", "p_delta", "p_sums"), "*fp32"),
     **dict.fromkeys(("p_rows", "p_cols", "words", "survivors", "p_words", "p_keep", "p_bits", "p_valid"), "*i32"),
     **dict.fromkeys(("p_ids", "p_keys", "p_index", "p_counts"), "*i64"),
-    **dict.fromkeys(("scale", "kept_share", "share", "eps"), "fp32"),
+    **dict.fromkeys(("scale", "kept_share", "share", "quantile", "spacing", "eps"), "fp32"),
     "p_mask": "*i8", "seed": "i64",
 }  # fmt: skip
 ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "size", "channels"}
+BLACKWELL = 100, 120
 MATRICES = {
     **dict.fromkeys(("q", "k", "v", "grad_out"), ("stride_b", "stride_h", "stride_n")),
     **dict.fromkeys(("words", "survivors"), ()), "bias": ("stride_n", "stride_m"),
@@ -81,7 +84,7 @@ class Case:
 
 def tiled_case(kernel: str, kind: str, width: int, arch: int, flags: str, tile: launch.Tile | None = None) -> Case:
     has_keep, has_bias, has_dropout = FLAGS[flags]
-    tile = tile or launch.choose(kernel, kind, width, arch, has_bias, has_dropout)
+    tile = tile or launch.choose(kernel, kind, width, launch.tiles_of(arch), has_bias, has_dropout)
     absent = [] if has_keep else ["words"]
     absent += [] if has_dropout else ["survivors"]
     absent += [] if has_bias or kernel == "grad_bias" else ["bias"]
@@ -100,14 +103,15 @@ def tiled_case(kernel: str, kind: str, width: int, arch: int, flags: str, tile: 
 
 
 def keep_mask_cases(arch: int) -> Iterator[Case]:
+    isa = launch.tiles_of(arch)
     common = dict(
-        LOW=False, HAS_VALID=True, IS_CAUSAL=False, ISA=arch, **dict.fromkeys(("p_q", "p_k", "p_lse")), WEIGHTED=False,
+        LOW=False, HAS_VALID=True, IS_CAUSAL=False, ISA=isa, **dict.fromkeys(("p_q", "p_k", "p_lse")), WEIGHTED=False,
         E=16, BLOCK_E=16,
     )  # fmt: skip
     biases = {"": dict(HAS_BIAS=False, p_bias=None), "-bias": dict(HAS_BIAS=True, stride_bk=1)}
     shapes = (64, 128), (64, 512), (64, 1024), (128, 256), (128, 1024), (256, 1024)
     for (d, n), (suffix, bias) in itertools.product(shapes, biases.items()):
-        if tile := keep_mask.register_tile(arch, d, n):
+        if tile := keep_mask.register_tile(isa, d, n):
             constants = dict(
                 **common, **bias, D=d, BLOCK_D=d, PACKED=True, BLOCK_Q=tile.queries, BLOCK_K=tile.keys,
                 CHUNKS=-(-n // tile.keys),
@@ -119,20 +123,35 @@ def keep_mask_cases(arch: int) -> Iterator[Case]:
     longer = (torch.bfloat16, 64, 2048), (torch.bfloat16, 128, 4096), (torch.float32, 64, 512)
     for (dtype, d, n), (suffix, bias) in itertools.product(longer, biases.items()):
         is_half = dtype != torch.float32
-        tile, width = keep_mask.scratch_tile(arch, dtype, d, False), d if is_half else 16
-        rows, columns, chunks = keep_mask.scratch_layout(arch, n, 2 if is_half else 1)
+        tile, width = keep_mask.scratch_tile(isa, dtype, d, False), d if is_half else 16
+        rows, columns, chunks = keep_mask.scratch_layout(isa, n, 2 if is_half else 1)
         constants = dict(
             **common, **bias, D=d, BLOCK_D=width, PACKED=is_half, BLOCK_Q=tile.queries, BLOCK_K=tile.keys, ROWS=rows,
-            COLUMNS=columns, CHUNKS=chunks,
+            COLUMNS=columns, CHUNKS=chunks, GUESSED=keep_mask.is_guessed(chunks, False),
         )  # fmt: skip
         types = ("*bf16", {"p_scratch": "*i32"}) if is_half else ("*fp32", {"p_scratch": "*fp32"})
         yield Case(
             f"keep_mask_scratch-d{d}-n{n}-sm{arch}{suffix}", keep_mask_scratch.select_through_scratch_kernel, arch,
             constants, *types, tile.warps, tile.stages,
         )  # fmt: skip
+    for dtype, m in itertools.product((torch.bfloat16, torch.float32), (128, 1536, 3072, 14336)):
+        is_bf16 = dtype == torch.bfloat16
+        tile = keep_mask.scratch_tile(arch, dtype, 16, False)
+        rows, columns, chunks = keep_mask.scratch_layout(arch, m, 2 if is_bf16 else 1)
+        constants = dict(
+            **common, **biases["-bias"], p_x=None, p_y=None, D=0, BLOCK_D=16, PACKED=is_bf16, BLOCK_Q=tile.queries,
+            BLOCK_K=tile.keys, ROWS=rows, COLUMNS=columns, CHUNKS=chunks,
+            GUESSED=keep_mask.is_guessed(chunks, False),
+        )  # fmt: skip
+        types = ("*bf16", {"p_scratch": "*i32"}) if is_bf16 else ("*fp32", {"p_scratch": "*fp32"})
+        yield Case(
+            f"keep_scores-{'bf16' if is_bf16 else 'fp32'}-m{m}-sm{arch}",
+            keep_mask_scratch.select_through_scratch_kernel, arch, constants, *types, tile.warps, tile.stages,
+        )  # fmt: skip
     blocks = dict(ROWS=keep_mask.DRAW_ROWS, WORDS=keep_mask.DRAW_WORDS)
-    drawn = dict(CANDIDATES="rows", HAS_VALID=True, IS_CAUSAL=True, HAS_IDS=True, ISA=arch, **blocks)
+    drawn = dict(CANDIDATES="rows", HAS_VALID=True, IS_CAUSAL=True, HAS_IDS=True, ISA=isa, **blocks)
     yield Case(f"keep_mask_draw-sm{arch}", keep_mask.draw_kernel, arch, drawn)
+    yield Case(f"keep_scores_draw-sm{arch}", keep_mask.draw_kernel, arch, drawn | dict(p_cols=None, IS_CAUSAL=False))
     yield Case(f"transpose_mask-sm{arch}", keep_mask.transpose_kernel, arch, blocks)
 
 
@@ -158,17 +177,17 @@ def gate_cases(arch: int) -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     for kind, kernel in launch.TILES:
-        for width in launch.TILES[kind, kernel][80]:
+        for width, tiles in launch.TILES[kind, kernel][80].items():
             for arch in (80, 90):
                 for flags in ("plain", "dropout", "bias"):
-                    if len(launch.TILES[kind, kernel][80][width]) == 3 or flags == "bias":
+                    if len(tiles) == 3 or flags == "bias":
                         yield tiled_case(kernel, kind, width, arch, flags)
-    for kernel in ("forward", "grad_query", "grad_key_value"):
-        for width in (64, 128):
-            yield tiled_case(kernel, "half", width, 90, "unmasked")
-            yield tiled_case(kernel, "half", width, 100, "plain")
+    for kernel, width in itertools.product(("forward", "grad_query", "grad_key_value"), (64, 128)):
+        yield tiled_case(kernel, "half", width, 90, "unmasked")
+        for arch, flags in itertools.product(BLACKWELL, ("plain", "dropout", "bias")):
+            yield tiled_case(kernel, "half", width, arch, flags)
     attribution = dict(D=64, BLOCK_D=64, BLOCK_Q=32, BLOCK_K=32, PRECISION="ieee", IS_CAUSAL=True, TOP=16)
-    for arch in (80, 90):
+    for arch in (80, 90, *BLACKWELL):
         for name in ("sums", "rows", "top"):
             kernel = getattr(attention_attribution, f"attention_attribution_{name}_kernel")
             types = {"p_rows": "*fp32"} if name == "rows" else {}
@@ -179,7 +198,8 @@ def cases() -> Iterator[Case]:
         yield Case(f"pack_mask-sm{arch}", pack_mask.pack_mask_kernel, arch, block)
         yield Case(f"unpack_mask-sm{arch}", pack_mask.unpack_mask_kernel, arch, block)
         yield from keep_mask_cases(arch)
-        yield from gate_cases(arch)
+        if arch not in BLACKWELL:  # the gates have no tiles, and nothing of a chip's own
+            yield from gate_cases(arch)
 
 
 def compile_case(case: Case) -> Report:
@@ -220,13 +240,38 @@ def describe_named(name: str) -> dict[str, Any]:
     return describe(next(case for case in cases() if case.name == name))
 
 
+def dots_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: HGMMA, UTCHMMA or HMMA where a kernel with bfloat16 operands multiplies so, by chip and variant."""
+    chips = (90, 100, 120)
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for row in rows:
+        kernel, chip, variant = re.fullmatch(r"(.*)-sm(\d+)-?(.*)", row["case"]).groups()
+        group = {90: "HGMMA", 100: "UTCHMMA"}.get(row["arch"], "")
+        name = group if row["hgmma"] else "HMMA" if row["hmma"] else ""
+        if name and row["arch"] in chips:
+            found.setdefault(kernel.replace("-half", ""), {}).setdefault(int(chip), {})[variant or "plain"] = name
+
+    def cell(variants: dict[str, str]) -> str:
+        names = dict.fromkeys(variants.values())
+        return "; ".join(
+            n if len(names) == 1 else f"{n} ({', '.join(v for v in variants if variants[v] == n)})" for n in names
+        )
+
+    lines = [f"| kernel, head | {' | '.join(f'sm_{chip}' for chip in chips)} |", "| --- " * (len(chips) + 1) + "|"]
+    for kernel, cells in sorted(found.items()):
+        lines.append(f"| {kernel.replace('-', ', ')} | {' | '.join(cell(cells.get(chip, {})) for chip in chips)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    text = next((a for a in sys.argv[1:] if not a.startswith("--")), "")
+    pattern = next((a for a in sys.argv[1:] if not a.startswith("--")), "")
     rows = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for row in pool.map(describe_named, [case.name for case in cases() if text in case.name]):
+        for row in pool.map(describe_named, [case.name for case in cases() if re.search(pattern, case.name)]):
             print(json.dumps(row), flush=True)
             rows.append(row)
+    if "--table" in sys.argv:
+        print(dots_table(rows))
     if "--write" in sys.argv:
         counts = {row["case"]: row["per_position"] for row in rows if "per_position" in row}
         COUNTS.write_text(json.dumps(counts, indent=1) + "\n")

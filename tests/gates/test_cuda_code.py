@@ -2,14 +2,17 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from attrdrop._core import backends
 
+ROOT = Path(__file__).parents[2]
 TOOLS = "backends/nvidia/bin"
 
 
@@ -30,6 +33,23 @@ def instructions(arch: str) -> dict[str, Counter[str]]:
         elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", line):
             kernel[found[1]] += 1
     return kernels
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_blackwell_gets_kernels_without_spills(tmp_path):
+    """As the build makes them by default; the tests' own build has the other chips, and its warnings are errors."""
+    (chips,) = re.findall(r"--generate-code=[^\s>]*", (ROOT / "CMakeLists.txt").read_text())
+    assert chips.endswith("code=[sm_100,sm_120]")
+    includes = [f"-I{path}" for path in (ROOT / "csrc", Path(torch.__file__).parent / "include")]
+    common = ["nvcc", "-std=c++20", "--expt-relaxed-constexpr", "-DTORCH_TARGET_VERSION=0x020a000000000000", *includes]
+    strict = [chips, "-fatbin", "--threads=2", "-Xptxas", "-warn-spills", "-Werror", "all-warnings"]
+    sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    assert len(sources) >= 7
+    for source in sources:
+        command = [*common, *strict, str(source), "-o", str(tmp_path / "kernels.fatbin")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, (source.name, done.stderr)
 
 
 @pytest.mark.slow

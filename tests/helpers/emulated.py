@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import attrdrop
-from attrdrop import KeepMask
+from attrdrop import KeepMask, KeptScores
 from attrdrop.ops.group_points import inverse_index
 
 
@@ -37,6 +37,15 @@ def emulated_keep_mask(
     run = partial(_run_on_bits, "keep_mask", (scheduler_seed, shared_bytes, scratch_bytes))
     with patch.object(torch.ops.attrdrop, "keep_mask", run):
         return attrdrop.keep_mask(*arguments, **options, backend="cpp")
+
+
+def emulated_keep_scores(
+    scores: Tensor, *, scheduler_seed: int = 0, shared_bytes: int = 232448, scratch_bytes: int = 40 << 20, **options
+) -> KeptScores:
+    """attrdrop.keep_scores with the CUDA kernels behind it."""
+    run = partial(_run_on_bits, "keep_scores", (scheduler_seed, shared_bytes, scratch_bytes))
+    with patch.object(torch.ops.attrdrop, "keep_scores", run):
+        return attrdrop.keep_scores(scores, **options, backend="cpp")
 
 
 def emulated_random_keep_mask(*shape: int, scheduler_seed: int = 0, **options) -> KeepMask:

@@ -51,6 +51,7 @@ def masks(layout, backend):
     x, y, bias = (layout(torch.randn(shape)) for shape in ((2, 4, 7, 8), (2, 2, 40, 8), (1, 4, 7, 40)))
     valid = layout(pack_mask(torch.rand(2, 4, 7, 40) < 0.9))
     attrdrop.keep_mask(x, y, p=0.3, q=0.3, seed=1, valid=valid, bias=bias, backend=backend)
+    attrdrop.keep_scores(x.flatten(2), p=0.3, q=0.3, seed=1, valid=layout(valid[:, 0, :4, :2]), backend=backend)
     attrdrop.random_keep_mask(2, 4, 7, 40, p=0.3, q=0.3, seed=1, valid=valid, backend=backend)
     attrdrop.attention_attribution(x, y, backend=backend)
     attrdrop.attention_attribution(x, y, topk=5, backend=backend)

@@ -211,12 +211,15 @@ def run_in_two_processes(script, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("attribution", ATTRIBUTIONS)
-def test_two_processes_draw_what_one_draws(tmp_path, attribution):
+@pytest.mark.parametrize(
+    ("attribution", "units"), [*((name, "attention") for name in ATTRIBUTIONS), ("GA", "attention,feed-forward,heads")]
+)
+def test_two_processes_draw_what_one_draws(tmp_path, attribution, units):
     saved = tmp_path / "gradients.pt"
-    run_in_two_processes("distributed_step.py", attribution, saved)
+    run_in_two_processes("distributed_step.py", attribution, saved, units)
     model, inputs = build("bert"), batch("bert", size=4)
-    addrop = ADDrop(model, p=0.4, q=0.5, attribution=attribution, iga_steps=3, cross_tuning=False)
+    options = dict(attribution=attribution, units=units.split(","), iga_steps=3, cross_tuning=False)
+    addrop = ADDrop(model, p=0.4, q=0.5, **options)
     addrop(**inputs).loss.backward()
     for name, gradient in torch.load(saved).items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-5, rtol=1e-4, msg=name)

@@ -19,6 +19,7 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
+from attrdrop import ADDropConfig
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.text import report, tasks
@@ -108,6 +109,11 @@ def test_other_attributions(finetune, attribution):
     assert dead == (pytest.approx(0.55, abs=0.1) if attribution == "IGA" else None)
 
 
+def test_units_reach_the_step():
+    units = ("attention", "feed-forward", "heads")
+    assert ADDropConfig(**Settings(units=units).addrop_arguments).units == units
+
+
 def test_demo_preset_yields_to_options(finetune):
     outcome, output = finetune("--preset", "demo", *SMALL, "--seeds", 1)
     assert outcome.exit_code == 0, outcome.output
@@ -122,6 +128,8 @@ def bad_inputs():
     yield "layer", ["--layers", "0,7"], ["layers", "7"]
     yield "layers", ["--layers", "some"], ["--layers", "'some'", "first"]
     yield "attribution", ["--attribution", "LRP"], ["--attribution", "'IGA'", "'LRP'"]
+    yield "units", ["--units", "neurons"], ["units", "'feed-forward'", "'neurons'"]
+    yield "units of AA", ["--units", "heads", "--attribution", "AA"], ["units", "'AA'"]
     yield "target", ["--target", "silver"], ["--target", "silver"]
     yield "pass1", ["--pass1", "test"], ["--pass1", "test"]
     yield "epochs", ["--epochs", "1"], ["--epochs", "--no-cross-tuning"]

@@ -193,6 +193,7 @@ def bad_inputs():
     yield "other", ["--other", "yelp"], ["--other", "'yelp'"]
     yield "both", ["--train", "a.csv", "--tasks", "rotten-tomatoes"], ["--train"]
     yield "metric", ["--metric", "bleu"], ["--metric", "'bleu'", "accuracy"]
+    yield "units", ["--units", "heads", "--studies", "ablation"], ["--units", "IGA and AA"]
 
 
 @pytest.mark.parametrize(("arguments", "fragments"), [pytest.param(a, f, id=name) for name, a, f in bad_inputs()])

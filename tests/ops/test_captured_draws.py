@@ -8,6 +8,7 @@ from attrdrop import (
     KeepMask,
     fill_blocks,
     keep_mask,
+    keep_scores,
     masked_attention,
     occlude_blocks,
     occlude_points,
@@ -22,6 +23,11 @@ FIRST = 2**33 + 5  # of a long training; 32 bits of it are looked at
 def ranked(device, backend):
     x, y = torch.randint(-4, 5, (2, SAMPLES, 1, 9, 8), generator=torch.Generator().manual_seed(0)).float().to(device)
     return lambda ids: keep_mask(x, y, p=0.5, q=0.5, seed=3, layer=2, sample_ids=ids, backend=backend).rows
+
+
+def scored(device, backend):
+    scores = torch.randn(SAMPLES, 9, 40, generator=torch.Generator().manual_seed(0)).to(device)
+    return lambda ids: keep_scores(scores, p=0.5, q=0.5, seed=3, layer=2, sample_ids=ids, backend=backend).rows
 
 
 def random(device, backend):
@@ -58,10 +64,10 @@ def points(device, backend):
     return lambda ids: occlude_points(clouds, beta=0.4, value="resample", seed=3, sample_ids=ids, backend=backend)[0]
 
 
-ALL = (ranked, random, attention, blocks, fill, points)
+ALL = (ranked, scored, random, attention, blocks, fill, points)
 ON = {
-    "cpu": {"reference": ALL, "cpp": ALL, "triton": ALL[:3]},
-    "cuda": {"reference": ALL, "triton": ALL[:3], "cuda": (ranked, random, blocks, fill, points)},
+    "cpu": {"reference": ALL, "cpp": ALL, "triton": ALL[:4]},
+    "cuda": {"reference": ALL, "triton": ALL[:4], "cuda": (ranked, scored, random, blocks, fill, points)},
 }
 MARKS = {
     "triton": [pytest.mark.slow, pytest.mark.skipif(not TRITON_INTERPRETED, reason="no interpreter")],

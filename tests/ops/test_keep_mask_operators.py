@@ -1,4 +1,4 @@
-"""keep_mask, random_keep_mask and transpose_mask through the public functions on the Triton backend."""
+"""keep_mask, random_keep_mask, keep_scores and transpose_mask through the public functions on the Triton backend."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from ranking import small_problem
 
-from attrdrop import AttentionWeight, keep_mask, pack_mask, random_keep_mask, transpose_mask, unpack_mask
+from attrdrop import AttentionWeight, keep_mask, keep_scores, pack_mask, random_keep_mask, transpose_mask, unpack_mask
 
 pytest.importorskip("triton")
 HAS_GPU = torch.cuda.is_available()
@@ -40,6 +40,27 @@ def test_weighted_by_attention():
     assert_same(*both(lambda backend: keep_mask(x, y, p=0.3, q=0.5, seed=3, weight=weight, backend=backend)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("p", "region"), [(0.3, "high"), (0.3, "low"), (1.0, "high")])
+def test_keep_scores(dtype, p, region):
+    scores = torch.randn(2, 63, 35, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype).transpose(1, 2)
+    scores[0, 3, ::4], scores[1, 2], scores[1, 3, 5] = torch.nan, 1, torch.inf
+    valid = pack_mask(torch.rand(2, 1, 63, device=DEVICE) < 0.8)
+    for given in (None, valid):
+        arguments = dict(p=p, q=0.4, seed=2**63 + 5, layer=65535, valid=given, region=region)
+        ours, expected = both(lambda backend, a=arguments: keep_scores(scores, backend=backend, **a))
+        assert torch.equal(ours.rows, expected.rows)
+        assert torch.equal(ours.counts, expected.counts)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 7), (1, 3, 1000), (0, 3, 4), (2, 3, 0)])
+def test_keep_scores_of_odd_sizes(shape):
+    scores = torch.randn(shape, device=DEVICE)
+    ours, expected = both(lambda backend: keep_scores(scores, p=0.5, q=0.5, seed=1, backend=backend))
+    assert torch.equal(ours.rows, expected.rows)
+    assert torch.equal(ours.counts, expected.counts)
+
+
 def test_random_keep_mask():
     valid = pack_mask(torch.rand(2, 1, 1, 70, device=DEVICE) < 0.8)
     arguments = dict(p=0.6, q=0.7, seed=11, layer=2, valid=valid)
@@ -59,6 +80,7 @@ def test_opcheck_and_compile():
     options = (0.3, 0.4, 3, 0, None, False, False, False, None, None, None, None, 1.0, None)
     torch.library.opcheck(ops.keep_mask, (x, y, *options))
     torch.library.opcheck(ops.random_keep_mask, (x, 1, 1, 8, 9, 0.4, 3, 0, None, False, None))
+    torch.library.opcheck(ops.keep_scores, (x[0], 0.3, 0.4, 3, 0, None, False, None))
     torch.library.opcheck(ops.transpose_mask, (ops.keep_mask(x, y, *options)[0][0], 9))
     compiled = torch.compile(keep_mask, fullgraph=True, backend="aot_eager")
     arguments = dict(p=0.3, q=0.4, seed=3, backend="triton")

@@ -128,6 +128,15 @@ def candidates_by_sort(row, p, low):
     return [not v < ordered[rank] for v in row]
 
 
+@pytest.fixture(params=[False, True], ids=["steps", "guesses"])
+def search(request, monkeypatch):
+    """Both ways to find a threshold; short rows of bfloat16 leave the registers, where there are no guesses."""
+    monkeypatch.setattr(kernels, "GUESSED_LOADS", 1 if request.param else 99)
+    if request.param:
+        monkeypatch.setattr(kernels, "register_tile", lambda *key: None)
+
+
+@pytest.mark.usefixtures("search")
 @pytest.mark.parametrize("low", [False, True], ids=["high", "low"])
 @pytest.mark.parametrize("p", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize(("dtype", "keys"), [(torch.bfloat16, "bf16"), (torch.float32, "fp32")])
@@ -145,6 +154,7 @@ def test_special_values_by_a_sort(dtype, keys, p, low):
         assert torch.equal(kept[place[0], 0, place[1]][valid].cpu(), expected), place
 
 
+@pytest.mark.usefixtures("search")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_equal_rows(dtype):
     x, y = problem(n_q=6, n_k=45, dtype=dtype)
@@ -160,6 +170,7 @@ def test_rows_of_zeros():
         check(x, y, low=low, valid=pack_mask(torch.rand(1, 1, 70, 40, device=DEVICE) < 0.9))
 
 
+@pytest.mark.usefixtures("search")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
 def test_ragged_lengths(is_causal, dtype):
@@ -277,6 +288,21 @@ def test_the_same_bits_run_to_run():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("keys", ["bf16", "fp32"])
+@pytest.mark.parametrize("spread", [1.0, 1e18, "tails"])
+def test_guesses_give_the_same_bits(spread, keys, monkeypatch):
+    x, y = torch.randn(1, 1, 5, 8, device=DEVICE), torch.randn(1, 1, 300, 8, device=DEVICE)
+    y *= torch.randn_like(y).exp() ** 4 if spread == "tails" else spread  # 1e18: squares overflow
+    monkeypatch.setattr(kernels, "register_tile", lambda *key: None)
+    for p in (0.3, 0.97):
+        masks = []
+        for loads in (1, 99):
+            monkeypatch.setattr(kernels, "GUESSED_LOADS", loads)
+            masks.append(keep_mask(x * (spread if spread == 1e18 else 1), y, p=p, keys=keys))
+        assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
+        assert 0 < masks[0].counts[1] < masks[0].counts[0]
+
+
 @pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
 def test_random_keep_mask(is_causal):
     valid = pack_mask(torch.rand(2, 1, 1, 100, device=DEVICE) < 0.8)
@@ -298,6 +324,8 @@ def test_transpose_mask(n_q, n_k):
 @pytest.mark.parametrize("isa", [0, 80, 90])
 @pytest.mark.parametrize("halves", [1, 2])
 def test_layouts_hold_whole_rows(isa, halves):
+    assert kernels.is_guessed(kernels.scratch_layout(isa or 90, 4096, halves)[2], False)
+    assert not kernels.is_guessed(kernels.scratch_layout(isa or 90, 4096, halves)[2], True)
     for n_k in (1, 128, 129, 1024, 4097, 24577, 32768):
         rows, columns, loads = kernels.scratch_layout(isa, n_k, halves)
         assert columns * loads >= n_k

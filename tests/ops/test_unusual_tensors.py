@@ -15,6 +15,7 @@ from attrdrop import (
     fill_blocks,
     group_points,
     keep_mask,
+    keep_scores,
     lrp,
     masked_attention,
     occlude_blocks,
@@ -32,6 +33,7 @@ IMAGES, POINTS = torch.randn(2, 3, 8, 8), torch.randn(2, 20, 3)
 GROUPS, BOXES = torch.zeros(2, 4, 5, dtype=torch.int64), torch.tensor([[1, 1, 3, 3]] * 2, dtype=torch.int32)
 CALLS = {
     "keep_mask": (lambda q, k: keep_mask(q, k, p=0.3, q=0.3, seed=1), Q, K),
+    "keep_scores": (lambda scores: keep_scores(scores, p=0.3, q=0.3, seed=1), Q[0]),
     "random_keep_mask": (lambda valid: random_keep_mask(2, 2, 9, 9, p=0.3, q=0.3, seed=1, valid=valid), BITS),
     "masked_attention": (lambda q, k, v, bits: masked_attention(q, k, v, KeepMask.from_rows(bits, 9)), Q, K, V, BITS),
     "plain attention": (lambda q, k, v: masked_attention(q, k, v, None), Q, K, V),

@@ -51,6 +51,8 @@ def sweep(plan: Plan, search: Search, data: Data, settings: Settings, run: RunOp
     check_data_options(given, "tasks")
     if not (plan.studies or search.search):
         raise InputError("--studies: name at least one, or give --search.")
+    if set(settings.units) != {"attention"} and {trial.get("attribution") for trial in plan.trials()} & {"IGA", "AA"}:
+        raise InputError("--units: IGA and AA rank attention alone; leave out the studies that vary the attribution.")
     from attrdrop.lab.studies.run import Sweep
 
     plan = dataclasses.replace(plan, studies=() if search.search else plan.studies, tasks=_tasks(plan.tasks, data))

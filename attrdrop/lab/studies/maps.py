@@ -22,7 +22,7 @@ def draw(trainer: Trainer, seed: int) -> dict[str, Any]:
     by AD-DROP. Of an encoder-decoder model the encoder is shown."""
     _, model = trainer.trained(ADDROP, seed)
     settings = dataclasses.replace(
-        trainer.settings, attribution="GA", attention="encoder", pass1="eval", cross_tuning=False
+        trainer.settings, attribution="GA", attention="encoder", units=("attention",), pass1="eval", cross_tuning=False
     )
     rows = [row for row in trainer.dev_rows if len(row["input_ids"]) in LENGTH] or trainer.dev_rows
     batch = trainer.kind.collate(seed)(rows[:1]).to(trainer.device)

@@ -200,6 +200,13 @@ class Settings(SeededOptions):
         str,
         Option(Panel.ADDROP, "In encoder-decoder models: encoder, decoder, cross, or several with commas between."),
     ] = "encoder"
+    units: Annotated[
+        tuple[str, ...],
+        Option(
+            Panel.ADDROP,
+            "What is dropped, with commas between: attention, feed-forward, heads; all with GA and RD alone.",
+        ),
+    ] = ("attention",)
     target: Annotated[
         str, Option(Panel.ADDROP, "What is attributed: the logit of the pseudo (predicted) or gold label.")
     ] = "pseudo"
@@ -257,6 +264,7 @@ class Settings(SeededOptions):
         return {name: getattr(self, name) for name in names} | {
             "layers": _parse_layers(self.layers),
             "attention": attention,
+            "units": self.units,
         }
 
 

@@ -124,8 +124,8 @@ static bool all_zero(const float* x, int64_t d) {
   return true;
 }
 
-// scale * scores + bias, rounded once, for the first `columns` columns (a multiple of 32) of a row. Room for the bias.
-static void scale_and_add(const KeepMaskProblem& p, int64_t row, int64_t columns, float* bias, float* scores) {
+// The first `columns` columns (a multiple of 32) of a row of the bias, zero past the end.
+static void load_bias(const KeepMaskProblem& p, int64_t row, int64_t columns, float* bias) {
   with_type(p.bias, [=, &p](auto* data) {
     const int64_t n = columns < p.n_k ? columns : p.n_k, step = p.bias_column_stride;
     const auto* first = data + row * p.bias.row_stride;
@@ -135,6 +135,11 @@ static void scale_and_add(const KeepMaskProblem& p, int64_t row, int64_t columns
       for (int64_t j = 0; j < n; ++j) bias[j] = as_float(first[j * step]);
     for (int64_t j = n; j < columns; ++j) bias[j] = 0.0f;
   });
+}
+
+// scale * scores + bias, rounded once, for the first `columns` columns of a row. Room for the bias.
+static void scale_and_add(const KeepMaskProblem& p, int64_t row, int64_t columns, float* bias, float* scores) {
+  load_bias(p, row, columns, bias);
   const vfloat scale = broadcast(p.scale);
   for (int64_t j = 0; j < columns; j += LANES)
     store(scores + j, fmadd(load<vfloat>(scores + j), scale, load<vfloat>(bias + j)));
@@ -142,8 +147,12 @@ static void scale_and_add(const KeepMaskProblem& p, int64_t row, int64_t columns
 
 // B of BLOCK_ROWS rows over the first 32 * words columns (Eq. 5; Eq. 3 when weighted).
 static void attribution_block(const KeepMaskProblem& p, const Scratch& s, int64_t row, int64_t words, int64_t stride) {
-  multiply(s.x_block, s.y_panels, p.d, 32 * words, s.values, stride);
   const int64_t rows = p.n_q - row < BLOCK_ROWS ? p.n_q - row : BLOCK_ROWS;
+  if (p.d == 0 && p.bias.data && !p.weight_lse) {
+    for (int64_t r = 0; r < rows; ++r) load_bias(p, row + r, 32 * words, s.values + r * stride);
+    return;
+  }
+  multiply(s.x_block, s.y_panels, p.d, 32 * words, s.values, stride);
   if (!p.weight_lse) {
     for (int64_t r = 0; p.bias.data && r < rows; ++r)
       scale_and_add(p, row + r, 32 * words, s.bias, s.values + r * stride);
@@ -223,7 +232,7 @@ void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scrat
       keep_row(s, valid, s.dropped + r * words, active_words, n_valid[r], out, counts);
     }
     const int64_t group = row / 32 * 32;
-    if (row + BLOCK_ROWS >= group + 32 || row + BLOCK_ROWS >= end)
+    if (p.cols && (row + BLOCK_ROWS >= group + 32 || row + BLOCK_ROWS >= end))
       transpose_rows(p, group, end < group + 32 ? end : group + 32);
   }
 }
