@@ -50,19 +50,21 @@ def beyond(bench, settings, arm):
 
 
 @pytest.mark.parametrize(
-    ("arm", "calls", "allocations"),
-    [("ADDrop", 115, 128), ("ADDrop, AA", 54, 55), ("ADDrop, RD", 10, 6)],
+    ("arm", "pass1", "calls", "allocations"),
+    [("ADDrop", (2, 1), 120, 125), ("ADDrop, AA", (1, 0), 57, 54), ("ADDrop, RD", None, 10, 6)],
 )
-def test_a_step_of_addrop_calls_this_much_beyond_a_plain_one(arm, calls, allocations):
+def test_a_step_of_addrop_calls_this_much_beyond_a_plain_one(arm, pass1, calls, allocations):
+    """pass1: the calls of attention there, forward and backward; the batch is padded, so they are ours."""
     more, made = beyond(text.BENCH, TEXT, arm)
     layers = 2
-    op = "random_keep_mask" if arm == "ADDrop, RD" else "keep_mask"
+    forward, backward = pass1 or (0, 0)
     ours = {name: count for name, count in more.items() if name.startswith("attrdrop")}
     assert ours == {
         "attrdrop::pack_mask": 1,
-        f"attrdrop::{op}": layers,
-        "attrdrop::masked_attention": layers,
-        "attrdrop::masked_attention_backward": layers,
+        **({} if pass1 is None else {"attrdrop::transpose_mask": 1}),
+        f"attrdrop::{'random_keep_mask' if pass1 is None else 'keep_mask'}": layers,
+        "attrdrop::masked_attention": layers + forward,
+        "attrdrop::masked_attention_backward": layers + backward,
     }
     assert (more.total(), made) == (calls, allocations)
 
