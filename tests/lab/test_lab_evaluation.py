@@ -202,7 +202,7 @@ def test_maps_compare_rules_before_and_after_training(maps, tmp_path):
     assert frame[frame.rule == "random order"].rank_accuracy.tolist() == pytest.approx([covered] * 2)
     assert frame.flipping.between(0, 1).all()
     assert (frame.rank_accuracy[:2].nunique()) == 2  # epsilon matters
-    for text in ("before training", "after training", "rank acc., %", "ms / image"):
+    for text in ("before training", "after training", "rank acc., %", "ms each"):
         assert text in outcome.output
     again, _ = maps("--dataset", "npz", "--data", tmp_path / "squares.npz")
     assert again.exit_code == 2

@@ -134,7 +134,7 @@ def bad_inputs():
     yield "pass1", ["--pass1", "test"], ["--pass1", "test"]
     yield "epochs", ["--epochs", "1"], ["--epochs", "--no-cross-tuning"]
     yield "metric", ["--metric", "bleu"], ["--metric", "'bleu'", "accuracy, matthews"]
-    yield "arms", ["--arms", "plain,mixout"], ["--arms", "'mixout'", "ad-drop"]
+    yield "arms", ["--arms", "plain,dropout"], ["--arms", "'dropout'", "ad-drop"]
     yield "region", ["--region", "middle"], ["--region", "'middle'", "high, low"]
     yield "rate", ["--rate", "1.5"], ["--rate", "1.5"]
     yield "attention", ["--attention", "cross"], ["attention", "encoder-decoder"]

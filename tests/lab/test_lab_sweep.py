@@ -96,7 +96,7 @@ def test_own_files_and_several_jobs(sweep, tmp_path):
     arguments = ["--train", train, "--studies", "rivals,seeds", "--seeds", 1, "--epochs", 2, "--max-length", 16]
     outcome, output = sweep(*arguments, "--jobs", 2, small=[])
     assert outcome.exit_code == 0, outcome.output
-    assert len(trials(output)) == 7
+    assert len(trials(output)) == 9
     assert "hidden-cut" in outcome.output
     assert "Other data sets" not in outcome.output
     train.write_text(train.read_text().replace("good", "fine"))
