@@ -212,7 +212,11 @@ def run_in_two_processes(script, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("attribution", "units"), [*((name, "attention") for name in ATTRIBUTIONS), ("GA", "attention,feed-forward,heads")]
+    ("attribution", "units"),
+    [
+        ("GA", "attention,feed-forward,heads"),
+        *(pytest.param(name, "attention", marks=pytest.mark.slow) for name in ATTRIBUTIONS),
+    ],
 )
 def test_two_processes_draw_what_one_draws(tmp_path, attribution, units):
     saved = tmp_path / "gradients.pt"

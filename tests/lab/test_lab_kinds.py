@@ -61,10 +61,10 @@ RIVALS = ["attention-dropout", "r-drop", "drop-head", "hidden-cut", "drop-key"]
 @pytest.mark.parametrize(
     ("kind", "task", "model"),
     [
-        ("regression", "rotten-tomatoes", "bert-tiny"),
         ("token-classification", "brown-names", "bert-tiny"),
-        ("seq2seq", "bible-en-es", "scratch"),
-        ("causal-lm", "rotten-tomatoes", "scratch"),
+        pytest.param("regression", "rotten-tomatoes", "bert-tiny", marks=pytest.mark.slow),
+        pytest.param("seq2seq", "bible-en-es", "scratch", marks=pytest.mark.slow),
+        pytest.param("causal-lm", "rotten-tomatoes", "scratch", marks=pytest.mark.slow),
     ],
 )
 def test_every_arm_trains(finetune, kind, task, model):

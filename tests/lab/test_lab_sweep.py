@@ -45,6 +45,7 @@ def trials(output):
     return {path: path.stat().st_mtime_ns for path in (output / "trials").iterdir()}
 
 
+@pytest.mark.slow
 def test_studies_share_runs_and_a_sweep_can_be_extended(sweep):
     outcome, output = sweep("--studies", "seeds,ablation", "--seeds", 2, "--iga-steps", 2, "--other", "tweets")
     assert outcome.exit_code == 0, outcome.output
@@ -116,6 +117,7 @@ def test_search_goes_on_where_it_stopped(sweep):
     assert "Best p and q" in outcome.output
 
 
+@pytest.mark.slow
 def test_learning_rate_and_batch_size_are_searched_for_both_arms(sweep):
     outcome, output = sweep(
         "--search", 3, "--seeds", 1, "--search-lr", "1e-3,1e-4", "--search-batch-size", "8,16", "--first-seed", 1

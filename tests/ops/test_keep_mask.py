@@ -21,9 +21,23 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 BACKENDS = ["reference", "cpp"]
 
 
+SHORT = {"data": st.data(), "n": st.integers(1, 60), "p": st.floats(0, 1), "low": st.booleans()}
+
+
+@settings(max_examples=50, deadline=None)
+@given(**SHORT)
+def test_short_rows_match_the_oracle(data, n, p, low):
+    check_short_rows(data, n, p, low)
+
+
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
-@given(data=st.data(), n=st.integers(1, 60), p=st.floats(0, 1), low=st.booleans())
+@given(**SHORT)
 def test_ten_thousand_short_rows_match_the_oracle(data, n, p, low):
+    check_short_rows(data, n, p, low)
+
+
+def check_short_rows(data, n, p, low):
     rows = data.draw(st.lists(st.lists(values, min_size=n, max_size=n), min_size=40, max_size=40))
     check_against_oracle(rows, p, low)
 

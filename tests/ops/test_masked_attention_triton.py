@@ -266,6 +266,7 @@ def test_autocast_does_not_lower_the_precision_inside():
         assert torch.equal(attend(*qkv, keep), plain)
 
 
+@pytest.mark.slow
 def test_a_step_of_addrop_equals_the_cpu_path():
     """Masks and both passes through the kernels, dropout and padding included."""
     model = build("bert").train().to(DEVICE)
