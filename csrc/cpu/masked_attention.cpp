@@ -11,6 +11,14 @@ namespace attrdrop {
 constexpr int64_t LEAST_PARTS = 16;  // a backward pass splits queries until it has as many parts, or so
 constexpr int64_t PART_ROWS = 192;   // a multiple of the kernel's blocks of queries
 
+// Queries in as many parts as wanted, of whole PART_ROWS each, or fewer where there are not so many.
+struct QueryParts {
+  QueryParts(int64_t n_q, int64_t wanted) : n_q(n_q), units((n_q + PART_ROWS - 1) / PART_ROWS), count(std::min(units, wanted)) {}
+  int64_t begin(int64_t part) const { return part * units / count * PART_ROWS; }
+  int64_t end(int64_t part) const { return std::min(n_q, begin(part + 1)); }
+  int64_t n_q, units, count;
+};
+
 struct AttentionArguments {
   Tensor q, k, v, keep;
   std::optional<Tensor> bias;
@@ -74,18 +82,15 @@ std::tuple<Tensor, Tensor> masked_attention_cpu(Tensor q, Tensor k, Tensor v, Te
   Tensor out = torch::stable::new_empty(q, {a.batch, a.n_q, a.heads, a.d_v});
   Tensor lse = torch::stable::new_empty(q, {a.batch, a.heads, a.n_q}, ScalarType::Float);
   const Kernels& kernel = kernels();
-  const int64_t parts = (a.n_q + PART_ROWS - 1) / PART_ROWS, pairs = a.batch * a.kv_heads;
-  const int64_t wanted = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t splits = pairs > 0 ? std::min(parts, (wanted + pairs - 1) / pairs) : 1;  // each packs k and v again
-  torch::stable::parallel_for(0, parts > 0 ? pairs * splits : 0, 1, [&](int64_t first, int64_t last) {
+  const int64_t pairs = a.batch * a.kv_heads, wanted = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
+  const QueryParts parts(a.n_q, pairs > 0 ? (wanted + pairs - 1) / pairs : 1);  // each packs k and v again
+  torch::stable::parallel_for(0, pairs * parts.count, 1, [&](int64_t first, int64_t last) {
     const AlignedBuffer scratch(kernel.attention_scratch(a.problem(0, 0, out, lse), false));
     for (int64_t task = first; task < last; ++task) {
-      const int64_t pair = task / splits, split = task % splits, b = pair / a.kv_heads, kv_head = pair % a.kv_heads;
-      const int64_t begin = split * parts / splits * PART_ROWS;
-      const int64_t end = std::min(a.n_q, (split + 1) * parts / splits * PART_ROWS);
+      const int64_t pair = task / parts.count, part = task % parts.count, b = pair / a.kv_heads, kv_head = pair % a.kv_heads;
       kernel.pack_keys(a.problem(b, kv_head * a.groups, out, lse), false, scratch.get());
       for (int64_t h = kv_head * a.groups; h < (kv_head + 1) * a.groups; ++h)
-        kernel.attention(a.problem(b, h, out, lse), begin, end, scratch.get());
+        kernel.attention(a.problem(b, h, out, lse), parts.begin(part), parts.end(part), scratch.get());
     }
   });
   return {out, lse};
@@ -146,18 +151,16 @@ struct AttentionBackward {
   }
 
   // Few pairs: each is split into parts of its queries, whose sums are added in order.
-  void run_parts(int64_t splits) const {
-    const int64_t pairs = a.batch * a.kv_heads, parts = (a.n_q + PART_ROWS - 1) / PART_ROWS, size = (sums() + 15) / 16 * 16;
+  void run_parts(const QueryParts& parts) const {
+    const int64_t pairs = a.batch * a.kv_heads, splits = parts.count, size = (sums() + 15) / 16 * 16;
     const AlignedBuffer buffer(pairs * splits * size * 4);
     float* all = static_cast<float*>(buffer.get());
     torch::stable::parallel_for(0, pairs * splits, 1, [&](int64_t first, int64_t last) {
       const AlignedBuffer scratch(scratch_size());
       for (int64_t task = first; task < last; ++task) {
-        const int64_t pair = task / splits, split = task % splits;
-        const int64_t begin = split * parts / splits * PART_ROWS;
-        const int64_t end = std::min(a.n_q, (split + 1) * parts / splits * PART_ROWS);
+        const int64_t pair = task / splits, part = task % splits;
         std::memset(all + task * size, 0, size * 4);
-        walk(pair / a.kv_heads, pair % a.kv_heads, begin, end, all + task * size, scratch.get());
+        walk(pair / a.kv_heads, pair % a.kv_heads, parts.begin(part), parts.end(part), all + task * size, scratch.get());
       }
     });
     torch::stable::parallel_for(0, pairs, 1, [&](int64_t first, int64_t last) {
@@ -185,10 +188,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_attention_backward_cpu(
     walk.grad_bias = torch::stable::new_empty(*bias, {bias->size(0), bias->size(1), bias->size(2), bias->size(3)}, ScalarType::Float);
     torch::stable::zero_(*walk.grad_bias);
   }
-  const int64_t pairs = a.batch * a.kv_heads, parts = (a.n_q + PART_ROWS - 1) / PART_ROWS;
-  const int64_t splits = pairs > 0 && !needs_grad_bias ? std::min(parts, (LEAST_PARTS + pairs - 1) / pairs) : 1;
-  if (splits > 1)
-    walk.run_parts(splits);
+  const int64_t pairs = a.batch * a.kv_heads;
+  const QueryParts parts(a.n_q, pairs > 0 && !needs_grad_bias ? (LEAST_PARTS + pairs - 1) / pairs : 1);
+  if (parts.count > 1)
+    walk.run_parts(parts);
   else if (pairs > 0)
     walk.run_pairs();
   const auto heads_first = [](const Tensor& x) { return torch::stable::transpose(x, 1, 2); };
