@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from attrdrop.lrp import decompositions
 from attrdrop.lrp import torch_functions as known
 from attrdrop.lrp.calls import LinearCall
+from attrdrop.lrp.carriers import Carried, Relevance, ScaleGradient
 from attrdrop.lrp.facts import Fact, Facts, comes_from
-from attrdrop.lrp.gates import Carried, Pending, Relevance, ScaleGradient
-from attrdrop.lrp.rules import Epsilon, Rule
+from attrdrop.lrp.gates import Pending
+from attrdrop.lrp.rules import Epsilon, Layer, LayerRule, Rule, Zero
 from attrdrop.ops.relevance_gate import relevance_gate
 
 ATTENTIONS = ("attnlrp", "detach")
@@ -181,11 +182,14 @@ class Propagation(TorchFunctionMode):
         self.check_seen(input, f"{base} works on")
         fact = self._fact(input)
         is_conv = base != "linear"
-        rule = self.composite.for_layer("conv" if is_conv else "linear", fact.is_raw)  # type: ignore[union-attr]
+        rule = self._rule("conv" if is_conv else "linear", fact.is_raw)
         call = LinearCall(
             func, input, weight, bias, rest, options, is_conv, "transpose" in base, fact.is_nonnegative, fact.carrier
         )
         z = call.run(input, weight, bias)
+        misfit = rule.misfit(call, z)
+        if misfit is not None:
+            raise ValueError(f"{self._running_module()}{misfit}")
         self.linear_layers += 1
         self.facts.note(z, pending=Pending(rule, call))
         return z
@@ -224,9 +228,16 @@ class Propagation(TorchFunctionMode):
         self.facts.note(stand_in, pending=pending)
         return stand_in
 
-    def _norm_rule(self) -> Rule:
-        rule = self.composite.for_layer("linear", False)  # type: ignore[union-attr]
-        return rule if isinstance(rule, Epsilon) else Epsilon(1e-6)
+    def _rule(self, kind: str, is_first: bool) -> LayerRule:
+        """What the composite has for the layer that runs."""
+        rule = self.composite.for_layer(Layer(kind, is_first, self._running))  # type: ignore[union-attr]
+        assert isinstance(rule, LayerRule)
+        return rule
+
+    def _norm_rule(self) -> LayerRule:
+        """Of a norm, or of a product with a constant: each output has its own input."""
+        rule = self._rule("linear", False)
+        return rule if isinstance(rule, (Epsilon, Zero)) else Epsilon(1e-6)
 
     def _relu(self, func: Any, base: str, /, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         fact = self.facts.get(x)
@@ -423,17 +434,27 @@ class Propagation(TorchFunctionMode):
         raise ValueError(f"{self._running_module()}{reason}; unknown='gradient' passes the plain gradient through")
 
     def _running_module(self) -> str:
-        """The innermost module whose code runs, from the call stack."""
+        """The innermost module whose code runs, as messages begin."""
         if torch.compiler.is_compiling():
             return ""
-        names = {id(module): name for name, module in self.model.named_modules()}
+        name, module = self._running()
+        return f"layer {name or '(the model itself)'} ({type(module).__name__}): "
+
+    def _running(self) -> tuple[str, nn.Module]:
+        """The innermost module whose code runs, from the call stack."""
+        if torch.compiler.is_compiling():
+            raise ValueError("inside torch.compile a composite cannot tell layers by name, type or predicate")
         frame = sys._getframe()
         while frame is not None:
             module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and id(module) in names:
-                return f"layer {names[id(module)] or '(the model itself)'} ({type(module).__name__}): "
+            if isinstance(module, nn.Module) and id(module) in self._names:
+                return self._names[id(module)], module
             frame = frame.f_back  # type: ignore[assignment]
-        return ""
+        return "", self.model
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {id(module): name for name, module in self.model.named_modules()}
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {

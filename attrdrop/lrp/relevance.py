@@ -14,9 +14,10 @@ from attrdrop._core.checks import check_choice, check_tensor
 from attrdrop._core.halves import saturated
 from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, unwrap, without_hooks
 from attrdrop.lrp.checkpoints import without_checkpoints
+from attrdrop.lrp.composites import EpsilonPlusFlat
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
 from attrdrop.lrp.modes import check_modes
-from attrdrop.lrp.rules import AbsGradient, EpsilonPlusFlat, GradientTimesInput, Rule
+from attrdrop.lrp.rules import AbsGradient, GradientTimesInput, Rule
 
 STARTS = ("logit", "one", "contrastive")
 UNKNOWN = ("error", "gradient")
