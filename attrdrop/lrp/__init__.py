@@ -10,6 +10,7 @@ from attrdrop.lrp.composites import (
     EpsilonPlusFlat,
     PointNetFlat,
 )
+from attrdrop.lrp.explain import LayerRow, LayerTable, explain
 from attrdrop.lrp.relevance import layer_relevance, relevance
 from attrdrop.lrp.rules import (
     AbsGradient,
@@ -42,6 +43,8 @@ __all__ = [
     "Flat",
     "Gamma",
     "GradientTimesInput",
+    "LayerRow",
+    "LayerTable",
     "Pass",
     "PointNetFlat",
     "Rule",
@@ -49,6 +52,7 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "Zero",
+    "explain",
     "layer_relevance",
     "relevance",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,27 +32,31 @@ class Layer:
     """
 
     def __init__(self, kind: str, is_first: bool, find: Callable[[], tuple[str, nn.Module]]) -> None:
-        self.kind, self.is_first, self._find = kind, is_first, find
-
-    @cached_property
-    def _found(self) -> tuple[str, nn.Module]:
-        return self._find()
+        self.kind, self.is_first, self.find = kind, is_first, find
 
     @property
     def name(self) -> str:
-        return self._found[0]
+        return self.find()[0]
 
-    @property
-    def module(self) -> nn.Module:
-        return self._found[1]
+
+class Choice(NamedTuple):
+    """A layer's rule and why it has it. entry: of a composite's entries by name, the one that says so."""
+
+    rule: LayerRule
+    why: str
+    entry: int | None = None
 
 
 class Rule:
     """A rule for linear layers; alone it serves as a composite that gives every layer this rule."""
 
-    def for_layer(self, layer: Layer) -> Rule:
+    def choose(self, layer: Layer) -> Choice:
         """The rule of a layer."""
-        return self
+        raise NotImplementedError
+
+    def patterns(self) -> list[str]:
+        """Shell patterns on names of modules that it holds."""
+        return []
 
 
 class LayerRule(Rule):
@@ -60,8 +64,8 @@ class LayerRule(Rule):
 
     eps = 0.0
 
-    def for_layer(self, layer: Layer) -> LayerRule:
-        return self
+    def choose(self, layer: Layer) -> Choice:
+        return Choice(self, "every layer")
 
     def misfit(self, call: LinearCall, y: Tensor) -> str | None:
         """Why the rule cannot treat this layer, if it cannot."""
@@ -186,14 +190,17 @@ class Gamma(SurrogateRule):
         if not isinstance(self.gamma, tuple):
             super().__post_init__()
 
-    def for_layer(self, layer: Layer) -> Gamma:
+    def choose(self, layer: Layer) -> Choice:
         if not isinstance(self.gamma, tuple):
-            return self
+            return super().choose(layer)
         for pattern, value in self.gamma:
             if fnmatchcase(layer.name, pattern):
-                return replace(self, gamma=value)
-        patterns = ", ".join(pattern for pattern, _ in self.gamma)
+                return Choice(replace(self, gamma=value), f"gamma of {pattern!r}")
+        patterns = ", ".join(self.patterns())
         raise ValueError(f"gamma has no value for the layer {layer.name}, which matches none of {patterns}")
+
+    def patterns(self) -> list[str]:
+        return [pattern for pattern, _ in self.gamma] if isinstance(self.gamma, tuple) else []
 
     def surrogate(self, call: LinearCall, y: Tensor, relu: bool) -> Tensor:
         positive = self._favour(call, above=True)
