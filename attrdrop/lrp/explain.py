@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from attrdrop._core.modules import unwrap
 from attrdrop._core.warning import warn
 from attrdrop.lrp.composites import Composite, EpsilonPlusFlat, condition_holds, described, warn_of_unmatched
 from attrdrop.lrp.engine import Told
-from attrdrop.lrp.request import Request
+from attrdrop.lrp.request import Request, unpacked
 from attrdrop.lrp.rules import LayerRule, Rule
 from attrdrop.lrp.walk import told
 
@@ -53,13 +53,14 @@ class LayerTable(Sequence[LayerRow]):
 
 def explain(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | Mapping[str, Any],
     *,
     rule: Rule | None = None,
     attention: str = "attnlrp",
     unknown: str = "error",
-    output: Callable[[Any], Tensor] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    of: str | None = None,
+    embedding: str | nn.Module | None = None,
 ) -> LayerTable:
     """Tells which layer gets which rule and why; arguments and errors as :func:`attrdrop.lrp.relevance`.
 
@@ -72,7 +73,9 @@ def explain(
     """
     rule = EpsilonPlusFlat() if rule is None else rule
     inner = unwrap(model)
-    request = Request(inner, inputs, "pred", rule, "logit", attention, unknown, output, arguments or {})
+    x, others, keyword = unpacked(inputs, arguments, of)
+    means = {"attention": attention, "unknown": unknown, "embedding": embedding}
+    request = Request(inner, x, "pred", rule, arguments=others, keyword=keyword, **means)  # type: ignore[arg-type]
     if request.is_plain:
         raise ValueError(f"rule must be one that treats layers, got {rule!r}, which is the plain gradient")
     found = told(request)

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from attrdrop._core.modules import unwrap
 from attrdrop.lrp.composites import EpsilonPlusFlat
-from attrdrop.lrp.request import Request, submodule
+from attrdrop.lrp.request import Request, submodule, unpacked
 from attrdrop.lrp.rules import Rule
 from attrdrop.lrp.walk import propagate
 
 
 def relevance(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | Mapping[str, Any],
     target: Tensor | str,
     *,
     rule: Rule | None = None,
@@ -26,6 +26,10 @@ def relevance(
     unknown: str = "error",
     output: Callable[[Any], Tensor] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    of: str | None = None,
+    embedding: str | nn.Module | None = None,
+    position: str | int | Tensor | None = None,
+    per: str = "token",
 ) -> Tensor:
     """Layer-wise relevance propagation: how much each input element speaks for the target class.
 
@@ -35,9 +39,11 @@ def relevance(
     run without it, and keep what their backward needs; hooks of modules on their backward do not run.
 
     Args:
-        model: from (N, ...) floats to logits (N, classes), also inside an output object with ``logits`` or a tuple.
-        inputs: (N, ...), floating point.
-        target: int64 (N,), a class for each sample, or "pred" for the predicted ones.
+        model: from (N, ...) floats or (N, T) tokens to logits (N, classes), or (N, T, classes) with position, also
+            inside an output object with ``logits`` or a tuple.
+        inputs: (N, ...), floating point; or int64 or int32 tokens (N, T), whose embeddings have relevance; or a batch
+            of keywords with one of them, such as a tokenizer gives (its labels are left out).
+        target: int64 (N,), a class for each sample, or "pred" for the predicted ones. With a mask of positions (N, T).
         rule: a rule for every layer or a composite; default :func:`attrdrop.lrp.EpsilonPlusFlat`.
         start: relevance of the target's logit. "logit": its value; "one": 1; "contrastive": the logits against their
             softmax, (onehot - softmax) logits.
@@ -49,25 +55,33 @@ def relevance(
         output: picks the logits from what the model returns in eval mode. A model in training mode whose outputs there
             are of another width, as those that give features in eval mode, is refused without it.
         arguments: further keyword arguments of the model.
+        of: of a batch of keywords, the one that has relevance; default "input_ids" or what stands in its place. The
+            tokens of an encoder and of a decoder are explained one after the other.
+        embedding: the module that embeds the tokens, or its name; default, all ``nn.Embedding`` that see the inputs. It
+            is the first layer, so that rules for the first layer treat none.
+        position: of logits (N, T, classes), the places explained: "last" for the last token that an attention mask does
+            not call padding, an index, int64 (N,), or a bool mask (N, T), whose logits are explained together.
+        per: relevance of a "token", the sum over its embedding, or of each "dimension" of that.
 
     Returns:
-        Relevance, shape of inputs (with stop_at: of that module's output), float32 for half-precision inputs.
+        Relevance, shape of inputs (with stop_at: of that module's output; of tokens per dimension: (N, T, D)), float32
+        for half-precision inputs.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above, a layer has no rule, the model has no linear layer, or
-            inputs hold NaN or infinity (looked for on the CPU only).
+        TypeError, ValueError: an argument is not as said above, a layer has no rule, the model has no linear layer,
+            nothing embeds the tokens, or inputs hold NaN or infinity (looked for on the CPU only).
     """
     inner = unwrap(model)
     modules = [] if stop_at is None else [submodule("stop_at", inner, stop_at)]
     rule = EpsilonPlusFlat() if rule is None else rule
-    return propagate(Request(inner, inputs, target, rule, start, attention, unknown, output, arguments or {}, modules))[
-        0
-    ]
+    x, others, keyword = unpacked(inputs, arguments, of)
+    means = (rule, start, attention, unknown, output, others, keyword, embedding, position, per)
+    return propagate(Request(inner, x, target, *means, modules=modules))[0]
 
 
 def layer_relevance(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | Mapping[str, Any],
     target: Tensor | str,
     layers: Sequence[str],
     *,
@@ -77,6 +91,9 @@ def layer_relevance(
     unknown: str = "error",
     output: Callable[[Any], Tensor] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    of: str | None = None,
+    embedding: str | nn.Module | None = None,
+    position: str | int | Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Relevance of the outputs of submodules, all from one pass; arguments and errors as :func:`relevance`.
 
@@ -93,7 +110,7 @@ def layer_relevance(
     if not modules:
         raise ValueError("layers must name at least one submodule, got none")
     rule = EpsilonPlusFlat() if rule is None else rule
-    found = propagate(
-        Request(inner, inputs, target, rule, start, attention, unknown, output, arguments or {}, modules, stops=False)
-    )
+    x, others, keyword = unpacked(inputs, arguments, of)
+    means = (rule, start, attention, unknown, output, others, keyword, embedding, position)
+    found = propagate(Request(inner, x, target, *means, modules=modules, stops=False))
     return dict(zip(layers, found, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from attrdrop.lrp.engine import Propagation, Told
 from attrdrop.lrp.modes import check_modes
 from attrdrop.lrp.request import Request, check, check_outcome
 from attrdrop.lrp.rules import AbsGradient, Rule
+from attrdrop.lrp.tokens import embedded, explained, targets
 
 
 def propagate(request: Request) -> list[Tensor]:
@@ -29,24 +30,38 @@ def propagate(request: Request) -> list[Tensor]:
     caught: dict[int, Tensor] = {}
 
     if torch.compiler.is_compiling():
-        if modules or model.training:
+        if modules or model.training or request.has_tokens:
             raise ValueError(
-                "inside torch.compile the model must be in eval mode, and stop_at and layers are not there"
+                "inside torch.compile the model must be in eval mode, inputs floating point, and stop_at and layers "
+                "are not there"
             )
         x = inputs.detach().requires_grad_(True)
         return _walk_back(request, _run(request, x, propagation), [x], propagation)
     training = [module for module in model.modules() if module.training] if model.training else []
+    embeddings: list[Tensor] = []
     with isolated(request, propagation):
-        x = _leaf(inputs, wants_grad=not (modules and request.stops))
+        x = _leaf(request)
         with contextlib.ExitStack() as hooks:
+            hooks.enter_context(embedded(request, propagation, embeddings))
             for place, module in enumerate(modules):
                 hooks.enter_context(catching(module, place, caught, propagation, request.stops))
             forward = _run(request, x, propagation)
         if training and request.output is None:
             classes = forward.logits.shape[1]
-            check_modes(model, training, inputs, request.arguments, classes, lambda outputs: _logits(outputs, None))
-        points = [caught_at(place, caught, module) for place, module in enumerate(modules)] or [x]
-        return _walk_back(request, forward, points, propagation)
+            check_modes(model, training, classes, lambda: _rows(request, request.call(inputs.detach().clone())))
+        points = [caught_at(place, caught, module) for place, module in enumerate(modules)]
+        found = _walk_back(request, forward, points or embeddings or [x], propagation)
+    return found if points or not embeddings else [_of_tokens(request, found)]
+
+
+def _of_tokens(request: Request, found: list[Tensor]) -> Tensor:
+    """Relevance of tokens, from that of all the embeddings they have."""
+    if request.per == "token":
+        return torch.stack([relevance.sum(-1) for relevance in found]).sum(0)
+    if len({relevance.shape for relevance in found}) > 1:
+        raise ValueError("per='dimension' needs one embedding of the tokens, and the model has several; name one with "
+                         "embedding=")  # fmt: skip
+    return torch.stack(found).sum(0)
 
 
 @contextlib.contextmanager
@@ -70,14 +85,18 @@ def told(request: Request) -> list[Told]:
     check(request)
     propagation = Propagation(request.rule, request.attention, request.unknown, request.model)
     propagation.told = []
-    with isolated(request, propagation):
-        _run(request, _leaf(request.inputs), propagation)
+    with isolated(request, propagation), embedded(request, propagation, []), propagation:
+        x = _leaf(request)
+        propagation.start(x)
+        request.call(x)
     return propagation.told
 
 
-def _leaf(inputs: Tensor, wants_grad: bool = True) -> Tensor:
+def _leaf(request: Request) -> Tensor:
+    """The inputs; the graph begins there, unless it does at embeddings or at modules."""
+    inputs = request.inputs
     x = inputs.clone() if inputs.is_inference() else inputs.detach()
-    return x.requires_grad_(wants_grad)
+    return x if request.has_tokens else x.requires_grad_(not (request.modules and request.stops))
 
 
 class _Forward(NamedTuple):
@@ -91,13 +110,13 @@ class _Forward(NamedTuple):
 def _run(request: Request, x: Tensor, propagation: Propagation) -> _Forward:
     """The forward from x."""
     carrier = None
-    if not request.modules and not request.is_plain:
+    if not request.modules and not request.is_plain and not request.has_tokens:
         carrier = torch.zeros_like(x).requires_grad_(True)
     propagation.start(x, carrier)
-    is_seen = x.requires_grad and not request.is_plain
+    is_seen = request.has_tokens or (x.requires_grad and not request.is_plain)
     with propagation:
-        outputs = request.model(x if is_seen else x.clone(), **request.arguments)  # it may change what it is given
-        logits = _logits(outputs, request.output)
+        outputs = request.call(x if is_seen else x.clone())  # it may change what it is given
+        logits = _rows(request, outputs)
     logits = propagation.finished(logits)
     propagation.check_seen(logits, "the logits are")
     return _Forward(x, carrier, logits)
@@ -108,7 +127,7 @@ def _walk_back(request: Request, forward: _Forward, points: list[Tensor], propag
     x, carrier, logits = forward
     check_outcome(request, logits, is_treated=propagation.linear_layers > 0 or not x.requires_grad)
     roots = points if carrier is None else [*points, carrier]
-    seed = _seed(logits.detach(), request.target, request.start)
+    seed = _seed(logits.detach(), targets(request), request.start)
     try:
         grads = torch.autograd.grad(logits, roots, seed, allow_unused=True)
     except RuntimeError as error:
@@ -140,16 +159,16 @@ def _seed(logits: Tensor, target: Tensor | str, start: str) -> Tensor:
     return onehot if start == "logit" else torch.where(logits == 0, 0, onehot / logits)
 
 
-def _logits(outputs: Any, pick: Callable[[Any], Tensor] | None) -> Tensor:
-    if pick is not None:
-        outputs = pick(outputs)
+def _rows(request: Request, outputs: Any) -> Tensor:
+    """The logits that are explained (M, classes), of what the model returns."""
+    if request.output is not None:
+        outputs = request.output(outputs)
     else:
         outputs = getattr(outputs, "logits", outputs)
         outputs = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(f"the model must give logits of shape (N, classes), got {shape}; pick them with output=")
-    return outputs
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"the model must give logits, got {type(outputs).__name__}; pick them with output=")
+    return explained(request, outputs)
 
 
 @contextlib.contextmanager
