@@ -53,6 +53,7 @@ COMMANDS = [
     "sweep",
     "train-images",
     "train-points",
+    "explain",
     "maps",
     "evaluate-images",
     "report",
