@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attrdrop._core.checks import check_choice, check_tensor
 from attrdrop._core.halves import saturated
 from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, unwrap, without_hooks
+from attrdrop._core.sharded import whole_parameters
 from attrdrop.lrp.checkpoints import without_checkpoints
 from attrdrop.lrp.engine import ATTENTIONS, Propagation
 from attrdrop.lrp.modes import check_modes
@@ -155,6 +156,7 @@ def _propagate(request: _Request) -> list[Tensor]:
         stack.enter_context(evaluation_mode(model))
         stack.enter_context(without_checkpoints())
         stack.enter_context(without_hooks(model, BACKWARD_HOOKS))
+        stack.enter_context(whole_parameters(model))
         x = inputs.clone() if inputs.is_inference() else inputs.detach()
         x.requires_grad_(not (modules and request.stops))
         stack.callback(propagation.facts.clear)
