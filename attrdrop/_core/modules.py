@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+WRAPPED = ("_orig_mod", "_forward_module")  # names of the model inside torch.compile's and Fabric's
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, DataParallel, DeepSpeed's engine, Lightning Fabric and torch.compile.
@@ -19,7 +21,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     FullyShardedDataParallel stays: it gathers the parameters that a pass needs.
     """
     while True:
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "_forward_module", None)
+        inner = next((part for name, part in model._modules.items() if name in WRAPPED), None)
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel, *_engines())):
             inner = model.module
         if inner is None:

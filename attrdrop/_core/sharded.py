@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attrdrop._core.distributed import process_count
 from attrdrop._core.modules import FORWARD_HOOKS
 
 ENGINES = ("torch.distributed.fsdp.", "deepspeed.")
@@ -20,9 +19,8 @@ ENGINES = ("torch.distributed.fsdp.", "deepspeed.")
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a forward of the model needs all processes at once."""
-    return process_count() > 1 and bool(
-        _fully_sharded(model) or any(_is_piece(parameter) for parameter in model.parameters())
-    )
+    wrappers = _of_fsdp(model, "FullyShardedDataParallel") or _of_fsdp(model, "FSDPModule")
+    return bool(wrappers) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 @contextlib.contextmanager
@@ -37,7 +35,7 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
         if not is_sharded(model):
             yield
             return
-        for wrapper in _fully_sharded(model):
+        for wrapper in _of_fsdp(model, "FullyShardedDataParallel"):
             stack.enter_context(_seen_through(wrapper))
         stack.enter_context(_gathered_by_deepspeed(model))
         stack.enter_context(_full_tensors(model))
@@ -45,17 +43,10 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _fully_sharded(model: nn.Module) -> list[Any]:
-    """The wrappers of FSDP1 inside, the outer ones first."""
+def _of_fsdp(model: nn.Module, kind: str) -> list[Any]:
+    """What FSDP1 wraps (FullyShardedDataParallel) or FSDP2 has taken over (FSDPModule), the outer ones first."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None:
-        return []
-    return [module for module in model.modules() if isinstance(module, fsdp.FullyShardedDataParallel)]
-
-
-def _is_piece(parameter: Tensor) -> bool:
-    """Of FSDP2 or of ZeRO-3."""
-    return hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id")
+    return [] if fsdp is None else [module for module in model.modules() if isinstance(module, getattr(fsdp, kind))]
 
 
 @contextlib.contextmanager
@@ -87,6 +78,8 @@ def _torch_linear() -> Iterator[None]:
 @contextlib.contextmanager
 def _full_tensors(model: nn.Module) -> Iterator[None]:
     """FSDP2's parameters, each gathered once."""
+    for module in _of_fsdp(model, "FSDPModule"):
+        module.reshard()  # a forward may have left whole ones, in the type that it computes in
     kept = [(module._parameters, dict(module._parameters)) for module in model.modules() if module._parameters]
     whole: dict[Tensor, nn.Parameter] = {}
     try:

@@ -55,7 +55,7 @@ class ADDropCallback(Callback):
         pl_module.addrop.reset_statistics()
         counts = torch.tensor([found.dropped, found.valid], dtype=torch.float64, device=pl_module.device)
         dropped, valid = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        pl_module.log("addrop_fraction_dropped", dropped / max(valid, 1), rank_zero_only=True)
+        pl_module.log("addrop_fraction_dropped", dropped / max(valid, 1), sync_dist=True)
 
 
 __all__ = ["ADDropCallback"]

@@ -12,6 +12,9 @@ import engine_images
 import pytest
 import torch
 from engines import dtype_of, parsed
+from models import build
+
+from attrdrop import ADDrop
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 TORCH = ["ddp", "ddp-static-graph", "ddp-find-unused", "fsdp1", "fsdp2", "fsdp2-no-reshard"]
@@ -106,3 +109,10 @@ def test_deepspeed_with_everything(tmp_path):
     cases += [f"{name}:GA:5,3" for name in ZERO]
     cases += [f"{name}:{kind}:4,4" for name in ZERO for kind in ("blocks", "kept", "vit", "cutmix")]
     check(launched(cases, tmp_path / "results.pt"))
+
+
+def test_tensor_parallelism_is_refused():
+    model = build("bert")
+    model._tp_size = 2  # as from_pretrained(tp_plan="auto") leaves it
+    with pytest.raises(ValueError, match="AD-DROP does not run under tensor parallelism"):
+        ADDrop(model)

@@ -25,12 +25,11 @@ def started(folder, engine, death, *options):
     )
 
 
-def ended(process, timeout=240):
+def ended(process, seconds=600):
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(timeout=seconds)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()  # which takes its workers along; they have sessions of their own
     assert process.returncode == 0, output[-3000:]
 
 
