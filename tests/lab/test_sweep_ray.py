@@ -16,8 +16,17 @@ from attrdrop.lab.runs.store import TrialStore, key_of
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 
+PATIENCE = {  # a busy machine takes long to start a cluster; Ray reads these when it is imported
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_raylet_start_wait_time_s": "300",
+}
+
+
 @pytest.fixture(scope="module")
 def ray():
+    os.environ.update(PATIENCE)
     return pytest.importorskip("ray", reason="needs the extra sweep-ray")
 
 
@@ -27,10 +36,11 @@ def cluster(ray, monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", str(HELPERS))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+    cluster = Cluster()
     try:
+        cluster.add_node(num_cpus=1, include_dashboard=False)
+        cluster.add_node(num_cpus=1)
+        ray.init(cluster.address, log_to_driver=False, configure_logging=False)
         yield cluster
     finally:
         ray.shutdown()

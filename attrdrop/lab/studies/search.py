@@ -91,12 +91,12 @@ def search(
         with _one_sentence(storage):
             points = study.get_trials(False, EVALUATED)
             part = sum(map(_is_of(owner), points)) % jobs  # a kill came between the first values and the last
-            room = min(jobs - part, trials - len(points))
-            if room <= 0:
+            asked: list[Proposal] = [*left[: jobs - part]]  # also where other machines have come to `trials` meanwhile
+            left = left[len(asked) :]
+            room = min(jobs - part, trials - len(points)) - len(asked)
+            asked += [_ask(study, space, seed, owner) for _ in range(room)]
+            if not asked:
                 return [Point(_rounded(point.params), point.value) for point in points]
-            asked: list[Proposal] = [*left[:room]]
-            left = left[room:]
-            asked += [_ask(study, space, seed, owner) for _ in range(room - len(asked))]
         values = evaluate([_rounded(trial.params) for trial in asked])
         with _one_sentence(storage):
             for trial, value in zip(asked, values, strict=True):
