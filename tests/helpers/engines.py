@@ -87,11 +87,6 @@ class FSDP2(Engine):
         self.model.set_requires_gradient_sync(is_last)
         return contextlib.nullcontext()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Whole ones by name of the model."""
-        with torch.no_grad():
-            return {_plain(name): self.whole(x).clone() for name, x in self.model.named_parameters()}
-
     def whole(self, grad):
         return grad.full_tensor()
 
