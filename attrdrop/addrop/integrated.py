@@ -118,6 +118,9 @@ class IntegratedPass1(GradientPass1):
             self._rank(integrand, steps)
         after.restore()
 
+    def _ranks_within(self, call: AttentionCall) -> bool:
+        return False  # not before the integral is there
+
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
         next(integrand for integrand in self._integrands if integrand.site is site).add(grad_out)
 
