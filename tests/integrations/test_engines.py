@@ -56,7 +56,7 @@ def check(results):
                 continue  # the weights differ by rounding, which may turn a bit of a mask
             if "masks" in one:
                 assert all(map(torch.equal, one["masks"], whole["masks"])), case
-                assert sum(int(mask.ne(-1).sum()) for mask in one["masks"]), case
+                assert len(one["masks"]) == 3, case  # layers
             elif "mix" not in kind:
                 assert torch.equal(one["inputs"] == 0, whole["inputs"] == 0), case
             assert one["gradients"].keys() == whole["gradients"].keys(), case
