@@ -45,9 +45,11 @@ class ADDropCallback(Callback):
             )
         never = sys.maxsize  # Lightning says when a step ends
         pl_module.addrop = ADDrop(getattr(pl_module, self.name), self.config, accumulation_steps=never)
+        pl_module.addrop.start_epoch(trainer.current_epoch + 1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        pl_module.addrop.start_epoch(trainer.current_epoch + 1)
+        if pl_module.addrop.epoch != trainer.current_epoch + 1:  # not by its own hook, which a resumed epoch skips
+            pl_module.addrop.start_epoch(trainer.current_epoch + 1)
         pl_module.addrop.start_step(trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
