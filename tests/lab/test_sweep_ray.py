@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from attrdrop.lab.cli.main import app
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.pool import Executor
 from attrdrop.lab.runs.store import TrialStore, key_of
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -47,6 +46,12 @@ def cluster(ray, monkeypatch):
         cluster.shutdown()
 
 
+def executor():
+    from attrdrop.lab.runs.ray_pool import RayExecutor
+
+    return RayExecutor()
+
+
 def squares(folder):
     return {record["trial"]["number"]: record["result"]["square"] for record in TrialStore(folder, HEADER).results()}
 
@@ -64,7 +69,7 @@ def test_a_machine_and_a_process_are_killed_on_the_way(tmp_path, cluster):
         if len(ended) == 7:
             os.kill(int(toy.lines()[-1][1]), signal.SIGKILL)
 
-    assert sweep(tmp_path / "ray", trials, toy, executor=Executor("ray"), finished=finished) == 0
+    assert sweep(tmp_path / "ray", trials, toy, executor=executor(), finished=finished) == 0
     assert sorted(ended) == sorted(map(key_of, trials))
     assert len(toy.lines()) > len(trials)  # those that were lost began twice
     assert sweep(tmp_path / "local", trials, Toy(tmp_path / "local_begun")) == 0
@@ -75,7 +80,7 @@ def test_a_machine_and_a_process_are_killed_on_the_way(tmp_path, cluster):
 def test_trials_that_fail_and_errors(tmp_path, cluster):
     toy = Toy(tmp_path / "begun")
     trials = [*plan(2), {"number": 2, "end": "diverge"}, {"number": 3, "end": "kill"}]
-    assert sweep(tmp_path / "out", trials, toy, executor=Executor("ray")) == 2
+    assert sweep(tmp_path / "out", trials, toy, executor=executor()) == 2
     failures = {
         record["trial"]["number"]: record["message"] for record in TrialStore(tmp_path / "out", HEADER).failures()
     }
@@ -83,7 +88,7 @@ def test_trials_that_fail_and_errors(tmp_path, cluster):
     assert "died 4 times" in failures[3]
     assert sum(key == key_of(trials[3]) for key, _ in toy.lines()) == 4
     with pytest.raises(InputError, match="7 is no probability"):
-        sweep(tmp_path / "out", [{"number": 5, "end": "refuse"}], toy, executor=Executor("ray"))
+        sweep(tmp_path / "out", [{"number": 5, "end": "refuse"}], toy, executor=executor())
     assert squares(tmp_path / "out") == {0: 0, 1: 1}
 
 

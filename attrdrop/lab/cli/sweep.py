@@ -55,12 +55,21 @@ def sweep(
         raise InputError("--studies: name at least one, or give --search.")
     if set(settings.units) != {"attention"} and {trial.get("attribution") for trial in plan.trials()} & {"IGA", "AA"}:
         raise InputError("--units: IGA and AA rank attention alone; leave out the studies that vary the attribution.")
-    from attrdrop.lab.runs.pool import Executor
     from attrdrop.lab.studies.run import Sweep
 
     plan = dataclasses.replace(plan, studies=() if search.search else plan.studies, tasks=_tasks(plan.tasks, data))
-    executor = Executor(machines.executor, machines.address)
-    run_experiment(partial(Sweep, plan, _prepare(settings, data), search, executor=executor), run, goes_on=True)
+    start = partial(Sweep, plan, _prepare(settings, data), search, executor=_executor(machines))
+    run_experiment(start, run, goes_on=True)
+
+
+def _executor(machines: Machines) -> Any:
+    from attrdrop.lab.runs.pool import LOCAL
+
+    if machines.executor == "local":
+        return LOCAL
+    from attrdrop.lab.runs.ray_pool import RayExecutor
+
+    return RayExecutor(machines.address)
 
 
 def _tasks(names: tuple[str, ...], data: Data) -> tuple[str, ...]:

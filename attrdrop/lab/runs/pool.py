@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
@@ -45,26 +44,21 @@ def run_trials(
         return pool.run(trials, starting, finished, failed)
 
 
-@dataclass(frozen=True)
 class Executor:
-    """Who does the trials: "local", processes of this machine; "ray", those of a Ray cluster at an address, or of one
-    that is started here."""
+    """Who does the trials: this process or others of this machine. A subclass names another."""
 
-    name: str = "local"
-    address: str | None = None
+    def is_this_process(self, jobs: int) -> bool:
+        return jobs == 1
 
     def pool(self, prepare: Maker, store: TrialStore, jobs: int, threads: int | None) -> "Pool":
         if self.is_this_process(jobs):
             return _OwnProcess(prepare, store, threads)
-        threads = threads or max(1, torch.get_num_threads() // jobs)
-        if self.name == "local":
-            return _Workers(prepare, store, jobs, threads)
-        from attrdrop.lab.runs.ray_pool import RayPool
+        return _Workers(prepare, store, jobs, threads or threads_of(jobs))
 
-        return RayPool(self.address, prepare, store, jobs, threads)
 
-    def is_this_process(self, jobs: int) -> bool:
-        return self.name == "local" and jobs == 1
+def threads_of(jobs: int) -> int:
+    """Of each of so many jobs at once, where nobody says."""
+    return max(1, torch.get_num_threads() // jobs)
 
 
 LOCAL = Executor()

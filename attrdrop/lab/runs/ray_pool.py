@@ -5,11 +5,12 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.names import Trial
-from attrdrop.lab.runs.pool import Maker, Outcomes, Pool, Work, plain_error, prepared, result_of
+from attrdrop.lab.runs.pool import Executor, Maker, Outcomes, Pool, Work, plain_error, prepared, result_of, threads_of
 from attrdrop.lab.runs.store import TrialStore
 
 try:
@@ -24,6 +25,19 @@ _works: dict[bytes, Work] = {}
 """What this process has prepared, the last alone."""
 
 
+@dataclass(frozen=True)
+class RayExecutor(Executor):
+    """The machines of a Ray cluster at an address, as for ``ray.init``; None starts one on this machine."""
+
+    address: str | None = None
+
+    def is_this_process(self, jobs: int) -> bool:
+        return False
+
+    def pool(self, prepare: Maker, store: TrialStore, jobs: int, threads: int | None) -> Pool:
+        return RayPool(self.address, prepare, store, jobs, threads or threads_of(jobs))
+
+
 class RayPool(Pool):
     """One trial is one task, with its cores and, where the cluster has any, a GPU of its own.
 
@@ -31,7 +45,7 @@ class RayPool(Pool):
     its one result or none. A trial whose machine or process dies is started anew elsewhere.
 
     Args:
-        address: of the cluster, as for ``ray.init``; None starts one on this machine.
+        address: of the cluster; None starts one.
         jobs: trials at once, at most; 1: as many as the cluster takes.
         threads: of PyTorch, and cores of a trial.
     """
