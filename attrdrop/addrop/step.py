@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attrdrop._core.capture import Tally, is_capturing
 from attrdrop._core.checks import check_positive_int, check_size, is_int
-from attrdrop._core.distributed import process_count, process_rank
+from attrdrop._core.distributed import held_by_all, process_rank
 from attrdrop._core.modules import is_compiled, outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop._core.warning import warn
@@ -149,8 +149,7 @@ class ADDrop:
                 self._warn(EVALUATION_MODE)
             return None
         size, device = _batch_size(batch)
-        first = self._samples.at(device) + process_rank() * size
-        self._samples.add(process_count() * size, device)
+        first = self._number(size, device) if self.is_active or self.capturable else 0
         if not self.is_active:
             if self.config.alternate == "epochs" and not self._was_told_epoch:
                 self._warn(NO_EPOCH.format(self.config.every + 1))
@@ -185,6 +184,13 @@ class ADDrop:
         self.epoch, self._step, self._calls = state["epoch"], state["step"], state["calls"]
         self._samples.set(state["samples"])
         self._was_told_epoch = True
+
+    def _number(self, size: int, device: torch.device) -> int | Tensor:
+        """The number of this call's first sample, among those of the step on all processes."""
+        held = held_by_all(size, self.model)
+        first = self._samples.at(device) + sum(held[: process_rank()])
+        self._samples.add(sum(held), device)
+        return first
 
     def _end_call(self) -> None:
         if self.model.training:

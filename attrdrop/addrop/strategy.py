@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from attrdrop._core.modules import evaluation_mode, uncompiled
+from attrdrop._core.modules import evaluation_mode, gradients_left_alone, uncompiled
 from attrdrop._core.warning import warn
 from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.passes import Draws, Pass2, Site
@@ -94,5 +94,6 @@ class Strategy(ABC):
     def pass1_mode(self, model: nn.Module) -> Iterator[None]:
         """The model as pass 1 runs it: not compiled, and without its dropout where the configuration says so."""
         is_evaluation = self.config.pass1 == "eval"
-        with uncompiled(), evaluation_mode(model) if is_evaluation else contextlib.nullcontext():
+        mode = evaluation_mode(model) if is_evaluation else contextlib.nullcontext()
+        with uncompiled(), gradients_left_alone(model), mode:
             yield

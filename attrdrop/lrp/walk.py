@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attrdrop._core.halves import saturated
 from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, without_hooks
+from attrdrop._core.sharded import whole_parameters
 from attrdrop.lrp.checkpoints import without_checkpoints
 from attrdrop.lrp.composites import warn_of_unmatched
 from attrdrop.lrp.engine import Propagation, Told
@@ -76,6 +77,7 @@ def isolated(request: Request, propagation: Propagation) -> Iterator[None]:
         stack.enter_context(evaluation_mode(request.model))
         stack.enter_context(without_checkpoints())
         stack.enter_context(without_hooks(request.model, BACKWARD_HOOKS))
+        stack.enter_context(whole_parameters(request.model))
         stack.callback(propagation.facts.clear)
         yield
 
