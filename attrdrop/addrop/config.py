@@ -15,6 +15,7 @@ ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
 ATTENTIONS = ("encoder", "decoder", "cross", "vision")
 LAYERS = ("all", "first")
 PASS1_MODES = ("train", "eval")
+PASS1_DTYPES = ("bfloat16",)
 ALTERNATIONS = ("epochs", "steps")
 
 
@@ -47,6 +48,8 @@ class ADDropConfig:
             regression minus the loss). "gold": the same with the labels. Or a callable from (outputs, batch) to a
             scalar.
         pass1: "train" keeps dropout on in pass 1, as published; "eval" turns it off: cheaper and deterministic.
+        pass1_dtype: None, or "bfloat16": approximate, pass 1 alone runs under autocast, and ranks with bfloat16 keys if
+            ``keys`` says nothing else. See docs/howto/cheaper_steps.md.
         cross_tuning: AD-DROP in even epochs only, plain training in odd ones (Alg. 1); epochs count from 1.
         alternate, every: what cross-tuning counts, "epochs" or optimizer "steps", and how many of them are plain before
             as many have AD-DROP. "steps" is for training that has one epoch or none.
@@ -54,7 +57,7 @@ class ADDropConfig:
         region: "high", or "low" for the paper's prior experiment (Section 2.2).
         seed: seed of all draws.
 
-    Target and pass1 say nothing to RD, nor the target to AA.
+    Target, pass1 and pass1_dtype say nothing to RD, nor the target to AA.
 
     Raises:
         ValueError, TypeError: a field is not as said above; the message names it.
@@ -70,6 +73,7 @@ class ADDropConfig:
     units: str | Sequence[str] = ("attention",)
     target: Target = "pseudo"
     pass1: str = "train"
+    pass1_dtype: str | None = None
     cross_tuning: bool = True
     alternate: str = "epochs"
     every: int = 1
@@ -82,6 +86,8 @@ class ADDropConfig:
             check_schedule(name, getattr(self, name))
         check_choice("attribution", self.attribution, ATTRIBUTIONS, quoted=True)
         check_choice("pass1", self.pass1, PASS1_MODES, quoted=True)
+        if self.pass1_dtype is not None:
+            check_choice("pass1_dtype", self.pass1_dtype, PASS1_DTYPES, quoted=True, more=" or None")
         check_choice("alternate", self.alternate, ALTERNATIONS, quoted=True)
         check_positive_int("every", self.every)
         check_choice("keys", self.keys, KEYS, quoted=True)

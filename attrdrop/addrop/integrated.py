@@ -36,7 +36,7 @@ class IntegratedGradientAttribution(GradientAttribution):
                 f"{images.shape[0]} for {size} samples, got {self.config.iga_batch}"
             )
         sites = self.known_sites(model, batch)
-        with torch.enable_grad(), self.pass1_mode(model):
+        with torch.enable_grad(), self.pass1_mode(model, draws.sample_ids.device):
             pass1 = IntegratedPass1(draws, self.scope, sites)
             predicted = predictions(self._walk_back(pass1, model, batch))  # the outputs go, and the graph with them
             score = functools.partial(self._score, model, batch, predicted)

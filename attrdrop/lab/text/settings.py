@@ -213,6 +213,9 @@ class Settings(SeededOptions):
     pass1: Annotated[str, Option(Panel.ADDROP, "Attribution pass with ordinary dropout (train) or without (eval).")] = (
         "train"
     )
+    pass1_dtype: Annotated[
+        str | None, Option(Panel.ADDROP, "Approximate: bfloat16 runs the attribution pass alone in that precision.")
+    ] = None
     region: Annotated[
         str,
         Option(
@@ -259,7 +262,7 @@ class Settings(SeededOptions):
 
     @property
     def addrop_arguments(self) -> dict[str, Any]:
-        names = ("p", "q", "attribution", "iga_steps", "target", "pass1", "region", "cross_tuning")
+        names = ("p", "q", "attribution", "iga_steps", "target", "pass1", "pass1_dtype", "region", "cross_tuning")
         attention = [part.strip() for part in self.attention.split(",")]
         return {name: getattr(self, name) for name in names} | {
             "layers": _parse_layers(self.layers),
