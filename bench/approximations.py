@@ -1,8 +1,8 @@
 """What the cheaper forms of an AD-DROP step change in its masks, on real sentences, and what they cost.
 
 Every form is compared with the step that it stands for: the bits of its masks, the candidates (Eq. 6), and what it
-ranks, as a relative error of the attributions. Only queries that the target depends on are counted. The model is trained
-plainly for some steps first, as in a cross-tuned run. Times are processor time of one thread, in steps of plain training.
+ranks, as a relative error of the attributions. Only queries that the target depends on are counted. The model is
+trained plainly for some steps first, as in a cross-tuned run. Times are processor time of one thread, in plain steps.
 """
 
 import argparse
@@ -39,11 +39,19 @@ class Form:
     exact: Options
 
 
-GA = {"attribution": "GA"}
+GA, IGA, JOINT = {"attribution": "GA"}, {"attribution": "IGA"}, {"iga_scope": "joint"}
+LIMIT = IGA | {"iga_rule": "gauss", "iga_steps": 24}  # closer to the integral than m = 1000, for less
 FORMS = [
     Form("keys in bfloat16", GA | {"keys": "bf16"}, GA),
     Form("pass 1 in bfloat16", GA | {"pass1_dtype": "bfloat16"}, GA),
     Form("pass 1 in bfloat16, keys in float32", GA | {"pass1_dtype": "bfloat16", "keys": "fp32"}, GA),
+    Form("IGA, Riemann 20", IGA, LIMIT),
+    *(Form(f"IGA, Gauss {m}", IGA | {"iga_rule": "gauss", "iga_steps": m}, LIMIT) for m in (4, 5, 6)),
+    Form("joint IGA, Riemann 20", IGA | JOINT, LIMIT | JOINT),
+    *(
+        Form(f"joint IGA, Gauss {m}", IGA | JOINT | {"iga_rule": "gauss", "iga_steps": m}, LIMIT | JOINT)
+        for m in (4, 5)
+    ),
 ]
 
 
@@ -167,7 +175,8 @@ def measured(name: str, options: argparse.Namespace) -> list[Row]:
     model, batch = trained(name, options.trained, options.batch, options.length)
     compared = Comparison(model, batch)
     shape = "x".join(map(str, batch["input_ids"].shape))
-    times = costs(model, batch, [form.options for form in FORMS], options.rounds) if options.rounds else None
+    forms = [form for form in FORMS if options.forms is None or form.name in options.forms]
+    times = costs(model, batch, [form.options for form in forms], options.rounds) if options.rounds else None
     return [
         Row(
             name,
@@ -179,7 +188,7 @@ def measured(name: str, options: argparse.Namespace) -> list[Row]:
             compared.error(form),
             None if times is None else times[index],
         )
-        for index, form in enumerate(FORMS)
+        for index, form in enumerate(forms)
     ]
 
 
@@ -190,6 +199,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=128, help="longer texts are cut to so many tokens")
     parser.add_argument("--rounds", type=int, default=0, help="of timed steps; 0 times nothing")
+    parser.add_argument("--forms", nargs="+", choices=sorted({form.name for form in FORMS}), help="default: all")
     parser.add_argument("--output", type=Path, help="a CSV that the rows are added to")
     options = parser.parse_args()
     torch.set_num_threads(1)
