@@ -8,10 +8,11 @@ import inspect
 import pytest
 import torch
 from eager import bits_of, check_a_step, eager_masks, gradients_of
-from models import ALL, CLASSIFIERS, EVERY, attended, batch, build
+from models import ALL, CLASSIFIERS, EVERY, SIZE, attended, batch, build
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from attrdrop import ADDrop, use_backend
 from attrdrop._core.backends import TRITON_MISSING
@@ -182,6 +183,21 @@ def test_what_a_step_runs():
         runs[:] = [0, 0, 0]
         addrop(**inputs)
         assert runs == counts, (attribution, chosen_layers, options)
+
+
+@pytest.mark.parametrize(("layers", "lowest"), [("all", 0), ([1], 1), ([-1], 2)], ids=str)
+def test_nothing_below_the_lowest_masked_layer_is_walked(layers, lowest):
+    """Products of pass 1, counted: a forward, and inputs' gradients from the top to that layer's head outputs."""
+    model, inputs = build("bert"), batch("bert")
+    addrop = new_addrop(model, "GA", layers=layers)
+    with FlopCounterMode(display=False) as counted:
+        addrop.attribute(**inputs)
+    flops = sum(count for op, count in counted.get_flop_counts()["Global"].items() if "mm" in str(op))
+    samples, tokens, h, f = 3, 3 * 20, SIZE["hidden_size"], SIZE["intermediate_size"]
+    attention, feed_forward, head = 4 * h * h, 2 * h * f, samples * (h * h + 2 * h)
+    forward = tokens * 3 * (attention + feed_forward) + head
+    walk = tokens * ((2 - lowest) * (attention + feed_forward) + h * h + feed_forward) + head
+    assert flops == 2 * (forward + walk)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "vit"])
