@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import attrdrop
 from attrdrop.addrop import passes
+from attrdrop.addrop.gradient import GradientPass1
 from attrdrop.lab.text.models import load_model
 from attrdrop.lab.text.settings import Settings
 from attrdrop.lab.text.tasks import load_task
@@ -79,7 +80,7 @@ class Ranked:
 
 @contextlib.contextmanager
 def noting_keep_mask() -> Iterator[list[tuple]]:
-    """The calls of keep_mask in here: x, y, weight and the mask, from the highest layer down or up."""
+    """The calls of keep_mask in here, which makes all masks: the layer, x, y, weight and the mask."""
     found = []
     real = passes.keep_mask
 
@@ -88,7 +89,8 @@ def noting_keep_mask() -> Iterator[list[tuple]]:
         found.append((rest["layer"], x.double(), y.double(), rest["weight"], mask))
         return mask
 
-    with mock.patch.object(passes, "keep_mask", noting):
+    apart = mock.patch.object(GradientPass1, "_ranks_within", return_value=False)
+    with apart, mock.patch.object(passes, "keep_mask", noting):
         yield found
 
 

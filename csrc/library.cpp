@@ -40,6 +40,7 @@ STABLE_TORCH_LIBRARY_IMPL(attrdrop, CPU, m) {
   m.impl("keep_scores", TORCH_BOX((&attrdrop::keep_scores_op<attrdrop::Tensor, &attrdrop::keep_scores_cpu>)));
   m.impl("masked_attention", TORCH_BOX(&attrdrop::masked_attention_cpu));
   m.impl("masked_attention_backward", TORCH_BOX(&attrdrop::masked_attention_backward_cpu));
+  m.impl("ranked_attention_backward", TORCH_BOX(&attrdrop::ranked_attention_backward_cpu));
   m.impl("attention_attribution", TORCH_BOX(&attrdrop::attention_attribution_cpu));
   m.impl("relevance_gate", TORCH_BOX(&attrdrop::relevance_gate_cpu));
   m.impl("relevance_gate_backward", TORCH_BOX(&attrdrop::relevance_gate_backward_cpu));

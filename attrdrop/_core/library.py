@@ -24,6 +24,10 @@ SCHEMAS = (
     "masked_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep,"
     " Tensor keep_cols, Tensor? bias, float scale, float dropout_p, SymInt seed, Tensor? sample_ids,"
     " bool needs_grad_bias) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)",
+    "ranked_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep,"
+    " Tensor keep_cols, Tensor? bias, float scale, float dropout_p, SymInt seed, Tensor? sample_ids,"
+    " bool needs_grad_bias, float p, float rate, SymInt mask_seed, int layer, bool low, bool bf16_keys)"
+    " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor rows, Tensor cols, Tensor counts)",
     "attention_attribution(Tensor grad_out, Tensor v, Tensor? valid, bool is_causal, int k)"
     " -> (Tensor values, Tensor indices)",
     "relevance_gate(Tensor z, Tensor? scale, Tensor? shift, bool relu) -> Tensor",

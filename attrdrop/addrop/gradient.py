@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.addrop.targets import attribution_target
 from attrdrop.addrop.units import HEADS, NextInputs, by_sample, contributions, head_scores
 from attrdrop.addrop.untold import noting_untold
+from attrdrop.ops import KeepMask
+from attrdrop.ops.ranked_attention import KeepRule, can_rank, ranked_attention
 
 
 class GradientAttribution(SurveyingStrategy):
@@ -56,6 +59,7 @@ class GradientPass1(Pass1):
         self._unit_markers: dict[tuple[int, int], Tensor] = {}  # likewise, of blocks behind them, by site and unit
         self.inputs = NextInputs()
         self._reached: set[int] = set()
+        self._lowest = 0  # of the masked layers: the walk ends there
         self._is_recording = True  # a checkpointed layer runs again in the backward
 
     def run(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
@@ -74,11 +78,23 @@ class GradientPass1(Pass1):
         site = self._record(call) if self._is_recording else self._recall(call)
         if site is None:
             return plain()
-        out = self._attend_plainly(call, site, plain)
         for unit, projection in enumerate(self.draws.units.projections(site.module), HEADS + 1):
             self.inputs.change(projection, self._tap_units, site, unit)
+        if self._ranks_within(call):
+            return ranked_attention(
+                call.query, call.key, call.value, self._valid_bits(call), _SiteRanking(self, site),
+                self._markers[site.index], bias=call.bias(), scale=call.scale, dropout_p=call.dropout_p,
+                seed=self._dropout_seed(site), sample_ids=self.draws.samples(call.query.shape[0]),
+            )  # fmt: skip
+        out = self._attend_plainly(call, site, plain)
         ranked = out if "heads" in self.draws.units else None
         return _Tap.apply(out, call.value, ranked, self._markers[site.index], site, self._receive)
+
+    def _ranks_within(self, call: AttentionCall) -> bool:
+        """Whether attention's own backward can rank, which has the product of Eq. 5 at hand."""
+        units = self.draws.units
+        is_usual = "attention" in units and "heads" not in units and call.sinks is None
+        return is_usual and can_rank(call.query, call.key, call.value)
 
     def _tap_units(self, site: Site, unit: int, a: Tensor) -> Tensor:
         by_sample(a)  # or an error, before the walk back
@@ -95,6 +111,7 @@ class GradientPass1(Pass1):
         masked = [site.index for site in self.sites if site.is_masked and site.index in self._markers]
         if not masked:  # LayerDrop skipped them all
             return
+        self._lowest = masked[0]
         markers = [self._markers[index] for index in masked]
         markers += [marker for (index, _), marker in self._unit_markers.items() if self.sites[index].is_masked]
         torch.autograd.grad(target, markers, allow_unused=True)
@@ -138,8 +155,29 @@ class GradientPass1(Pass1):
 
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
         x = grad_out.transpose(1, 2).to(value.dtype)
-        site.keep = self.draws.keep_mask(site, x, value)
+        self._keep(site, x, self.draws.keep_mask(site, x, value))
+
+    def _keep(self, site: Site, x: Tensor, keep: KeepMask) -> None:
+        site.keep = keep
         site.live = live_queries(x) if self.draws.count_dead else None
+
+
+@dataclass(frozen=True)
+class _SiteRanking:
+    """Of one layer, for a backward that ranks by itself."""
+
+    pass1: GradientPass1
+    site: Site
+
+    def rule(self) -> KeepRule | None:
+        return self.pass1.draws.rule(self.site) if self.site.is_masked else None
+
+    def is_last(self) -> bool:
+        return self.site.index <= self.pass1._lowest
+
+    def receive(self, grad_out: Tensor, keep: KeepMask) -> None:
+        self.pass1._reached.add(self.site.index)
+        self.pass1._keep(self.site, grad_out, keep)
 
 
 class _Tap(torch.autograd.Function):

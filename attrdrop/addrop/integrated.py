@@ -152,6 +152,9 @@ class IntegratedPass1(GradientPass1):
         for integrand in self._integrands:
             self._rank(integrand)
 
+    def _ranks_within(self, call: AttentionCall) -> bool:
+        return False  # not before the integral is there
+
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
         """Step m, where it is a node."""
         last = self._nodes[-1]

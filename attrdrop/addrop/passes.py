@@ -18,7 +18,16 @@ from attrdrop._core.backends import COMPILED_MISSING
 from attrdrop._core.seeds import derive_seed
 from attrdrop.addrop.part import Part
 from attrdrop.addrop.units import HEADS, NextInputs, Units, Zeroed, by_sample, without_heads
-from attrdrop.ops import AttentionWeight, KeepMask, KeptScores, keep_mask, keep_scores, masked_attention, pack_mask
+from attrdrop.ops import (
+    AttentionWeight,
+    KeepMask,
+    KeptScores,
+    keep_mask,
+    keep_scores,
+    masked_attention,
+    pack_mask,
+)
+from attrdrop.ops.ranked_attention import KeepRule
 
 
 class Pass(Protocol):
@@ -122,10 +131,12 @@ class Draws(NamedTuple):
     ) -> KeepMask:
         """The bits of a site whose attribution is scale x yᵀ + bias, or x yᵀ weighed."""
         return keep_mask(
-            x, y, p=self.p, q=self.q, seed=self.seed, layer=site.index, valid=site.valid, is_causal=site.is_causal,
-            region=self.region, bias=bias, scale=scale, weight=weight, keys=self.keys,
-            sample_ids=self.samples(x.shape[0]),
+            x, y, valid=site.valid, is_causal=site.is_causal, bias=bias, scale=scale, weight=weight,
+            sample_ids=self.samples(x.shape[0]), **self.rule(site)._asdict(),
         )  # fmt: skip
+
+    def rule(self, site: Site) -> KeepRule:
+        return KeepRule(self.p, self.q, self.seed, site.index, self.region, self.keys)
 
     def keep_scores(self, site: Site, unit: int, scores: Tensor) -> KeptScores:
         """The bits of a site's units of a kind, by number, from their scores (B, n, m)."""
@@ -238,8 +249,10 @@ class Pass1:
         return self._attend_ourselves(call, site)
 
     def _attend_ourselves(self, call: AttentionCall, site: Site) -> Tensor:
-        seed = derive_seed(self.draws.seed, 1, site.index)
-        return _attend(call, self._valid_bits(call), seed, self.draws)
+        return _attend(call, self._valid_bits(call), self._dropout_seed(site), self.draws)
+
+    def _dropout_seed(self, site: Site) -> int:
+        return derive_seed(self.draws.seed, 1, site.index)
 
 
 class Pass2:

@@ -114,7 +114,6 @@ def keep_mask(
     checks.check_groups("y", y.shape[1], heads)
     p, q = checks.check_probability("p", p), checks.check_probability("q", q)
     checks.check_choice("region", region, REGIONS)
-    checks.check_choice("keys", keys, KEYS)
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), x.device)
     if weight is not None and bias is not None:
         raise ValueError("bias must be None where a weight is given: that of the scores is the weight's fifth entry")
@@ -124,7 +123,7 @@ def keep_mask(
         raise ValueError(f"scale must be 1 where no bias is given, got {scale}")
     weight_q, weight_k, lse, scale, bias = _check_weight(weight, x, y) or (None, None, None, float(scale), bias)
     bias = _check_bias("bias" if weight is None else "weight bias", bias, (batch, heads, n_q, n_k), x)
-    bf16_keys = keys == "bf16" or (keys == "auto" and x.dtype in (torch.bfloat16, torch.float16))
+    bf16_keys = ranks_in_bf16(keys, x.dtype)
     arguments = (
         x.detach(),
         y.detach(),
@@ -199,6 +198,12 @@ def random_keep_mask(
     if chosen == "reference":
         return KeepMask(*reference.random_keep_mask(*arguments))
     return KeepMask(*operators(chosen).random_keep_mask(*arguments))
+
+
+def ranks_in_bf16(keys: str, dtype: torch.dtype) -> bool:
+    """Whether sums are rounded to bfloat16 before they are ranked."""
+    checks.check_choice("keys", keys, KEYS)
+    return keys == "bf16" or (keys == "auto" and dtype in (torch.bfloat16, torch.float16))
 
 
 def _resolve(op: str, x: Tensor, n_k: int, bf16_keys: bool, backend: str | None) -> str:

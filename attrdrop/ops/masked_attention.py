@@ -59,6 +59,64 @@ def masked_attention(
         TypeError, ValueError: an argument is not as said above; the message names it.
         RuntimeError: the backend asked for cannot serve the call.
     """
+    q, k, v, bias = _check_operands(q, k, v, bias)
+    dropout_p = checks.check_probability("dropout_p", dropout_p)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    _check_keep(keep)
+    if sinks is not None:
+        sinks = checks.check_tensor("sinks", sinks)
+        batch, heads, n_q, _ = q.shape
+        sinks = sinks[:, None, None] if sinks.dim() == 1 and len(sinks) == heads else sinks
+        sinks = checks.check_summand("sinks", sinks, (batch, heads, n_q, 1), q.device, "(H,) or (B, H, n_q, 1)")
+        k, v, bias, keep = _with_sinks(k, v, bias, keep, sinks)
+    if keep is None:
+        if return_lse:
+            raise ValueError("return_lse needs a keep mask; with keep=None torch's attention does not return it")
+        if backend not in (None, "auto") or seed is not None:
+            raise ValueError("backend and seed need a keep mask; with keep=None torch's attention chooses and draws")
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            None if bias is None else bias.to(q.dtype),
+            dropout_p,
+            scale=scale,
+            enable_gqa=k.shape[1] != q.shape[1],
+        )
+        return out.transpose(1, 2).contiguous()
+    if seed is None:
+        seed = _drawn_seed() if dropout_p > 0 else 0
+    arguments, cols = _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+    chosen = resolve(q, v, backend)
+    if chosen == "reference":
+        out, lse = reference.masked_attention(*arguments)
+    else:
+        out, lse = _MaskedAttention.apply(*arguments, cols, chosen)
+    return (out, lse.detach()) if return_lse else out
+
+
+def check_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: KeepMask,
+    bias: Tensor | None,
+    scale: float | None,
+    dropout_p: float,
+    seed: int,
+    sample_ids: Tensor | None,
+) -> tuple[tuple, Tensor]:
+    """The arguments of the operator masked_attention, and the mask by key."""
+    if keep is None:
+        raise TypeError("keep must be a KeepMask (keep_mask, KeepMask.from_rows), got None")
+    q, k, v, bias = _check_operands(q, k, v, bias)
+    dropout_p = checks.check_probability("dropout_p", dropout_p)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    _check_keep(keep)
+    return _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+
+
+def _check_operands(q, k, v, bias) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     q = checks.check_heads("q", q)
     k = checks.check_heads("k", k, q.dtype, q.device)
     v = checks.check_heads("v", v, q.dtype, q.device)
@@ -71,39 +129,22 @@ def masked_attention(
     if v.shape[:3] != k.shape[:3]:
         raise ValueError(f"v must have shape {tuple(k.shape[:3])} + (d_v,) to go with k, got {tuple(v.shape)}")
     checks.check_groups("k", k.shape[1], heads)
-    dropout_p = checks.check_probability("dropout_p", dropout_p)
-    bias = checks.check_bias("bias", bias, (batch, heads, n_q, n_k), q.device)
-    scale = d**-0.5 if scale is None else float(scale)
+    return q, k, v, checks.check_bias("bias", bias, (batch, heads, n_q, n_k), q.device)
+
+
+def _check_keep(keep: KeepMask | None) -> None:
     if keep is not None and not isinstance(keep, KeepMask):
         raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
-    if sinks is not None:
-        sinks = checks.check_tensor("sinks", sinks)
-        sinks = sinks[:, None, None] if sinks.dim() == 1 and len(sinks) == heads else sinks
-        sinks = checks.check_summand("sinks", sinks, (batch, heads, n_q, 1), q.device, "(H,) or (B, H, n_q, 1)")
-        k, v, bias, keep = _with_sinks(k, v, bias, keep, sinks)
-        n_k += 1
-    if keep is None:
-        if return_lse:
-            raise ValueError("return_lse needs a keep mask; with keep=None torch's attention does not return it")
-        if backend not in (None, "auto") or seed is not None:
-            raise ValueError("backend and seed need a keep mask; with keep=None torch's attention chooses and draws")
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, None if bias is None else bias.to(q.dtype), dropout_p, scale=scale, enable_gqa=k.shape[1] != heads
-        )
-        return out.transpose(1, 2).contiguous()
+
+
+def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -> tuple[tuple, Tensor]:
+    batch, heads, n_q, _ = q.shape
+    n_k = k.shape[2]
     rows = checks.check_rows("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
     kept_queries = checks.word_count(keep.rows.shape[2])
     cols = checks.check_rows("keep.cols", keep.cols, (batch, heads, n_k, kept_queries), q.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
-    if seed is None:
-        seed = _drawn_seed() if dropout_p > 0 else 0
-    arguments = (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids)
-    chosen = _resolve(q, v, backend)
-    if chosen == "reference":
-        out, lse = reference.masked_attention(*arguments)
-    else:
-        out, lse = _MaskedAttention.apply(*arguments, cols, chosen)
-    return (out, lse.detach()) if return_lse else out
+    return (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids), cols
 
 
 def _drawn_seed() -> int:
@@ -169,7 +210,8 @@ def _first_needs(ctx) -> tuple[bool, ...]:
     return *ctx.needs_input_grad[:3], ctx.needs_input_grad[4]
 
 
-def _resolve(q: Tensor, v: Tensor, backend: str | None) -> str:
+def resolve(q: Tensor, v: Tensor, backend: str | None) -> str:
+    """The backend that serves masked_attention on q and v, as :func:`attrdrop._core.backends.resolve` tells it."""
     cpp, triton = backends.COMPILED_MISSING, backends.TRITON_MISSING
     if q.dtype == torch.float64:
         triton = cpp = "float64 is served by the reference only"

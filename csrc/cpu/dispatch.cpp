@@ -13,10 +13,10 @@ namespace attrdrop {
   int64_t keep_mask_scratch(const KeepMaskProblem&);                                                             \
   void keep_mask(const KeepMaskProblem&, int64_t, int64_t, void*, Counts&);                                      \
   void bernoulli(const Draw&, int64_t, int64_t, int64_t, uint32_t*);                                             \
-  int64_t attention_scratch(const AttentionProblem&, bool);                                                      \
-  void pack_keys(const AttentionProblem&, bool, void*);                                                          \
+  int64_t attention_scratch(const AttentionProblem&, Walk);                                                      \
+  void pack_keys(const AttentionProblem&, Walk, void*);                                                          \
   void attention(const AttentionProblem&, int64_t, int64_t, void*);                                              \
-  void attention_backward(const AttentionBackwardProblem&, int64_t, int64_t, void*);                             \
+  void attention_backward(const AttentionBackwardProblem&, int64_t, int64_t, void*, Counts&);                    \
   int64_t padded_width(int64_t);                                                                                 \
   void write_rows(const Matrix&, int64_t, int64_t, int64_t, const float*, int64_t, const float*);                \
   int64_t attribution_scratch(const AttributionProblem&);                                                        \

@@ -64,6 +64,8 @@ struct AttentionProblem {
   float* lse;            // (n_q), likewise
 };
 
+enum class Walk : int { forward, backward, ranked_backward };
+
 struct AttentionBackwardProblem {
   AttentionProblem forward;
   Matrix grad_out;         // (n_q, d_v)
@@ -71,6 +73,7 @@ struct AttentionBackwardProblem {
   float *grad_k, *grad_v;  // added to: (n_k, padded_width(d)), (n_k, padded_width(d_v))
   float* grad_bias;        // null, or added to; strides 0 where the bias is broadcast
   int64_t grad_bias_row_stride, grad_bias_column_stride;
+  const KeepMaskProblem* ranked;  // null, or the mask that dO V^T gives; its valid columns are those of `keep`
 };
 
 enum class Reduction : int { sum, topk };
@@ -165,11 +168,12 @@ struct Kernels {
   void (*keep_mask)(const KeepMaskProblem&, int64_t begin, int64_t end, void* scratch, Counts&);
   // Bernoulli words of rows [begin, end), `words` a row, to out.
   void (*bernoulli)(const Draw&, int64_t begin, int64_t end, int64_t words, uint32_t* out);
-  // Heads that share k and v share what pack_keys makes of them in the scratch memory of one direction.
-  int64_t (*attention_scratch)(const AttentionProblem&, bool is_backward);
-  void (*pack_keys)(const AttentionProblem&, bool is_backward, void* scratch);
+  // Heads that share k and v share what pack_keys makes of them in the scratch memory of one walk.
+  int64_t (*attention_scratch)(const AttentionProblem&, Walk);
+  void (*pack_keys)(const AttentionProblem&, Walk, void* scratch);
   void (*attention)(const AttentionProblem&, int64_t begin, int64_t end, void* scratch);  // queries [begin, end)
-  void (*attention_backward)(const AttentionBackwardProblem&, int64_t begin, int64_t end, void* scratch);
+  // begin is a multiple of 32 where dO V^T is ranked.
+  void (*attention_backward)(const AttentionBackwardProblem&, int64_t begin, int64_t end, void* scratch, Counts&);
   int64_t (*padded_width)(int64_t d);
   // Rows [begin, begin + rows) of `out` from float32 rows `step` apart, times a factor each where there are any.
   void (*write_rows)(const Matrix& out, int64_t begin, int64_t rows, int64_t d, const float* from, int64_t step,

@@ -8,6 +8,8 @@ from eager import bits_of
 from models import batch, build
 
 from attrdrop import ADDrop, ADDropConfig
+from attrdrop.addrop.attention import AttentionPass1
+from attrdrop.addrop.gradient import GradientPass1
 from attrdrop.addrop.passes import Pass1, Pass2
 
 
@@ -36,7 +38,8 @@ def dtypes(monkeypatch):
 
         return attend
 
-    monkeypatch.setattr(Pass1, "_attend_plainly", watched(Pass1._attend_plainly, Pass1))
+    for kind in (GradientPass1, AttentionPass1):
+        monkeypatch.setattr(kind, "attend", watched(kind.attend, Pass1))
     monkeypatch.setattr(Pass2, "attend", watched(Pass2.attend, Pass2))
     return found
 

@@ -8,6 +8,7 @@ import torch
 import attrdrop
 from attrdrop import KeepMask, pack_mask
 from attrdrop._core import backends
+from attrdrop.ops.ranked_attention import KeepRule, ranked_attention
 
 CPP = pytest.param("cpp", marks=pytest.mark.skipif(bool(backends.COMPILED_MISSING), reason="needs the C++ kernels"))
 TRITON = pytest.param("triton", marks=pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton"))
@@ -41,6 +42,26 @@ def attention(layout, backend, bias=None):
     keep = KeepMask.from_rows(pack_mask(torch.rand(2, 4, 16, 33) < 0.7), 33)
     bias = None if bias is None else heads(layout, *bias)
     out = attrdrop.masked_attention(q, k, v, keep, bias=bias, dropout_p=0.1, seed=1, backend=backend)
+    out.backward(layout(torch.randn(out.shape)))
+
+
+class Ranking:
+    """For all queries; what it is told is nobody's."""
+
+    def rule(self):
+        return KeepRule(0.3, 0.3, 1)
+
+    def is_last(self):
+        return False
+
+    def receive(self, grad_out, keep):
+        pass
+
+
+def ranked(layout, backend):
+    q, k, v = heads(layout, 2, 4, 16, 8), heads(layout, 2, 2, 33, 8), heads(layout, 2, 2, 33, 8)
+    keep = KeepMask.from_rows(pack_mask(torch.rand(2, 4, 16, 33) < 0.7), 33)
+    out = ranked_attention(q, k, v, keep, Ranking(), torch.empty((), requires_grad=True), bias=heads(layout, 4, 1, 33))
     out.backward(layout(torch.randn(out.shape)))
 
 
@@ -93,6 +114,7 @@ CALLS = {
     "full bias": (biased((2, 4, 16, 33)), [CPP, TRITON]),
     "shared bias": (biased((1, 4, 16, 33)), [CPP, TRITON]),
     "key bias": (biased((2, 1, 1, 33)), [CPP, TRITON]),
+    "ranked": (ranked, [CPP]),
     "masks": (masks, [CPP, TRITON]),
     "gates": (gates, [CPP, TRITON]),
     "images": (images, [CPP]),

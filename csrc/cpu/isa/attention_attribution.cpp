@@ -1,4 +1,5 @@
 // Statistics of B = dO V^T (Eq. 5) from eight rows at a time: sums over rows, or the k largest entries.
+#include "cpu/isa/row_keys.h"
 #include "cpu/isa/tile.h"
 
 namespace attrdrop {

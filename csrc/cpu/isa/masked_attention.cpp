@@ -2,7 +2,7 @@
 // scores live in the cache alone. A tile without a set bit is skipped. Order of sums depends on shapes only.
 #include "cpu/isa/bernoulli.h"
 #include "cpu/isa/products.h"
-#include "bits.h"
+#include "cpu/isa/select_rows.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
@@ -15,9 +15,15 @@ struct AttentionScratch {
   float *k_by_key, *v_by_key, *k, *v;
   float *q_rows, *grad_rows, *q_panels, *grad_panels, *accumulator, *scores, *grad_scores, *bias;
   uint32_t *dropped, *kept;
+  float* ranked;  // dO V^T, RANKED_PAD floats between rows so that they do not share a set of the cache
+  uint32_t *drawn, *valid;
+  RowScratch row;
 };
 
-static int64_t carve(const AttentionProblem& p, bool is_backward, char* base, AttentionScratch& s) {
+constexpr int64_t RANKED_PAD = 16;
+
+static int64_t carve(const AttentionProblem& p, Walk direction, char* base, AttentionScratch& s) {
+  const bool is_backward = direction != Walk::forward, is_ranked = direction == Walk::ranked_backward;
   const int64_t n = padded(p.n_k), d = to_panels(p.d), d_v = to_panels(p.d_v);
   Carver carver{base};
   carver.take(s.k_by_key, n * p.d);
@@ -34,22 +40,28 @@ static int64_t carve(const AttentionProblem& p, bool is_backward, char* base, At
   carver.take(s.bias, BLOCK_K);
   carver.take(s.dropped, p.draw.threshold ? BLOCK_Q * word_count(p.n_k) : 0);
   carver.take(s.kept, BLOCK_Q * TILE_WORDS);
+  if (is_ranked) {
+    carver.take(s.ranked, BLOCK_Q * (n + RANKED_PAD));
+    carver.take(s.drawn, BLOCK_Q * word_count(p.n_k));
+    carver.take(s.valid, word_count(p.n_k));
+    carve(carver, p.n_k, s.row);
+  }
   return carver.next - base;
 }
 
-int64_t attention_scratch(const AttentionProblem& p, bool is_backward) {
+int64_t attention_scratch(const AttentionProblem& p, Walk direction) {
   AttentionScratch unused;
-  return carve(p, is_backward, nullptr, unused);
+  return carve(p, direction, nullptr, unused);
 }
 
 int64_t padded_width(int64_t d) { return to_panels(d); }
 
-void pack_keys(const AttentionProblem& p, bool is_backward, void* scratch) {
+void pack_keys(const AttentionProblem& p, Walk direction, void* scratch) {
   AttentionScratch s;
-  carve(p, is_backward, static_cast<char*>(scratch), s);
+  carve(p, direction, static_cast<char*>(scratch), s);
   const int64_t n = padded(p.n_k);
   pack_panels(p.k, p.n_k, p.d, s.k_by_key);
-  if (is_backward) {
+  if (direction != Walk::forward) {
     pack_panels(p.v, p.n_k, p.d_v, s.v_by_key);
     pack_columns(p.k, 0, p.n_k, p.d, n, s.k);
   } else {
@@ -160,7 +172,7 @@ void write_rows(const Matrix& out, int64_t begin, int64_t rows, int64_t d, const
 
 void attention(const AttentionProblem& p, int64_t begin, int64_t end, void* scratch) {
   AttentionScratch s;
-  carve(p, false, static_cast<char*>(scratch), s);
+  carve(p, Walk::forward, static_cast<char*>(scratch), s);
   const int64_t n = padded(p.n_k), d_v = to_panels(p.d_v), words = word_count(p.n_k);
   const auto soften = p.draw.threshold ? soften_row<true> : soften_row<false>;
   for (int64_t row = begin; row < end; row += BLOCK_Q) {
@@ -200,17 +212,18 @@ static inline void add_grad_bias(float* row, int64_t column_stride, int64_t j, i
   }
 }
 
-// scores -> dropout(P), grad_scores = dO V^T -> dF/d(q k^T), of one row; grad_bias gains dF/dz.
+// scores -> dropout(P), and grad_scores = dF/d(q k^T) from dO V^T, of one row; grad_bias gains dF/dz.
 template <bool DROPS>
 static void walk_row(const AttentionBackwardProblem& b, const Tile& t, const uint32_t* kept, const uint32_t* dropped,
-                     const float* bias, float lse, float delta, float* scores, float* grad_scores, float* grad_bias) {
+                     const float* bias, float lse, float delta, float* scores, const float* products, float* grad_scores,
+                     float* grad_bias) {
   const AttentionProblem& p = b.forward;
   const vfloat scale_up = broadcast(dropout_scale(p.draw));
   for (int64_t w = 0; w < word_count(t.keys); ++w) {
     const uint32_t set = lse == NEG_INF ? 0u : kept[w];
     for (int i = 0; i < 32; i += LANES) {
       const int64_t j = 32 * w + i;
-      vfloat upstream = load<vfloat>(grad_scores + j);
+      vfloat upstream = load<vfloat>(products + j);
       const vfloat z = logits(load<vfloat>(scores + j), p.scale, bias, j);
       const vfloat probability = choose(set, i, exponential(z - lse), vfloat{});
       vfloat passed = probability;
@@ -238,38 +251,83 @@ static void row_products(const Matrix& x, int64_t begin, int64_t rows, int64_t d
   });
 }
 
-void attention_backward(const AttentionBackwardProblem& b, int64_t begin, int64_t end, void* scratch) {
+// Queries [first, last) of a block hold all that have a gradient: the others add nothing to any sum, unless something is not
+// finite, which a product with 0 would show.
+struct LiveQueries {
+  LiveQueries(const float* grad, const float* delta, const float* lse, int64_t rows, int64_t d) {
+    for (int64_t r = 0; r < rows; ++r) {
+      bool is_live = delta[r] != 0.0f || lse[r] != lse[r];
+      for (int64_t k = 0; k < d && !is_live; ++k) is_live = grad[r * d + k] != 0.0f;
+      if (!is_live) continue;
+      if (last == 0) first = r;
+      last = r + 1;
+    }
+  }
+  int64_t first = 0, last = 0;
+};
+
+// The bits of the queries of a block, of which those in `live` have their dO V^T in s.ranked, from its first row on.
+static void select_block(const KeepMaskProblem& p, const AttentionScratch& s, int64_t row, int64_t rows, const LiveQueries& live,
+                         int64_t d_v, int32_t& guess, Counts& counts) {
+  const int64_t words = word_count(p.n_k), stride = 32 * words + RANKED_PAD;
+  bernoulli_words(p.draw, row, row + rows, words, s.drawn);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t n_valid = valid_words(p.valid, row + r, p.n_k, words, s.valid);
+    int64_t active_words = words;
+    while (active_words > 0 && s.valid[active_words - 1] == 0) --active_words;
+    const bool is_zero = all_zero(s.grad_rows + r * d_v, d_v), is_live = r >= live.first && r < live.last;
+    float* values = s.ranked + r * stride;
+    if (!is_live) memset(values, 0, sizeof(float) * 32 * words);
+    select_row(p, s.row, row + r, values, is_zero && p.region == Region::high, s.valid, s.drawn + r * words, active_words,
+               n_valid, guess, counts);
+  }
+}
+
+void attention_backward(const AttentionBackwardProblem& b, int64_t begin, int64_t end, void* scratch, Counts& counts) {
   const AttentionProblem& p = b.forward;
   AttentionScratch s;
-  carve(p, true, static_cast<char*>(scratch), s);
+  carve(p, b.ranked ? Walk::ranked_backward : Walk::backward, static_cast<char*>(scratch), s);
   const int64_t n = padded(p.n_k), d = to_panels(p.d), d_v = to_panels(p.d_v), words = word_count(p.n_k);
   const auto walk = p.draw.threshold ? walk_row<true> : walk_row<false>;
-  for (int64_t row = begin; row < end; row += BLOCK_Q) {
-    const int64_t rows = end - row < BLOCK_Q ? end - row : BLOCK_Q;
-    memset(s.accumulator, 0, sizeof(float) * rows * d);
-    copy_rows(p.q, row, rows, p.d, s.q_rows);
-    copy_rows(b.grad_out, row, rows, p.d_v, s.grad_rows);
-    float delta[BLOCK_Q];
-    row_products(p.out, row, rows, p.d_v, s.grad_rows, delta);
-    pack_columns(p.q, row, rows, p.d, BLOCK_Q, s.q_panels);
-    pack_columns(b.grad_out, row, rows, p.d_v, BLOCK_Q, s.grad_panels);
-    if (p.draw.threshold) bernoulli_words(p.draw, row, row + rows, words, s.dropped);
-    for (int64_t key = 0; key < p.n_k; key += BLOCK_K) {
+  const auto multiply = b.ranked ? product<false, true> : product<false>;  // ranks are those of keep_mask, to the bit
+  const int64_t ranked_stride = b.ranked ? n + RANKED_PAD : BLOCK_K;
+  int32_t guess = 0;
+  for (int64_t block = begin; block < end; block += BLOCK_Q) {
+    const int64_t block_rows = end - block < BLOCK_Q ? end - block : BLOCK_Q;
+    memset(s.accumulator, 0, sizeof(float) * block_rows * d);
+    copy_rows(b.grad_out, block, block_rows, p.d_v, s.grad_rows);
+    float deltas[BLOCK_Q];
+    row_products(p.out, block, block_rows, p.d_v, s.grad_rows, deltas);
+    const LiveQueries live(s.grad_rows, deltas, p.lse + block, block_rows, p.d_v);
+    const int64_t row = block + live.first, rows = live.last - live.first;
+    const float *grad_rows = s.grad_rows + live.first * p.d_v, *delta = deltas + live.first;
+    float* grad_q = s.accumulator + live.first * d;
+    if (rows > 0) {
+      copy_rows(p.q, row, rows, p.d, s.q_rows);
+      pack_columns(p.q, row, rows, p.d, BLOCK_Q, s.q_panels);
+      pack_columns(b.grad_out, row, rows, p.d_v, BLOCK_Q, s.grad_panels);
+      if (p.draw.threshold) bernoulli_words(p.draw, row, row + rows, words, s.dropped);
+    }
+    for (int64_t key = 0; key < p.n_k && rows > 0; key += BLOCK_K) {
       const Tile t{row, rows, key, p.n_k - key < BLOCK_K ? p.n_k - key : BLOCK_K};
       if (!find_kept(p, t, s.kept)) continue;
       product<false>(s.q_rows, p.d, rows, s.k_by_key + key * p.d, p.d * PANEL, p.d, t.columns(), s.scores, BLOCK_K, false);
-      product<false>(s.grad_rows, p.d_v, rows, s.v_by_key + key * p.d_v, p.d_v * PANEL, p.d_v, t.columns(), s.grad_scores,
-                     BLOCK_K, false);
+      float* products = b.ranked ? s.ranked + live.first * ranked_stride + key : s.grad_scores;
+      multiply(grad_rows, p.d_v, rows, s.v_by_key + key * p.d_v, p.d_v * PANEL, p.d_v, t.columns(), products, ranked_stride,
+               false);
       for (int64_t r = 0; r < rows; ++r)
         walk(b, t, s.kept + r * TILE_WORDS, s.dropped + r * words + key / 32, load_bias(p, t, r, s.bias), p.lse[row + r],
-             delta[r], s.scores + r * BLOCK_K, s.grad_scores + r * BLOCK_K,
+             delta[r], s.scores + r * BLOCK_K, products + r * ranked_stride, s.grad_scores + r * BLOCK_K,
              b.grad_bias ? b.grad_bias + (row + r) * b.grad_bias_row_stride + key * b.grad_bias_column_stride : nullptr);
       product<true>(s.scores, BLOCK_K, t.keys, s.grad_panels, BLOCK_Q * PANEL, rows, d_v, b.grad_v + key * d_v, d_v, true);
       product<true>(s.grad_scores, BLOCK_K, t.keys, s.q_panels, BLOCK_Q * PANEL, rows, d, b.grad_k + key * d, d, true);
-      product<false>(s.grad_scores, BLOCK_K, rows, s.k + key * PANEL, n * PANEL, t.keys, d, s.accumulator, d, true);
+      product<false>(s.grad_scores, BLOCK_K, rows, s.k + key * PANEL, n * PANEL, t.keys, d, grad_q, d, true);
     }
-    write_rows(b.grad_q, row, rows, p.d, s.accumulator, d, nullptr);
+    write_rows(b.grad_q, block, block_rows, p.d, s.accumulator, d, nullptr);
+    if (b.ranked) select_block(*b.ranked, s, block, block_rows, live, p.d_v, guess, counts);
   }
+  for (int64_t group = begin; b.ranked && group < end; group += 32)
+    transpose_rows(*b.ranked, group, end < group + 32 ? end : group + 32);
 }
 
 }  // namespace ATTRDROP_ISA

@@ -12,7 +12,10 @@ constexpr int TILE_ROWS = 12;  // 24 sums, 2 vectors of the panel and a broadcas
 constexpr int TILE_ROWS = 6;  // 12 sums in 16 registers
 #endif
 
+// EXACT: rounded once on every processor, however slow that is.
+template <bool EXACT>
 static inline vfloat accumulate(vfloat a, vfloat b, vfloat c) {
+  if constexpr (EXACT) return fmadd(a, b, c);
 #if defined(__AVX2__) || defined(__ARM_FEATURE_FMA)
   return fmadd(a, b, c);
 #else
@@ -21,7 +24,7 @@ static inline vfloat accumulate(vfloat a, vfloat b, vfloat c) {
 }
 
 // c (ROWS, PANEL) (+)= a panel, with panel (depth, PANEL). a (ROWS, depth) has rows `step` apart; transposed, its columns.
-template <int ROWS, bool TRANSPOSED>
+template <int ROWS, bool TRANSPOSED, bool EXACT>
 static inline void product_tile(const float* a, int64_t step, const float* panel, int64_t depth, float* c, int64_t ldc,
                                 bool add) {
   vfloat sum[ROWS][2] = {};
@@ -29,8 +32,8 @@ static inline void product_tile(const float* a, int64_t step, const float* panel
     const vfloat b0 = load<vfloat>(panel), b1 = load<vfloat>(panel + LANES);
     for (int r = 0; r < ROWS; ++r) {
       const vfloat x = broadcast(TRANSPOSED ? a[k * step + r] : a[r * step + k]);
-      sum[r][0] = accumulate(x, b0, sum[r][0]);
-      sum[r][1] = accumulate(x, b1, sum[r][1]);
+      sum[r][0] = accumulate<EXACT>(x, b0, sum[r][0]);
+      sum[r][1] = accumulate<EXACT>(x, b1, sum[r][1]);
     }
   }
   for (int r = 0; r < ROWS; ++r) {
@@ -41,25 +44,25 @@ static inline void product_tile(const float* a, int64_t step, const float* panel
 }
 
 // The tile of the last rows, fewer than ROWS.
-template <int ROWS, bool TRANSPOSED>
+template <int ROWS, bool TRANSPOSED, bool EXACT>
 static inline void product_rest(int64_t rows, const float* a, int64_t step, const float* panel, int64_t depth, float* c,
                                 int64_t ldc, bool add) {
   if constexpr (ROWS > 1) {
-    if (rows < ROWS - 1) return product_rest<ROWS - 1, TRANSPOSED>(rows, a, step, panel, depth, c, ldc, add);
-    product_tile<ROWS - 1, TRANSPOSED>(a, step, panel, depth, c, ldc, add);
+    if (rows < ROWS - 1) return product_rest<ROWS - 1, TRANSPOSED, EXACT>(rows, a, step, panel, depth, c, ldc, add);
+    product_tile<ROWS - 1, TRANSPOSED, EXACT>(a, step, panel, depth, c, ldc, add);
   }
 }
 
 // c (rows, columns) (+)= a b, b as panels `panel_step` floats apart that cover the columns, c padded to whole panels.
-template <bool TRANSPOSED>
+template <bool TRANSPOSED, bool EXACT = false>
 static void product(const float* a, int64_t step, int64_t rows, const float* panels, int64_t panel_step, int64_t depth,
                     int64_t columns, float* c, int64_t ldc, bool add) {
   for (int64_t j = 0; j < columns; j += PANEL, panels += panel_step) {
     int64_t r = 0;
     for (; r + TILE_ROWS <= rows; r += TILE_ROWS)
-      product_tile<TILE_ROWS, TRANSPOSED>(a + (TRANSPOSED ? r : r * step), step, panels, depth, c + r * ldc + j, ldc, add);
+      product_tile<TILE_ROWS, TRANSPOSED, EXACT>(a + (TRANSPOSED ? r : r * step), step, panels, depth, c + r * ldc + j, ldc, add);
     if (r < rows)
-      product_rest<TILE_ROWS, TRANSPOSED>(rows - r, a + (TRANSPOSED ? r : r * step), step, panels, depth,
+      product_rest<TILE_ROWS, TRANSPOSED, EXACT>(rows - r, a + (TRANSPOSED ? r : r * step), step, panels, depth,
                                           c + r * ldc + j, ldc, add);
   }
 }
