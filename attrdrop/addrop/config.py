@@ -113,9 +113,7 @@ class ADDropConfig:
         if check_probability("sample_share", self.sample_share) == 0:
             raise ValueError(f"sample_share must be above 0, got {self.sample_share}")
         if self.sample_share < 1 and self.attribution == "RD":
-            raise ValueError(
-                f"sample_share must be 1 where attribution is 'RD', without pass 1, got {self.sample_share}"
-            )
+            raise ValueError(f"sample_share must be 1 where attribution is 'RD', got {self.sample_share}")
         check_choice("keys", self.keys, KEYS, quoted=True)
         check_choice("region", self.region, REGIONS, quoted=True)
         if not callable(self.target):
