@@ -10,7 +10,9 @@ BUILD := ATTRDROP_REQUIRE_C=1 ATTRDROP_STRICT=1 ATTRDROP_CUDA_ARCHS="80-real;90-
 
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc triton_kernels -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 
-.PHONY: demo test test-all bench gpu-kit clean
+CHECK ?=
+
+.PHONY: demo test test-all bench bench-check gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +41,10 @@ test-all: test
 
 bench: $(VENV)/.test
 	$(BIN)/attrdrop bench
+
+# Ratios of small cases against those in bench/results/check.csv; it names what got slower. CHECK=--store writes them.
+bench-check: $(VENV)/.test
+	$(BIN)/python -m bench.check $(CHECK)
 
 # For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
 GPU_PYTHON ?= python3.12

@@ -167,6 +167,49 @@ def draw_over_n(found: pd.DataFrame, folder: Path) -> list[Path]:
     return written
 
 
+LENGTHS = {
+    "per-layer loop": ("published procedure", "#b8b8b8"),
+    "lean eager": ("one gradient call, in plain PyTorch", "#8a8a8a"),
+    "ADDrop": ("attrdrop", "#2a6f97"),
+}
+
+
+def draw_over_length(found: pd.DataFrame, folder: Path) -> list[Path]:
+    """One figure per processor with steps on texts at three lengths or more: cost in plain steps against length."""
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    found = found[(found.op == "step") & (found.clock == "processor")]
+    found = found.join(found["shape"].str.extract(r"^(?P<model>\S+) B\d+ n(?P<n>\d+)$"))
+    written = []
+    for (name, model), part in found.groupby(["name", "model"], sort=False):
+        part = part.assign(n=part.n.astype(int)).sort_values("n")
+        if part.n.nunique() < 3:
+            continue
+        with sns.axes_style("whitegrid"):
+            figure = Figure(figsize=(6.4, 4), layout="constrained")
+            axes = figure.subplots()
+        for variant, (label, color) in LENGTHS.items():
+            rows = part[part.variant == variant]
+            axes.plot(rows.n, rows.ratio, marker="o", color=color, label=label)
+            for row in rows.itertuples():
+                axes.annotate(f"{row.ratio:.2f}", (row.n, row.ratio), (0, 6), textcoords="offset points", ha="center",
+                              fontsize=8)  # fmt: skip
+        bounds = part[part.variant == "ADDrop"]
+        axes.plot(bounds.n, bounds.bound, "--", color="black", linewidth=1, label="arithmetic, each product once")
+        axes.axhline(1, color="black", linewidth=0.8)
+        lengths = sorted(part.n.unique())
+        axes.set(xscale="log", yscale="log", xticks=lengths, xticklabels=lengths, yticks=(ticks := (1, 2, 4, 8, 16)),
+                 yticklabels=ticks, xlabel="tokens", ylabel="plain training steps")  # fmt: skip
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+        axes.legend(loc="upper left")
+        axes.set_title(f"A step of AD-DROP, all layers, {model}, {name}", fontsize=10)
+        written.append(_save(figure, folder, name, "step-over-length"))
+    return written
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
@@ -175,7 +218,11 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="file whose table is rewritten")
     options = parser.parse_args()
     found = load(options.csv or sorted(RESULTS.glob("*.csv")))
-    for path in draw(found, options.figures) + draw_over_n(found, options.figures):
+    for path in (
+        *draw(found, options.figures),
+        *draw_over_n(found, options.figures),
+        *draw_over_length(found, options.figures),
+    ):
         print(path)
     if options.readme:
         rewrite(options.readme, markdown(found))

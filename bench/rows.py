@@ -51,6 +51,8 @@ class Row:
     mbytes: float | None = None
     peak_mb: float | None = None  # allocated by the call at its peak, MiB
     saved_mb: float | None = None  # the output and what is saved for the backward, MiB
+    bound: float | None = None  # of a step: the least ratio to the plain step that the arithmetic allows
+    clock: str = "wall"  # or processor
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -161,9 +163,10 @@ def tflops(row: Row) -> float | None:
 
 NUMBERS: dict[str, Callable[[Row], str]] = {
     "median ms": lambda row: f"{row.median_ms:.4g}",
-    "20 %": lambda row: f"{row.low_ms:.4g}",
-    "80 %": lambda row: f"{row.high_ms:.4g}",
+    "20-80 %": lambda row: f"{row.low_ms:.3g}-{row.high_ms:.3g}",
     "ratio": lambda row: f"{row.ratio:.2f}",
+    "bound": lambda row: _optional(".2f", row.bound),
+    "GFLOP": lambda row: _optional(".4g", row.gflop),
     "TFLOP/s": lambda row: _optional(".0f", tflops(row)),
     "peak MiB": lambda row: _optional(".0f", row.peak_mb),
     "saved MiB": lambda row: _optional(".0f", row.saved_mb),
@@ -177,7 +180,7 @@ def show(rows: Iterable[Row], console: Console | None = None) -> None:
         found = list(group)
         title = f"{op}, {mode}, {shape}, {dtype} on {found[0].name}; ratios to {found[0].ratio_to}"
         table = Table(title=title, title_justify="left")
-        table.add_column("variant")
+        table.add_column("variant", min_width=14)
         table.add_column("ran")
         columns = {name: [number(row) for row in found] for name, number in NUMBERS.items()}
         filled = {name: column for name, column in columns.items() if any(column)}

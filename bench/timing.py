@@ -52,7 +52,10 @@ def _cold(device: torch.device) -> torch.Tensor:
     return torch.empty(size, dtype=torch.uint8, device=device)
 
 
-def sample(call: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def sample(call: Callable[[], object], device: torch.device, repeats: int = 1, clock: str = "wall") -> float:
     """Milliseconds of one call; on CUDA with a flushed L2 cache, and without the time the host takes to launch it."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -63,10 +66,11 @@ def sample(call: Callable[[], object], device: torch.device, repeats: int = 1) -
         end.record()
         end.synchronize()
         return start.elapsed_time(end)
-    begin = time.perf_counter()
+    now = CLOCKS[clock]
+    begin = now()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - begin) * 1e3 / repeats
+    return (now() - begin) * 1e3 / repeats
 
 
 def interleave(
@@ -75,19 +79,23 @@ def interleave(
     *,
     budget: float = 10.0,
     rounds: tuple[int, int] = (5, 100),
+    clock: str = "wall",
 ) -> dict[str, Timing]:
-    """Time `calls` in turn, round by round, each round starting one further; about `budget` seconds in all."""
+    """Time `calls` in turn, round by round, each round starting one further; about `budget` seconds in all.
+
+    clock: of :data:`CLOCKS`, on a CPU.
+    """
     names = list(calls)
     for call in calls.values():
         call()  # compiles, allocates, fills caches
-    first = {name: sample(call, device) for name, call in calls.items()}
+    first = {name: sample(call, device, clock=clock) for name, call in calls.items()}
     repeats = {name: max(1, round(SHORTEST_MS / max(ms, 1e-4))) for name, ms in first.items()}
     per_round = sum(max(ms, SHORTEST_MS) for ms in first.values()) / 1e3
     count = int(np.clip(budget / per_round, *rounds))
     samples: dict[str, list[float]] = {name: [] for name in names}
     for i in range(count):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            samples[name].append(sample(calls[name], device, repeats[name]))
+            samples[name].append(sample(calls[name], device, repeats[name], clock))
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 

@@ -12,16 +12,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+WRAPPED = ("_orig_mod", "_forward_module")  # names of the model inside torch.compile's and Fabric's
+
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and torch.compile."""
+    """The model inside DistributedDataParallel, DataParallel, DeepSpeed's engine, Lightning Fabric and torch.compile.
+
+    FullyShardedDataParallel stays: it gathers the parameters that a pass needs.
+    """
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        inner = next((part for name, part in model._modules.items() if name in WRAPPED), None)
+        if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel, *_engines())):
             inner = model.module
         if inner is None:
             return model
         model = inner
+
+
+def _engines() -> tuple[type[nn.Module], ...]:
+    """DeepSpeed's, where somebody has imported it."""
+    deepspeed = sys.modules.get("deepspeed")
+    return () if deepspeed is None else (deepspeed.DeepSpeedEngine,)
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -57,6 +68,18 @@ def without_hooks(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     finally:
         for module, name, hooks in kept:
             setattr(module, name, hooks)
+
+
+@contextlib.contextmanager
+def gradients_left_alone(model: nn.Module) -> Iterator[None]:
+    """FullyShardedDataParallel ends each backward by taking the gradients for whole ones, also those that an earlier
+    call of the step has left to be added to; not in here."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    roots = [] if fsdp is None else fsdp.FullyShardedDataParallel.fsdp_modules(model, root_only=True)
+    with contextlib.ExitStack() as stack:
+        for root in roots:
+            stack.enter_context(root.no_sync())
+        yield
 
 
 def uncompiled() -> contextlib.AbstractContextManager:

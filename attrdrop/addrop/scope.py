@@ -49,6 +49,11 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
             f"{type(inner).__name__}.forward must take **kwargs and pass them on to the {type(pretrained).__name__} "
             "inside, for AD-DROP hands it the keyword attrdrop"
         )
+    if (getattr(pretrained, "tp_size", None) or 1) > 1:
+        raise ValueError(
+            "AD-DROP does not run under tensor parallelism, where a process has some of the heads only and numbers "
+            "them from 0; load the model without tp_plan and train it with FSDP or DeepSpeed"
+        )
     is_adapted = adapt(pretrained)
     if not (is_adapted or pretrained._can_set_attn_implementation()):
         raise ValueError(unreachable(pretrained))

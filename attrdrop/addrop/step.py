@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attrdrop._core.capture import Tally, is_capturing
 from attrdrop._core.checks import check_positive_int, check_size, is_int
-from attrdrop._core.distributed import process_count, process_rank
+from attrdrop._core.distributed import held_by_all, process_rank
 from attrdrop._core.modules import is_compiled, outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop._core.warning import warn
@@ -154,8 +154,7 @@ class ADDrop:
                 self._warn(EVALUATION_MODE)
             return None
         size, device = _batch_size(batch)
-        first = self._samples.at(device) + process_rank() * size
-        self._samples.add(process_count() * size, device)
+        first = self._number(size, device) if self.is_active or self.capturable else 0
         if not self.is_active:
             is_turn = self.config.is_active(self.epoch, self._step)
             if not is_turn and self.config.alternate == "epochs" and not self._was_told_epoch:
@@ -209,6 +208,13 @@ class ADDrop:
             raise ValueError(PARTLY_IMAGES.format(images.shape[0], size, self.config.sample_share))
         part = Part.drawn(self.config.sample_share, seed, torch.arange(int(first), int(first) + size), device)
         return None if part.count == size else part
+
+    def _number(self, size: int, device: torch.device) -> int | Tensor:
+        """The number of this call's first sample, among those of the step on all processes."""
+        held = held_by_all(size, self.model)
+        first = self._samples.at(device) + sum(held[: process_rank()])
+        self._samples.add(sum(held), device)
+        return first
 
     def _end_call(self) -> None:
         if self.model.training:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attrdrop._core.modules import evaluation_mode, uncompiled
+from attrdrop._core.modules import evaluation_mode, gradients_left_alone, uncompiled
 from attrdrop._core.warning import warn
 from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.passes import Draws, Pass2, Site
@@ -96,6 +96,7 @@ class Strategy(ABC):
         """The model as pass 1 runs it: not compiled, and without dropout or under autocast if the settings say so."""
         with contextlib.ExitStack() as modes:
             modes.enter_context(uncompiled())
+            modes.enter_context(gradients_left_alone(model))
             if self.config.pass1 == "eval":
                 modes.enter_context(evaluation_mode(model))
             if self.config.pass1_dtype is not None:

@@ -187,6 +187,12 @@ class ADDropTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError("AD-DROP does not run under DataParallel; start one process per GPU with torchrun")
+        split = getattr(self.accelerator, "parallelism_config", None)
+        if split is not None and split.non_data_parallel_size > 1:
+            raise ValueError(
+                "AD-DROP needs each process to have whole samples and all heads, so parallelism_config must leave "
+                "tensor, context and sequence parallelism off"
+            )
         assert self.model is not None  # Trainer has made it by now
         self.addrop = ADDrop(self.model, addrop or ADDropConfig())
         self._passes = PassCounter(self.addrop.config)

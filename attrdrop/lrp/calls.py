@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from attrdrop.lrp.carriers import Relevance
+
 
 @dataclass
 class LinearCall:
@@ -32,11 +34,20 @@ class LinearCall:
         return self.input if self.is_nonnegative else self.input.clamp_min(0)
 
     @property
+    def channel_axis(self) -> int:
+        return self.input.dim() - self.weight.dim() + 1 if self.is_conv else -1
+
+    @property
     def groups(self) -> int:
         if not self.is_conv:
             return 1
         # after the bias: stride, padding, then dilation (of transposed ones: output_padding), groups
         return self.options.get("groups", self.rest[3] if len(self.rest) > 3 else 1)
+
+    @property
+    def shares(self) -> Tensor:
+        """Zeros in the place of the input, whose gradient is the relevance that each element gets."""
+        return self.carrier if self.carrier is not None else Relevance.apply(self.input)
 
     def run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with another input or other parameters."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,24 @@ from torch.overrides import TorchFunctionMode
 from attrdrop.lrp import decompositions
 from attrdrop.lrp import torch_functions as known
 from attrdrop.lrp.calls import LinearCall
+from attrdrop.lrp.carriers import Carried, Relevance, ScaleGradient
 from attrdrop.lrp.facts import Fact, Facts, comes_from
-from attrdrop.lrp.gates import Carried, Pending, Relevance, ScaleGradient
-from attrdrop.lrp.rules import Epsilon, Rule
+from attrdrop.lrp.gates import Pending
+from attrdrop.lrp.nests import each, tensors
+from attrdrop.lrp.rules import Choice, Epsilon, Layer, LayerRule, Rule, Zero
 from attrdrop.ops.relevance_gate import relevance_gate
 
 ATTENTIONS = ("attnlrp", "detach")
 OPAQUE = "code that attribution cannot see into, such as a custom autograd.Function"
+
+
+class Told(NamedTuple):
+    """What a layer got: the innermost module whose code ran it, its function; no choice: part of the layer before."""
+
+    name: str
+    module: nn.Module
+    function: str
+    choice: Choice | None
 
 
 def _finishing(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +43,7 @@ def _finishing(handler: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(handler)
     def treat(self: Propagation, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
+        args, kwargs = each(args, self.finished), each(kwargs, self.finished)
         for x in self._active(args, kwargs):
             self.check_seen(x, f"{base} works on")
         return handler(self, func, base, *args, **kwargs)
@@ -47,7 +58,9 @@ class Propagation(TorchFunctionMode):
         composite: rules by layer; None leaves the gradient as it is.
         attention: see :func:`attrdrop.lrp.relevance`.
         unknown: "error", or "gradient" to let the plain gradient through functions that have no rule.
-        model: for the names in messages.
+        model: for the names of its modules.
+
+    told: where it is a list, it gets what each layer gets.
     """
 
     def __init__(self, composite: Rule | None, attention: str, unknown: str, model: nn.Module) -> None:
@@ -57,6 +70,7 @@ class Propagation(TorchFunctionMode):
         self.roots: list[Tensor] = []
         self.linear_layers = 0
         self.is_busy = False
+        self.told: list[Told] | None = None
 
     def start(self, x: Tensor, carrier: Tensor | None = None, is_raw: bool = True) -> None:
         """Declares an activation that relevance is wanted for; carrier: zeros that receive it as their gradient."""
@@ -91,13 +105,13 @@ class Propagation(TorchFunctionMode):
         if func.__name__ in known.HOOKS:
             return known.HOOKS[func.__name__]()
         if self.composite is None:
-            return func(*_each(args, _without_graph), **_each(kwargs, _without_graph))
+            return func(*each(args, _without_graph), **each(kwargs, _without_graph))
         base, is_in_place = known.identify(func)
         if base is None or base in known.SIZES:
             return func(*args, **kwargs)
         if base == "setitem" and isinstance(args[2], Tensor):
             self.facts.unspoil(args[0], args[2])
-        args, kwargs = _each(args, self._current), _each(kwargs, self._current)
+        args, kwargs = each(args, self._current), each(kwargs, self._current)
         if not self._active(args, kwargs):
             return func(*args, **kwargs)
         if not args and "input" in kwargs and base not in known.INPUT_IS_LATER:
@@ -126,13 +140,13 @@ class Propagation(TorchFunctionMode):
                 f"{self._running_module()}the model changes an activation in place where gradients are off, which "
                 "attribution cannot follow; give the model an out-of-place form"
             )
-        args, kwargs = _each(args, self.finished), _each(kwargs, self.finished)
+        args, kwargs = each(args, self.finished), each(kwargs, self.finished)
         active = self._active(args, kwargs)
         result = func(*args, **kwargs)
         if base in known.MOVES and len({id(x) for x in active}) == 1:
             fact = self._fact(active[0])
             source = active[0] if fact.source is None else fact.source
-            for y in _tensors(result):
+            for y in tensors(result):
                 if y.requires_grad and y.grad_fn is None:
                     self.facts.note(y, source=source, is_nonnegative=fact.is_nonnegative, is_raw=fact.is_raw)
         return result
@@ -166,7 +180,7 @@ class Propagation(TorchFunctionMode):
         if base not in known.WRITES:
             self._refuse(f"no rule covers the function {base}_")
         result = self.finished(args[0]).clone()
-        func(result, *_each(args[1:], self.finished), **_each(kwargs, self.finished))
+        func(result, *each(args[1:], self.finished), **each(kwargs, self.finished))
         self.facts.note(result)
         return result
 
@@ -181,11 +195,14 @@ class Propagation(TorchFunctionMode):
         self.check_seen(input, f"{base} works on")
         fact = self._fact(input)
         is_conv = base != "linear"
-        rule = self.composite.for_layer("conv" if is_conv else "linear", fact.is_raw)  # type: ignore[union-attr]
+        rule = self._rule("conv" if is_conv else "linear", fact.is_raw, base)
         call = LinearCall(
             func, input, weight, bias, rest, options, is_conv, "transpose" in base, fact.is_nonnegative, fact.carrier
         )
         z = call.run(input, weight, bias)
+        misfit = rule.misfit(call, z)
+        if misfit is not None:
+            raise ValueError(f"{self._running_module()}{misfit}")
         self.linear_layers += 1
         self.facts.note(z, pending=Pending(rule, call))
         return z
@@ -216,17 +233,32 @@ class Propagation(TorchFunctionMode):
         before = fact.pending if fact is not None else None
         if before is not None and before.takes_affine(input, scale.numel()):
             pending = Pending(before.rule, before.call, scale, shift)
+            self._tell("batch_norm", None)
         else:
             input = self.finished(input)
             self.check_seen(input, "batch_norm works on")
-            pending = Pending(self._norm_rule(), None, scale, shift)
+            pending = Pending(self._norm_rule("batch_norm"), None, scale, shift)
         stand_in = input.view_as(input)  # not the value yet: whoever uses it gets the finished one
         self.facts.note(stand_in, pending=pending)
         return stand_in
 
-    def _norm_rule(self) -> Rule:
-        rule = self.composite.for_layer("linear", False)  # type: ignore[union-attr]
-        return rule if isinstance(rule, Epsilon) else Epsilon(1e-6)
+    def _rule(self, kind: str, is_first: bool, base: str) -> LayerRule:
+        """What the composite has for the layer that runs."""
+        choice = self.composite.choose(Layer(kind, is_first, self._running))  # type: ignore[union-attr]
+        self._tell(base, choice)
+        return choice.rule
+
+    def _norm_rule(self, base: str) -> LayerRule:
+        """Of a norm, or of a product with a constant: each output has its own input."""
+        choice = self.composite.choose(Layer("linear", False, self._running))  # type: ignore[union-attr]
+        if not isinstance(choice.rule, (Epsilon, Zero)):
+            choice = Choice(Epsilon(1e-6), f"a {base} has no {type(choice.rule).__name__}")
+        self._tell(base, choice)
+        return choice.rule
+
+    def _tell(self, base: str, choice: Choice | None) -> None:
+        if self.told is not None:
+            self.told.append(Told(*self._running(), base, choice))
 
     def _relu(self, func: Any, base: str, /, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         fact = self.facts.get(x)
@@ -255,11 +287,11 @@ class Propagation(TorchFunctionMode):
 
     @_finishing
     def _constant(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
-        return func(*_each(args, torch.detach), **_each(kwargs, torch.detach))
+        return func(*each(args, torch.detach), **each(kwargs, torch.detach))
 
     @_finishing
     def _quotient(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
-        args, kwargs = (args[0], *_each(args[1:], torch.detach)), _each(kwargs, torch.detach)
+        args, kwargs = (args[0], *each(args[1:], torch.detach)), each(kwargs, torch.detach)
         return self._noted(func(*args, **kwargs), base, func, args, kwargs)
 
     @_finishing
@@ -269,13 +301,13 @@ class Propagation(TorchFunctionMode):
         if len(active) > 1:
             gates = [x for x in active if self._is_gate(x)]
             if 0 < len(gates) < len(active):
-                args = _each(args, lambda x: x.detach() if any(x is gate for gate in gates) else x)
+                args = each(args, lambda x: x.detach() if any(x is gate for gate in gates) else x)
             else:
-                args = _each(args, lambda x: ScaleGradient.apply(x, 0.5) if self._is_active(x) else x)
+                args = each(args, lambda x: ScaleGradient.apply(x, 0.5) if self._is_active(x) else x)
         y = func(*args, **kwargs)
         if base in known.MATRIX_PRODUCTS and len(active) == 1:
             self.linear_layers += 1
-            self.facts.note(y, pending=Pending(self._norm_rule(), None))
+            self.facts.note(y, pending=Pending(self._norm_rule(base), None))
             return y
         return self._noted(y, base, func, args, kwargs) if len(active) == 1 else self._noted(y, base)
 
@@ -294,7 +326,7 @@ class Propagation(TorchFunctionMode):
         """A constant; of a deviation and a mean, the mean is an activation."""
         result = func(*args, **kwargs)
         if base not in ("var_mean", "std_mean"):
-            return _each(result, torch.detach)
+            return each(result, torch.detach)
         self.facts.note(result[1])
         return result[0].detach(), result[1]
 
@@ -356,8 +388,8 @@ class Propagation(TorchFunctionMode):
         carriers = None
         if is_raw and all(fact.carrier is not None for fact in facts):
             carriers = self._moved_carrier(result, base, func, args, kwargs)
-        carried = _tensors(carriers)
-        for place, y in enumerate(_tensors(result)):
+        carried = tensors(carriers)
+        for place, y in enumerate(tensors(result)):
             if y.requires_grad:
                 carrier = carried[place] if place < len(carried) else None
                 self.facts.note(y, is_nonnegative=is_nonnegative, is_gate=is_gate, is_raw=is_raw, carrier=carrier)
@@ -366,13 +398,13 @@ class Propagation(TorchFunctionMode):
     def _stays_nonnegative(self, base: str, args: tuple, kwargs: dict) -> bool:
         if base not in known.NONNEGATIVE_KEPT or (base in known.ADDITIONS and not _are_tensors(args, kwargs)):
             return False
-        facts = [self.facts.get(x) for x in _tensors((args, kwargs)) if x.is_floating_point()]
+        facts = [self.facts.get(x) for x in tensors((args, kwargs)) if x.is_floating_point()]
         return bool(facts) and all(fact is not None and fact.is_nonnegative for fact in facts)
 
     def _moved_carrier(self, result: Any, base: str, func: Any, args: tuple, kwargs: dict) -> Any:
         """The carrier after a move of the input; adding and scaling leave it where it is."""
         if base in known.MOVES:
-            return func(*_each(args, self._carrier_of), **_each(kwargs, self._carrier_of))
+            return func(*each(args, self._carrier_of), **each(kwargs, self._carrier_of))
         carrier = self._carrier_of(self._active(args, kwargs)[0])
         return carrier if base in known.ELEMENTWISE and carrier.shape == getattr(result, "shape", None) else None
 
@@ -405,7 +437,7 @@ class Propagation(TorchFunctionMode):
 
     def _active(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """The activations among the arguments of a function."""
-        return [x for x in _tensors((args, kwargs)) if self._is_active(x)]
+        return [x for x in tensors((args, kwargs)) if self._is_active(x)]
 
     def _is_active(self, x: Tensor) -> bool:
         if x.requires_grad:
@@ -423,17 +455,27 @@ class Propagation(TorchFunctionMode):
         raise ValueError(f"{self._running_module()}{reason}; unknown='gradient' passes the plain gradient through")
 
     def _running_module(self) -> str:
-        """The innermost module whose code runs, from the call stack."""
+        """The innermost module whose code runs, as messages begin."""
         if torch.compiler.is_compiling():
             return ""
-        names = {id(module): name for name, module in self.model.named_modules()}
+        name, module = self._running()
+        return f"layer {name or '(the model itself)'} ({type(module).__name__}): "
+
+    def _running(self) -> tuple[str, nn.Module]:
+        """The innermost module whose code runs, from the call stack."""
+        if torch.compiler.is_compiling():
+            raise ValueError("inside torch.compile a composite cannot tell layers by name, type or predicate")
         frame = sys._getframe()
         while frame is not None:
             module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and id(module) in names:
-                return f"layer {names[id(module)] or '(the model itself)'} ({type(module).__name__}): "
+            if isinstance(module, nn.Module) and id(module) in self._names:
+                return self._names[id(module)], module
             frame = frame.f_back  # type: ignore[assignment]
-        return ""
+        return "", self.model
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {id(module): name for name, module in self.model.named_modules()}
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
@@ -465,26 +507,3 @@ def _are_tensors(args: tuple, kwargs: dict) -> bool:
 def _without_graph(x: Tensor) -> Tensor:
     """Of parameters only."""
     return x.detach() if isinstance(x, nn.Parameter) else x
-
-
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nest of tuples, lists and dictionaries with its tensors changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, (tuple, list)):
-        changed = [_each(entry, change) for entry in value]
-        return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
-    if isinstance(value, dict):
-        return {key: _each(entry, change) for key, entry in value.items()}
-    return value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All tensors of a nest."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [x for entry in value for x in _tensors(entry)]
-    return []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +17,17 @@ _agreed: weakref.WeakKeyDictionary[nn.Module, int | None] = weakref.WeakKeyDicti
 """Number of classes that both modes of a model give; None where it is not known in training mode."""
 
 
-def check_modes(
-    model: nn.Module,
-    training: Collection[nn.Module],
-    inputs: Tensor,
-    arguments: Mapping[str, Any],
-    classes: int,
-    logits_of: Callable[[Any], Tensor],
-) -> None:
+def check_modes(model: nn.Module, training: Collection[nn.Module], classes: int, run: Callable[[], Tensor]) -> None:
     """Refuses a model that gives other outputs in training mode, features instead of logits for instance.
 
-    training: the modules that train but for this pass. classes: what evaluation mode gave. logits_of: picks the logits
-    from what the model returns. Costs one forward without gradients, the first time.
+    training: the modules that train but for this pass. classes: what evaluation mode gave. run: gives the logits of the
+    same inputs. Costs one forward without gradients, the first time.
     """
     if _agreed.get(model, -1) in (classes, None):
         return
     try:
         with torch.no_grad(), _training(training), _copied_buffers(model), without_hooks(model, FORWARD_HOOKS):
-            logits = logits_of(model(inputs.detach().clone(), **arguments))
+            logits = run()
     except Exception as error:  # whatever the user's code raises
         _agreed[model] = None
         warn(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from attrdrop import lrp
 from attrdrop._core.capture import is_capturing
 from attrdrop._core.checks import check_choice, check_seed, check_size, check_tensor, is_int
-from attrdrop._core.distributed import process_rank
+from attrdrop._core.distributed import held_by_all, process_rank, told_by_all
 from attrdrop._core.seeds import derive_seed
+from attrdrop._core.sharded import is_sharded
 from attrdrop.reldrop.cache import CacheStatistics, RelevanceCache
 from attrdrop.schedules import Schedule, check_schedule, scheduled
 
@@ -61,6 +63,8 @@ class Guided:
         self._name, self._target = name, target
         self._lrp: dict[str, Any] = {"start": start, "stop_at": stop_at, "unknown": unknown, "output": output}
         self._step = 0
+        self._held = [0]  # samples of the batch, by process
+        self._takes_part = True  # in what all processes do at once
         self._cache = RelevanceCache(int(cache_epochs)) if cache_epochs > 1 else None
         self.reset_statistics()
 
@@ -100,9 +104,27 @@ class Guided:
         """The seed of the step."""
         return derive_seed(self.seed, self._step)
 
+    @contextlib.contextmanager
+    def _among_all(
+        self, inputs: Tensor, labels: Tensor | None, arguments: Mapping[str, Any] | None = None
+    ) -> Iterator[None]:
+        """A step on this process, in which it knows how many samples the others have.
+
+        Where parameters lie in pieces on all processes, these attribute at once or not at all: one that needs no
+        relevance takes a sample to help the others.
+        """
+        self._held = held_by_all(len(inputs), self.model)
+        self._takes_part = not is_sharded(self.model)
+        yield
+        if not self._takes_part and any(told_by_all(0)):
+            self._takes_part = True
+            one = inputs[:1] if len(inputs) else inputs.new_zeros((1, *inputs.shape[1:]))
+            given = {name: x[:1] if isinstance(x, Tensor) else x for name, x in (arguments or {}).items()}
+            self._found(one, None if labels is None else labels.new_zeros(1), given)
+
     def _ids(self, count: int, device: torch.device | str) -> Tensor:
         """The samples' places in the global batch, int64 (count,), made there: a copy would wait for the device."""
-        first = process_rank() * count
+        first = sum(self._held[: process_rank()])
         return torch.arange(first, first + count, device=device)
 
     def _count(self, sums: list[Tensor], seen: int, attributed: int) -> None:
@@ -152,6 +174,9 @@ class Guided:
         raise NotImplementedError
 
     def _found(self, inputs: Tensor, labels: Tensor | None, arguments: Mapping[str, Any]) -> Tensor:
+        if not self._takes_part:
+            self._takes_part = True
+            told_by_all(1)
         if not isinstance(self.rule, lrp.Rule):
             assert callable(self.rule)
             return self.rule(self.model, inputs, labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,19 @@ class BlockStatistics:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+
+class Shown(NamedTuple):
+    """Images that are attributed, with what the caller said of them; image n of a batch stands for number order[n]."""
+
+    images: Tensor
+    labels: Tensor | None
+    relevance: Tensor | None
+    samples: Tensor | None
+    order: Tensor | None = None
+
+    def of(self, x: Tensor) -> Tensor:
+        return x if self.order is None else x[self.order]
 
 
 class OnImages(Guided):
@@ -92,19 +105,13 @@ class Blocks(OnImages):
         self._per = per
         occlude_blocks(torch.zeros(0, 1, 1, 1), p=0.0, seed=0, **self._block)
 
-    def _occlude(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        relevance: Tensor | None,
-        samples: Tensor | None,
-        partner: Tensor | None = None,
-        **fill: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """Occluded images and their boxes; with partner, image n's relevance is that of image partner[n]."""
+    def _occlude(self, images: Tensor, shown: Shown, **fill: Any) -> tuple[Tensor, Tensor]:
+        """Occluded images and their boxes, around what is relevant in the images shown."""
         count = images.shape[0]
-        visited = self._visited(samples, count)
-        p, alpha, relevance = self._of_step(relevance)
+        visited = self._visited(shown.samples, count)
+        p, alpha, relevance = self._of_step(shown.relevance)
+        if relevance is not None:
+            relevance = shown.of(relevance)
         seed = self._step_seed()
         index = None
         attributed = 0
@@ -114,12 +121,11 @@ class Blocks(OnImages):
             index = needed.nonzero().squeeze(1)
             if len(index):
                 device_index = index.to(images.device, non_blocking=True)
-                chosen = device_index if partner is None else partner[device_index]
+                chosen = device_index if shown.order is None else shown.order[device_index]
                 if visited is not None:
                     visited = [visited[place] for place in chosen.tolist()]
-                relevance, attributed = self._relevance(
-                    images[chosen], None if labels is None else labels[chosen], visited
-                )
+                labels = None if shown.labels is None else shown.labels[chosen]
+                relevance, attributed = self._relevance(shown.images[chosen], labels, visited)
                 if isinstance(self.rule, lrp.Rule) and relevance.dim() != (4 if visited is None else 3):
                     raise ValueError(f"stop_at must give relevance of shape (N, C, h, w), got {tuple(relevance.shape)}")
             else:
@@ -227,10 +233,11 @@ class RelDrop(Blocks):
         self._check_batch(images, labels, "(N, C, H, W)")
         if not unwrap(self.model).training:
             return images
-        if self._side:
-            return self._occlude_cells(images, labels, relevance, samples)
-        fill: dict[str, Any] = {"value": self.value, "policy": self.policy, "inplace": self.inplace}
-        return self._occlude(images, labels, relevance, samples, **fill)[0]
+        with self._among_all(images, labels):
+            if self._side:
+                return self._occlude_cells(images, labels, relevance, samples)
+            fill: dict[str, Any] = {"value": self.value, "policy": self.policy, "inplace": self.inplace}
+            return self._occlude(images, Shown(images, labels, relevance, samples), **fill)[0]
 
     def _occlude_cells(
         self, images: Tensor, labels: Tensor | None, relevance: Tensor | None, samples: Tensor | None

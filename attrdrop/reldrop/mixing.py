@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attrdrop._core.checks import check_choice, check_positive_int, is_number
+from attrdrop._core.distributed import rows_of_all
 from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
 from attrdrop.ops import draw_images
-from attrdrop.reldrop.images import Blocks, OnImages
+from attrdrop.reldrop.images import Blocks, OnImages, Shown
 
 GUIDES = ("image", "source")
 
@@ -41,14 +42,24 @@ class Mixing(OnImages):
         onehot = soft_labels(images, labels, self.num_classes)
         if not unwrap(self.model).training:
             return images, onehot
-        order = partners(len(images), self.seed, self._step).to(images.device, non_blocking=True)
-        mixed, share = self._mixed(images, labels, order, relevance, samples)
-        return mixed, onehot + share[:, None] * (onehot[order] - onehot)
+        with self._among_all(images, labels):
+            own = Shown(images, labels, relevance, samples)
+            others = self._others(own)
+            mixed, share = self._mixed(own, others)
+        theirs = soft_labels(images, others.labels, self.num_classes)[others.order]
+        return mixed, onehot + share[:, None] * (theirs - onehot)
 
-    def _mixed(
-        self, images: Tensor, labels: Tensor, order: Tensor, relevance: Tensor | None, samples: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Images, and the share (N,) that image order[n] has in image n."""
+    def _others(self, own: Shown) -> Shown:
+        """Whom the images are mixed with, wherever these are."""
+        order = partners(sum(self._held), self.seed, self._step)
+        if len(self._held) == 1:
+            return own._replace(order=order.to(own.images.device, non_blocking=True))
+        rows = order.tolist()
+        fetched = (x if x is None else rows_of_all(x, self._held, rows) for x in own[:4])
+        return Shown(*fetched, torch.arange(len(own.images), device=own.images.device))
+
+    def _mixed(self, own: Shown, others: Shown) -> tuple[Tensor, Tensor]:
+        """Images, and the share (N,) that its other has in each."""
         raise NotImplementedError
 
 
@@ -62,13 +73,9 @@ class RelCutMix(Mixing, Blocks):
             the most relevant part of the image that it is cut from.
     """
 
-    def _mixed(
-        self, images: Tensor, labels: Tensor, order: Tensor, relevance: Tensor | None, samples: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        partner = order if self.guide == "source" else None
-        if relevance is not None and partner is not None:
-            relevance = relevance[partner]
-        mixed, boxes = self._occlude(images, labels, relevance, samples, partner, source=images, source_index=order)
+    def _mixed(self, own: Shown, others: Shown) -> tuple[Tensor, Tensor]:
+        images, shown = own.images, others if self.guide == "source" else own
+        mixed, boxes = self._occlude(images, shown, source=others.images, source_index=others.order)
         return mixed, (boxes[:, 2:].prod(1) / max(images.shape[2:].numel(), 1)).to(images.dtype)
 
 
@@ -98,12 +105,11 @@ class RelMixUp(Mixing):
             raise ValueError(f"concentration must be a finite number above 0, got {concentration!r}")
         self.concentration = float(concentration)
 
-    def _mixed(
-        self, images: Tensor, labels: Tensor, order: Tensor, relevance: Tensor | None, samples: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _mixed(self, own: Shown, others: Shown) -> tuple[Tensor, Tensor]:
+        images, shown = own.images, others if self.guide == "source" else own
         (count, _, height, width), device = images.shape, images.device
-        visited = self._visited(samples, count)
-        p, alpha, relevance = self._of_step(relevance)
+        visited = self._visited(shown.samples, count)
+        p, alpha, relevance = self._of_step(shown.relevance)
         seed, ids = self._step_seed(), self._ids(count, "cpu")
         mixed = draw_images(count, p, seed=seed, sample_ids=ids)
         guided = draw_images(count, p, alpha=alpha, seed=seed, sample_ids=ids).nonzero().squeeze(1)
@@ -112,18 +118,19 @@ class RelMixUp(Mixing):
         attributed = 0
         if len(guided) and height * width:
             place = guided.to(device, non_blocking=True)
-            of = place if self.guide == "image" else order[place]
+            of = place if shown.order is None else shown.order[place]
             if relevance is not None:
                 found = relevance[of]
             else:
                 if visited is not None:
                     visited = [visited[one] for one in of.tolist()]
-                found, attributed = self._relevance(images[of], labels[of], visited)
+                labels = None if shown.labels is None else shown.labels[of]
+                found, attributed = self._relevance(shown.images[of], labels, visited)
             rank = _ranks(self._summed(found), height, width).to(images.dtype)
             shares = shares.index_copy(0, place, 2 * strength[place, None, None] * rank)
         share = shares.flatten(1).mean(1) if height * width else strength
         self._count([mixed.sum().to(device), share.sum()], count, attributed)
-        return images + shares[:, None] * (images[order] - images), share
+        return images + shares[:, None] * (others.of(others.images) - images), share
 
     def _weights(self, ids: Tensor) -> Tensor:
         """l of each sample, float64 on the CPU."""

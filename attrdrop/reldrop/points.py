@@ -132,6 +132,19 @@ class RelDropPoints(Guided):
             return points
         if points.device.type == "cpu" and not points.isfinite().all():
             raise ValueError("points hold NaN or infinite values")
+        arguments = arguments if valid is None else {"valid": valid, **arguments}
+        with self._among_all(points, labels, arguments):
+            return self._without_some(points, labels, relevance, valid, samples, arguments)
+
+    def _without_some(
+        self,
+        points: Tensor,
+        labels: Tensor | None,
+        relevance: Tensor | None,
+        valid: Tensor | None,
+        samples: Tensor | None,
+        arguments: dict[str, Any],
+    ) -> Tensor:
         beta = 0.0 if self._step < self.warmup else self._scheduled("beta")
         alpha = self._scheduled("alpha")
         if not self._is_guided(relevance):
@@ -139,7 +152,6 @@ class RelDropPoints(Guided):
         count, attributed = points.shape[0], 0
         visited = self._visited(samples, count)
         if relevance is None and alpha < 1 and beta > 0 and points.numel():
-            arguments = arguments if valid is None else {"valid": valid, **arguments}
             relevance, attributed = self._relevance(points, labels, visited, arguments)
         seed, ids = self._step_seed(), self._ids(count, points.device)
         occluded, dropped = occlude_points(

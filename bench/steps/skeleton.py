@@ -7,14 +7,14 @@ median over rounds of an arm's time to the plain step's in the same round.
 import argparse
 import gc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import rows, timing
+from bench import flops, rows, timing
 from bench.run import left_out
 from bench.steps import cli, host
 
@@ -25,11 +25,19 @@ class StepSettings:
 
     device: str = cli.option("cpu", choices=("cpu", "cuda"))
     dtype: str = cli.option("float32", choices=("float32", "bfloat16"), help="autocast to this type")
+    threads: int | None = cli.option(
+        None, type=cli.count, help="of a CPU; one is timed in processor time (default: all)"
+    )
 
     @property
     def mode(self) -> str:
         """The mode of its rows."""
         return "train"
+
+    @property
+    def clock(self) -> str:
+        """processor: what other programs take does not count; it says nothing of several threads, or of a GPU."""
+        return "processor" if self.device == "cpu" and self.threads == 1 else "wall"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -139,25 +147,35 @@ class Steps:
                 left_out(arm, reason)
         return [arm for arm, reason in reasons.items() if reason is None]
 
-    def measure(self, settings: Any, arms: list[str], budget: float, memory: bool = True) -> list[rows.Row]:
-        """One row per arm that can run."""
+    def bound(self, settings: Any, arm: str) -> float | None:
+        """The least number of plain steps that the arithmetic of an arm allows, where it is known."""
+        return None
+
+    def measure(self, settings: Any, arms: list[str], budget: float, memory: bool = True) -> Iterator[rows.Row]:
+        """One row per arm that can run, each as it is done: a run cut short keeps those before.
+
+        An arm and the plain step take turns, so that a ratio is of rounds of its own and two models are in memory.
+        """
         device = torch.device(settings.device)
         arms = self.runnable(arms)
-        peaks = self.peaks(settings, arms) if memory else {}
-        calls = {arm: self.build(settings, arm) for arm in arms}
-        backends = {arm: self.ran(settings, arm, call) for arm, call in calls.items()}
-        samples = timing.interleave(calls, device, budget=budget, rounds=(5, 50))
-        times = {
-            arm: timing.Timing(tuple(ms / self.steps.get(arm, 1) for ms in found.samples))
-            for arm, found in samples.items()
-        }
-        return [
-            rows.Row(
+        plain = self.build(settings, "plain")
+        for arm in arms:
+            peaks = self.peaks(settings, [arm]) if memory else {}
+            call = plain if arm == "plain" else self.build(settings, arm)
+            backend = self.ran(settings, arm, call)
+            steps = self.steps.get(arm, 1)
+            gflop = None if arm.endswith("CUDA graph") else flops.counted(call) / steps
+            calls = {"plain": plain, arm: call}
+            samples = timing.interleave(calls, device, budget=budget / len(arms), rounds=(5, 50), clock=settings.clock)
+            times = {name: timing.Timing(tuple(ms / self.steps.get(name, 1) for ms in found.samples))
+                     for name, found in samples.items()}  # fmt: skip
+            time = times[arm]
+            yield rows.Row(
                 **rows.environment(device),
                 op=self.op,
                 mode=settings.mode,
                 variant=arm,
-                backend=backends[arm],
+                backend=backend,
                 shape=str(settings),
                 dtype=settings.dtype,
                 median_ms=time.median,
@@ -165,10 +183,13 @@ class Steps:
                 high_ms=time.high,
                 ratio=time.ratio(times["plain"]),
                 ratio_to="plain",
+                gflop=gflop,
                 peak_mb=peaks.get(arm),
+                bound=self.bound(settings, arm),
+                clock=settings.clock,
             )
-            for arm, time in times.items()
-        ]
+            del call, calls
+            gc.collect()
 
     def count(self, settings: Any, arms: list[str]) -> None:
         """Prints what the arms that can run ask of the host."""
@@ -179,7 +200,15 @@ class Steps:
     def parse(self, arguments: list[str] | None = None) -> argparse.Namespace:
         """The command line."""
         usual = [arm for arm in self.every if arm not in self.slow]
-        return cli.parser_of(self.module, self.description, self.settings, self.every, usual).parse_args(arguments)
+        parser = cli.parser_of(self.module, self.description, self.settings, self.every, usual)
+        options = parser.parse_args(arguments)
+        try:
+            options.chosen = self.settings(
+                **{entry.name: getattr(options, entry.name) for entry in fields(self.settings)}
+            )
+        except ValueError as error:
+            parser.error(str(error))
+        return options
 
     def main(self, arguments: list[str] | None = None) -> int:
         """Measure, print, and append where it is asked for."""
@@ -188,13 +217,16 @@ class Steps:
             found = self.peak_memory(self.settings(**options.settings), options.memory_of)
             print(json.dumps({"peak_mb": found}))
             return 0
-        settings = self.settings(**{entry.name: getattr(options, entry.name) for entry in fields(self.settings)})
+        settings = options.chosen
         arms = ["plain", *(arm for arm in options.arms if arm != "plain")]
         if options.host:
             self.count(settings, arms)
             return 0
-        found = self.measure(settings, arms, options.seconds, memory=not options.no_memory)
+        torch.set_num_threads(settings.threads or torch.get_num_threads())
+        output, found = rows.chosen(options.output, torch.device(settings.device)), []
+        for row in self.measure(settings, arms, options.seconds, memory=not options.no_memory):
+            found.append(row)
+            if output:
+                rows.append([row], output)
         rows.show(found)
-        if output := rows.chosen(options.output, torch.device(settings.device)):
-            rows.append(found, output)
         return 0

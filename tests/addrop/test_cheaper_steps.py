@@ -161,7 +161,7 @@ def test_which_samples_have_masks_depends_on_their_ids_alone(monkeypatch, drawn)
     addrop = new_addrop(model, accumulation_steps=4, **options)
     by_call = [found(addrop.attribute(**part), 2, 2 * index) for index, part in enumerate(parts(4))]
     assert list(itertools.chain(*by_call)) == expected
-    monkeypatch.setattr("attrdrop.addrop.step.process_count", lambda: 2)
+    monkeypatch.setattr("attrdrop.addrop.step.held_by_all", lambda size, _model: [size, size])
     by_rank = []
     for rank, part in enumerate(parts(2)):
         monkeypatch.setattr("attrdrop.addrop.step.process_rank", lambda rank=rank: rank)

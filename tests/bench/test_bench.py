@@ -103,7 +103,7 @@ def test_a_measurement_fills_its_rows(op, tmp_path):
     assert len(read) == len(found)
     for row in read:
         assert tuple(row) == rows.COLUMNS
-        assert {column for column in rows.COLUMNS if not row[column]} - {"triton"} == {"peak_mb", "saved_mb"}
+        assert {column for column in rows.COLUMNS if not row[column]} - {"triton"} == {"peak_mb", "saved_mb", "bound"}
         assert float(row["low_ms"]) <= float(row["median_ms"]) <= float(row["high_ms"])
     ours = [row for row in read if row["variant"] == "attrdrop"]
     assert len(ours) == len(entry.modes)
@@ -281,6 +281,18 @@ def test_table_and_figures_from_rows(tmp_path):
     assert all(path.stat().st_size for path in plot.draw(found, tmp_path))
 
 
+def test_the_cost_over_length_is_drawn_where_it_was_measured(tmp_path):
+    step = dict(op="step", name="A CPU", device="cpu", clock="processor", ratio_to="plain")
+    lengths = {f"bert-4x384 B1 n{n}": ratio for n, ratio in ((128, 1.7), (512, 1.6), (1024, 1.5))}
+    found = [measured(variant=variant, shape=shape, ratio=ratio, bound=1.6, **step)
+             for shape, ratio in lengths.items() for variant in (*plot.LENGTHS, "plain")]  # fmt: skip
+    rows.append(found, tmp_path / "rows.csv")
+    (path,) = plot.draw_over_length(plot.load([tmp_path / "rows.csv"]), tmp_path)
+    assert path.name == "a-cpu-step-over-length.png"
+    rows.append(found[:4], tmp_path / "one.csv")
+    assert plot.draw_over_length(plot.load([tmp_path / "one.csv"]), tmp_path) == []
+
+
 def measured(**columns):
     """A row of invented numbers."""
     text = dict.fromkeys(("date", "torch", "triton", "python", "attrdrop", "commit", "dtype"), "some")
@@ -307,15 +319,15 @@ def test_timings_are_kept_where_it_is_asked_for_and_nowhere_else(tmp_path, monke
 
 def test_earlier_files_gain_the_new_columns(tmp_path):
     output = tmp_path / "rows.csv"
-    rows.append([measured(saved_mb=1.0)], output)
-    lines = [line.rsplit(",", 1)[0] for line in output.read_text().splitlines()]  # as it was without saved_mb
+    rows.append([measured(bound=1.0)], output)
+    lines = [line.rsplit(",", 2)[0] for line in output.read_text().splitlines()]  # as it was before bound and clock
     output.write_text("\n".join(lines) + "\n")
-    rows.append([measured(variant="new", saved_mb=2.0)], output)
+    rows.append([measured(variant="new", bound=2.0)], output)
     with output.open() as stream:
         old, new = csv.DictReader(stream)
     assert tuple(old) == tuple(new) == rows.COLUMNS
-    assert (old["variant"], old["saved_mb"]) == ("attrdrop", "")
-    assert (new["variant"], new["saved_mb"]) == ("new", "2")
+    assert (old["variant"], old["bound"], old["clock"]) == ("attrdrop", "", "")
+    assert (new["variant"], new["bound"], new["clock"]) == ("new", "2", "wall")
     assert list(tmp_path.iterdir()) == [output]
 
 

@@ -30,7 +30,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def restated(net: nn.Module, x: Tensor, target: Tensor, rule: dict) -> dict[str, Tensor]:
     """Relevance of the input, as "input", and of every traced node. rule: {"conv": ..., "linear": ..., "first": ...},
-    each ("epsilon", eps), ("zplus", eps), ("gamma", gamma, eps) or ("flat",); first may be missing."""
+    each ("epsilon", eps), ("zplus", eps), ("gamma", gamma, eps), ("alphabeta", alpha, beta, eps), ("wsquare", eps),
+    ("zbox", low, high, eps), ("flat",), ("pass",) or ("block",); first may be missing."""
     net = copy.deepcopy(net)
     for module in net.modules():
         if hasattr(module, "inplace"):
@@ -154,6 +155,32 @@ def linear_layer(
     if kind == "epsilon":
         z = run(a, weight, bias)
         return [(source, a * back(run, weight, a, divide(r, stable(z, numbers[0]))))]
+    if kind == "pass":
+        return [(source, r)]
+    if kind == "block":
+        return [(source, torch.zeros_like(a))]
+    if kind == "wsquare":
+        ones, squared = torch.ones_like(a), weight.square()
+        z = run(ones, squared, None if bias is None else bias.square())
+        return [(source, back(run, squared, ones, r / (z + numbers[0])))]
+    if kind == "zbox":
+        by_channel = (-1,) if run is functional.linear else (-1, *(1,) * (a.dim() - 2))
+        low, high = (torch.tensor(bound).double().view(by_channel).expand_as(a) for bound in numbers[:2])
+        above, below = weight.clamp_min(0), weight.clamp_max(0)
+        z = run(a, weight, None) - run(low, above, None) - run(high, below, None)
+        part = divide(r, stable(z, numbers[2]))
+        found = a * back(run, weight, a, part) - low * back(run, above, a, part) - high * back(run, below, a, part)
+        return [(source, found)]
+    if kind == "alphabeta":
+        alpha, beta, eps = numbers
+        total = torch.zeros_like(a)
+        for factor, keep in ((alpha, lambda t: t.clamp_min(0)), (-beta, lambda t: t.clamp_max(0))):
+            same, other = keep(weight), weight - keep(weight)
+            z = run(a.clamp_min(0), same, None if bias is None else keep(bias)) + run(a.clamp_max(0), other, None)
+            part = divide(r, stable(z, eps))
+            contributions = a.clamp_min(0) * back(run, same, a, part) + a.clamp_max(0) * back(run, other, a, part)
+            total = total + factor * contributions
+        return [(source, total)]
     gamma = numbers[0] if kind == "gamma" else None
     z = run(a, weight, bias)
     total = torch.zeros_like(a)

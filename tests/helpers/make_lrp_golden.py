@@ -20,6 +20,7 @@ NETS = {"resnet": stacked_resnet, "vgg": lambda: vgg(True)}
 NONE = 1e-30  # attrdrop divides residual sums, pools and flat windows without a stabiliser
 
 CONV, LINEAR = types.Convolution, types.Linear
+LOW, HIGH = (torch.tensor(x).view(1, 3, 1, 1).double() for x in ([-4.0, -3.5, -4.5], [4.0, 5.0, 3.5]))
 EPSILON = (LINEAR, rules.Epsilon(1e-2))
 RULES = {
     "epsilon": ([EPSILON], []),
@@ -27,6 +28,11 @@ RULES = {
     "epsilon_plus": ([(CONV, rules.ZPlus(1e-3)), EPSILON], []),
     "epsilon_plus_flat": ([(CONV, rules.ZPlus(1e-3)), EPSILON], [(LINEAR, rules.Flat(NONE))]),
     "gamma": ([(LINEAR, rules.Gamma(0.25, 1e-3))], []),
+    "alpha_beta": ([(LINEAR, rules.AlphaBeta(2, 1, 1e-3))], []),
+    "epsilon_alpha2_beta1": ([(CONV, rules.AlphaBeta(2, 1, 1e-3)), EPSILON], []),
+    "epsilon_alpha2_beta1_flat": ([(CONV, rules.AlphaBeta(2, 1, 1e-3)), EPSILON], [(LINEAR, rules.Flat(NONE))]),
+    "epsilon_gamma_box": ([(CONV, rules.Gamma(0.25, 1e-3)), EPSILON], [(CONV, rules.ZBox(LOW, HIGH, 1e-3))]),
+    "wsquare": ([(CONV, rules.ZPlus(1e-3)), EPSILON], [(LINEAR, rules.WSquare(1e-3))]),
 }
 
 

@@ -3,58 +3,11 @@
 from __future__ import annotations
 
 import torch
-from transformers import (
-    AlbertConfig,
-    AlbertForSequenceClassification,
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    ConvBertConfig,
-    ConvBertForSequenceClassification,
-    DebertaConfig,
-    DebertaForSequenceClassification,
-    DebertaV2Config,
-    DebertaV2ForSequenceClassification,
-    DebertaV2ForTokenClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    ElectraConfig,
-    ElectraForSequenceClassification,
-    GemmaConfig,
-    GemmaForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    MarianConfig,
-    MarianMTModel,
-    ModernBertConfig,
-    ModernBertForSequenceClassification,
-    MPNetConfig,
-    MPNetForSequenceClassification,
-    Qwen3Config,
-    Qwen3ForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    RoFormerConfig,
-    RoFormerForSequenceClassification,
-    SwinConfig,
-    SwinForImageClassification,
-    T5Config,
-    T5ForConditionalGeneration,
-    ViTConfig,
-    ViTForImageClassification,
-    XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
-    logging,
-)
+import transformers as hf  # whose classes are imported when they are first used
 
 import attrdrop.integrations.transformers  # noqa: F401  (registers the attention)
 
-logging.set_verbosity_error()
+hf.logging.set_verbosity_error()
 
 SIZE = dict(
     vocab_size=99,
@@ -80,74 +33,76 @@ DEBERTA_V3 = dict(
 )  # fmt: skip
 
 CLASSIFIERS = {
-    "bert": lambda: BertForSequenceClassification(BertConfig(**SIZE, **NO_DROPOUT)),
-    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZE, **NO_DROPOUT)),
-    "electra": lambda: ElectraForSequenceClassification(ElectraConfig(**SIZE, **NO_DROPOUT, embedding_size=32)),
-    "distilbert": lambda: DistilBertForSequenceClassification(
-        DistilBertConfig(
+    "bert": lambda: hf.BertForSequenceClassification(hf.BertConfig(**SIZE, **NO_DROPOUT)),
+    "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**SIZE, **NO_DROPOUT)),
+    "electra": lambda: hf.ElectraForSequenceClassification(hf.ElectraConfig(**SIZE, **NO_DROPOUT, embedding_size=32)),
+    "distilbert": lambda: hf.DistilBertForSequenceClassification(
+        hf.DistilBertConfig(
             vocab_size=99, dim=32, n_layers=3, n_heads=4, hidden_dim=40, max_position_embeddings=64,
             dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0,
         )
     ),
-    "albert": lambda: AlbertForSequenceClassification(
-        AlbertConfig(**SIZE, **NO_DROPOUT, embedding_size=16, classifier_dropout_prob=0.0)
+    "albert": lambda: hf.AlbertForSequenceClassification(
+        hf.AlbertConfig(**SIZE, **NO_DROPOUT, embedding_size=16, classifier_dropout_prob=0.0)
     ),
-    "modernbert": lambda: ModernBertForSequenceClassification(
-        ModernBertConfig(
+    "modernbert": lambda: hf.ModernBertForSequenceClassification(
+        hf.ModernBertConfig(
             **SIZE, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, local_attention=8
         )
     ),
-    "gpt2": lambda: GPT2ForSequenceClassification(
-        GPT2Config(
+    "gpt2": lambda: hf.GPT2ForSequenceClassification(
+        hf.GPT2Config(
             vocab_size=99, n_embd=32, n_layer=3, n_head=4, n_positions=64, pad_token_id=0, resid_pdrop=0.0,
             embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
         )
     ),
-    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZE, **GROUPED)),
-    "vit": lambda: ViTForImageClassification(
-        ViTConfig(
+    "llama": lambda: hf.LlamaForSequenceClassification(hf.LlamaConfig(**SIZE, **GROUPED)),
+    "vit": lambda: hf.ViTForImageClassification(
+        hf.ViTConfig(
             hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=40, image_size=16,
             patch_size=4, **NO_DROPOUT,
         )
     ),
 }  # fmt: skip
 TOKEN_MODELS = {
-    "bert-tokens": lambda: BertForTokenClassification(BertConfig(**SIZE, **NO_DROPOUT, num_labels=5)),
-    "llama-lm": lambda: LlamaForCausalLM(LlamaConfig(**SIZE, **GROUPED)),
-    "marian": lambda: MarianMTModel(MarianConfig(**SEQ2SEQ, **LAYERS_OF_BOTH)),
-    "bart": lambda: BartForConditionalGeneration(BartConfig(**SEQ2SEQ, **LAYERS_OF_BOTH)),
-    "t5": lambda: T5ForConditionalGeneration(
-        T5Config(**SEQ2SEQ, d_kv=8, d_ff=40, num_layers=2, num_heads=4, dropout_rate=0.0)
+    "bert-tokens": lambda: hf.BertForTokenClassification(hf.BertConfig(**SIZE, **NO_DROPOUT, num_labels=5)),
+    "llama-lm": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZE, **GROUPED)),
+    "marian": lambda: hf.MarianMTModel(hf.MarianConfig(**SEQ2SEQ, **LAYERS_OF_BOTH)),
+    "bart": lambda: hf.BartForConditionalGeneration(hf.BartConfig(**SEQ2SEQ, **LAYERS_OF_BOTH)),
+    "t5": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(**SEQ2SEQ, d_kv=8, d_ff=40, num_layers=2, num_heads=4, dropout_rate=0.0)
     ),
 }  # fmt: skip
 FURTHER = {
-    "xlm-roberta": lambda: XLMRobertaForSequenceClassification(XLMRobertaConfig(**SIZE, **NO_DROPOUT)),
-    "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**SIZE, **GROUPED, head_dim=8)),
-    "gemma": lambda: GemmaForSequenceClassification(GemmaConfig(**SIZE, **GROUPED, head_dim=8)),
-    "bert-regression": lambda: BertForSequenceClassification(
-        BertConfig(**SIZE, **NO_DROPOUT, num_labels=1, problem_type="regression")
+    "xlm-roberta": lambda: hf.XLMRobertaForSequenceClassification(hf.XLMRobertaConfig(**SIZE, **NO_DROPOUT)),
+    "qwen3": lambda: hf.Qwen3ForSequenceClassification(hf.Qwen3Config(**SIZE, **GROUPED, head_dim=8)),
+    "gemma": lambda: hf.GemmaForSequenceClassification(hf.GemmaConfig(**SIZE, **GROUPED, head_dim=8)),
+    "bert-regression": lambda: hf.BertForSequenceClassification(
+        hf.BertConfig(**SIZE, **NO_DROPOUT, num_labels=1, problem_type="regression")
     ),
-    "swin": lambda: SwinForImageClassification(  # in windows, shifted in every second layer; a bias that is learned
-        SwinConfig(
+    "swin": lambda: hf.SwinForImageClassification(  # in windows, shifted in every second layer; a bias that is learned
+        hf.SwinConfig(
             image_size=16, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4,
             drop_path_rate=0.0, **NO_DROPOUT,
         )
     ),
 }  # fmt: skip
 ADAPTED = {
-    "mpnet": lambda: MPNetForSequenceClassification(MPNetConfig(**SIZE, **NO_DROPOUT)),
-    "deberta": lambda: DebertaForSequenceClassification(DebertaConfig(**DISENTANGLED, pos_att_type=["c2p", "p2c"])),
-    "deberta-content-only": lambda: DebertaForSequenceClassification(DebertaConfig(**CONTENT_ONLY)),
-    "deberta-v2": lambda: DebertaV2ForSequenceClassification(
-        DebertaV2Config(**DISENTANGLED, pos_att_type=["p2c", "c2p"], max_relative_positions=12, conv_kernel_size=3)
+    "mpnet": lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**SIZE, **NO_DROPOUT)),
+    "deberta": lambda: hf.DebertaForSequenceClassification(
+        hf.DebertaConfig(**DISENTANGLED, pos_att_type=["c2p", "p2c"])
     ),
-    "deberta-v2-content-only": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**CONTENT_ONLY)),
-    "deberta-v3": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**DEBERTA_V3)),
-    "deberta-v3-tokens": lambda: DebertaV2ForTokenClassification(DebertaV2Config(**DEBERTA_V3, num_labels=5)),
+    "deberta-content-only": lambda: hf.DebertaForSequenceClassification(hf.DebertaConfig(**CONTENT_ONLY)),
+    "deberta-v2": lambda: hf.DebertaV2ForSequenceClassification(
+        hf.DebertaV2Config(**DISENTANGLED, pos_att_type=["p2c", "c2p"], max_relative_positions=12, conv_kernel_size=3)
+    ),
+    "deberta-v2-content-only": lambda: hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**CONTENT_ONLY)),
+    "deberta-v3": lambda: hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**DEBERTA_V3)),
+    "deberta-v3-tokens": lambda: hf.DebertaV2ForTokenClassification(hf.DebertaV2Config(**DEBERTA_V3, num_labels=5)),
 }  # fmt: skip
 UNREACHABLE = {
-    "convbert": lambda: ConvBertForSequenceClassification(ConvBertConfig(**SIZE)),
-    "roformer": lambda: RoFormerForSequenceClassification(RoFormerConfig(**SIZE)),
+    "convbert": lambda: hf.ConvBertForSequenceClassification(hf.ConvBertConfig(**SIZE)),
+    "roformer": lambda: hf.RoFormerForSequenceClassification(hf.RoFormerConfig(**SIZE)),
 }
 EVERY = {**CLASSIFIERS, **TOKEN_MODELS}
 ALL = {**EVERY, **FURTHER, **ADAPTED}

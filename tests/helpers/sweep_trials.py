@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attrdrop.lab.errors import InputError, RunError
-from attrdrop.lab.runs.pool import run_trials
+from attrdrop.lab.runs.pool import LOCAL, open_pool
 from attrdrop.lab.runs.store import TrialStore, key_of
 
 HEADER = {"settings": {"epochs": 2}, "task": {"name": "toy"}}
@@ -69,9 +69,10 @@ def plan(count, **values):
     return [{"number": number, **values} for number in range(count)]
 
 
-def sweep(folder, trials, toy, jobs=1):
+def sweep(folder, trials, toy, jobs=1, executor=LOCAL, **notices):
     """A whole start of a sweep."""
-    return run_trials(trials, toy, TrialStore(folder, HEADER), jobs, threads=1)
+    with open_pool(toy, TrialStore(folder, HEADER), jobs, 1, executor) as pool:
+        return pool.run(trials, **notices)
 
 
 def started(work, *arguments, errors=os.devnull):

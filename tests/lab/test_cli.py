@@ -31,6 +31,7 @@ from attrdrop.lab.names import RULES, USUAL
 from attrdrop.lab.points.settings import PointData, PointSettings
 from attrdrop.lab.runs.rules import rule_of
 from attrdrop.lab.runs.settings import (
+    Machines,
     MapOptions,
     Option,
     Options,
@@ -53,6 +54,7 @@ COMMANDS = [
     "sweep",
     "train-images",
     "train-points",
+    "explain",
     "maps",
     "evaluate-images",
     "report",
@@ -62,7 +64,7 @@ COMMANDS = [
 ]
 MADE_OF = {
     "finetune": (Data, Settings, SavingRunOptions),
-    "sweep": (Plan, Search, Data, Settings, RunOptions),
+    "sweep": (Plan, Search, Data, Settings, RunOptions, Machines),
     "train-images": (ImageData, Variation, ImageSettings, SavingRunOptions),
     "train-points": (PointData, Variation, PointSettings, SavingRunOptions),
 }

@@ -24,10 +24,30 @@ RULES = {
         lrp.EpsilonFlat(1e-2), {"conv": ("epsilon", 1e-2), "linear": ("epsilon", 1e-2), "first": ("flat",)},
     ),
     "gamma": (lrp.Gamma(0.3, 1e-3), {"conv": ("gamma", 0.3, 1e-3), "linear": ("gamma", 0.3, 1e-3)}),
+    "zero": (lrp.Zero(), {"conv": ("epsilon", 0), "linear": ("epsilon", 0)}),
+    "alphabeta": (
+        lrp.AlphaBeta(1.5, 0.5, 1e-3), {"conv": ("alphabeta", 1.5, 0.5, 1e-3), "linear": ("alphabeta", 1.5, 0.5, 1e-3)},
+    ),
+    "epsilon_alpha2_beta1_flat": (
+        lrp.EpsilonAlpha2Beta1Flat(1e-2, 1e-3),
+        {"conv": ("alphabeta", 2, 1, 1e-3), "linear": ("epsilon", 1e-2), "first": ("flat",)},
+    ),
+    "epsilon_gamma_box": (
+        lrp.EpsilonGammaBox([-2.5, -3.0, -2.0], torch.tensor([2.0, 3.0, 2.5]), 1e-2, 0.25, 1e-3),
+        {
+            "conv": ("gamma", 0.25, 1e-3), "linear": ("epsilon", 1e-2),
+            "first": ("zbox", [-2.5, -3.0, -2.0], [2.0, 3.0, 2.5], 1e-3),
+        },
+    ),
+    "wsquare": (
+        lrp.Composite(lrp.AlphaBeta(1, 0, 1e-3), lrp.Epsilon(1e-2), lrp.WSquare(1e-3)),
+        {"conv": ("zplus", 1e-3), "linear": ("epsilon", 1e-2), "first": ("wsquare", 1e-3)},
+    ),
 }  # fmt: skip
 TINY = {
     "epsilon": lrp.Epsilon(1e-14), "zplus": lrp.ZPlus(1e-14), "gamma": lrp.Gamma(0.3, 1e-14),
-    "epsilon_plus_flat": lrp.EpsilonPlusFlat(1e-14, 1e-14),
+    "epsilon_plus_flat": lrp.EpsilonPlusFlat(1e-14, 1e-14), "zero": lrp.Zero(),
+    "epsilon_gamma_box": lrp.EpsilonGammaBox(-4.0, 4.0, 1e-14, 0.3, 1e-14),
 }  # fmt: skip
 
 
@@ -66,7 +86,7 @@ SUMS_ARE_POSITIVE = ("vgg", "vgg_norm", "pointnet")
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [(name, rule) for name in NETS for rule in TINY if rule == "epsilon" or name in SUMS_ARE_POSITIVE],
+    [(name, rule) for name in NETS for rule in TINY if rule in ("epsilon", "zero") or name in SUMS_ARE_POSITIVE],
 )
 def test_relevance_is_conserved(name, rule):
     """Without biases and shifts the relevance of the input sums to the logit, and so does that of every layer.
@@ -344,13 +364,66 @@ def test_errors_name_the_argument(arguments, options, error, message):
         (lambda: lrp.Epsilon("1"), TypeError, "eps must be a number above 0, got str"),
         (lambda: lrp.ZPlus(-1.0), ValueError, "stabilizer must be finite and above 0"),
         (lambda: lrp.Gamma(-1.0), ValueError, "gamma must be finite and 0 or more, got -1.0"),
-        (lambda: lrp.Composite(conv=lrp.Composite()), TypeError, "conv must be Epsilon, ZPlus, Gamma or Flat"),
-        (lambda: lrp.Composite(linear=None), TypeError, "linear must be Epsilon"),
+        (lambda: lrp.Gamma({"*": -1.0}), ValueError, "gamma must be finite and 0 or more, got -1.0"),
+        (lambda: lrp.AlphaBeta(2, 2), ValueError, "alpha - beta must be 1, got 2 - 2"),
+        (lambda: lrp.AlphaBeta(0, -1), ValueError, "beta must be finite and 0 or more, got -1"),
+        (lambda: lrp.ZBox(1, 0), ValueError, "low must be at most high, got 1.0 above 0.0"),
+        (lambda: lrp.ZBox(0, [1, -1]), ValueError, "low must be at most high"),
+        (lambda: lrp.ZBox([0, 1], [1, 1, 1]), ValueError, "low and high must have as many values, got 2 and 3"),
+        (lambda: lrp.ZBox(torch.zeros(2, 2), 1), ValueError, r"low must be .* one value a channel, got shape \(2, 2\)"),
+        (lambda: lrp.ZBox(0, "1"), TypeError, "high must be a number or one a channel, got str"),
+        (lambda: lrp.Composite(conv=lrp.Composite()), TypeError, "conv must be a rule for single layers, such as Eps"),
+        (lambda: lrp.Composite(linear=None), TypeError, "linear must be a rule for single layers"),
     ],
 )
 def test_rules_check_their_numbers(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", ["pass", "block"])
+def test_relevance_passes_or_ends(kind):
+    torch.manual_seed(0)
+    net = prepare(nn.Sequential(
+        nn.Conv2d(3, 3, 3, 1, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 5),
+    ))  # fmt: skip
+    x, target = torch.randn(2, 3, 6, 6, dtype=torch.float64), torch.tensor([1, 3])
+    ours = lrp.Composite(first=lrp.Pass() if kind == "pass" else lrp.Block())
+    found = lrp.relevance(net, x, target, rule=ours)
+    epsilon = ("epsilon", 1e-3)
+    wanted = restated(net, x, target, {"conv": epsilon, "linear": epsilon, "first": (kind,)})
+    assert torch.equal(found, wanted["input"]) if kind == "block" else not assert_same(found, wanted["input"])
+    assert_same(lrp.relevance(net, x, target, rule=ours, stop_at="2"), wanted["_2"])
+
+
+def test_alpha_beta_of_one_and_none_is_z_plus(small):
+    net, x, target = small
+    assert_same(
+        lrp.relevance(net, x, target, rule=lrp.AlphaBeta(1, 0)), lrp.relevance(net, x, target, rule=lrp.ZPlus())
+    )
+
+
+def test_gamma_by_layer(small):
+    net, x, target = small
+    by_layer = lrp.Gamma({"stem.*": 0.5, "stages.*": 0.0, "*": 0.1}, 1e-3)
+    first_only = lrp.Composite(lrp.Gamma(0.0, 1e-3), lrp.Gamma(0.1, 1e-3), first=lrp.Gamma(0.5, 1e-3))
+    assert_same(lrp.relevance(net, x, target, rule=by_layer), lrp.relevance(net, x, target, rule=first_only), 1e-12)
+    with pytest.raises(
+        ValueError, match=r"gamma has no value for the layer stages\.0\.0\.convs\.0, which matches none"
+    ):
+        lrp.relevance(net, x, target, rule=lrp.Gamma({"stem.*": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lrp.Pass(), r"layer 0 \(Linear\): Pass is for outputs of the shape of the input, \(2, 3\), not \(2, 4\)"),
+        (lrp.ZBox([0, 0], 1), r"layer 0 \(Linear\): low has 2 values, and the layer's input 3 channels"),
+    ],
+)
+def test_rules_that_do_not_fit_a_layer(rule, message):
+    with pytest.raises(ValueError, match=message):
+        lrp.relevance(nn.Sequential(nn.Linear(3, 4)), X, T, rule=rule)
 
 
 def test_layers_must_be_there_and_run(small):

@@ -17,6 +17,11 @@ RULES = {
     "epsilon_plus": lrp.EpsilonPlus(1e-2, 1e-3),
     "epsilon_plus_flat": lrp.EpsilonPlusFlat(1e-2, 1e-3),
     "gamma": lrp.Gamma(0.25, 1e-3),
+    "alpha_beta": lrp.AlphaBeta(2, 1, 1e-3),
+    "epsilon_alpha2_beta1": lrp.EpsilonAlpha2Beta1(1e-2, 1e-3),
+    "epsilon_alpha2_beta1_flat": lrp.EpsilonAlpha2Beta1Flat(1e-2, 1e-3),
+    "epsilon_gamma_box": lrp.EpsilonGammaBox([-4.0, -3.5, -4.5], [4.0, 5.0, 3.5], 1e-2, 0.25, 1e-3),
+    "wsquare": lrp.Composite(lrp.ZPlus(1e-3), lrp.Epsilon(1e-2), lrp.WSquare(1e-3)),
 }
 
 

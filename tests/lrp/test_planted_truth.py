@@ -63,7 +63,7 @@ def scores(planted, rule):
 def test_relevance_beats_gradients_and_undivided_sums(planted, rule, monkeypatch):
     hits, rank = scores(planted, rule)
     by_gradient = scores(planted, lrp.AbsGradient())
-    monkeypatch.setattr(sys.modules["attrdrop.lrp.relevance"], "Propagation", Undividing)
+    monkeypatch.setattr(sys.modules["attrdrop.lrp.walk"], "Propagation", Undividing)
     by_undivided_sums = scores(planted, lrp.Epsilon())
     assert Undividing.sums > 0
     covered = planted[3].float().mean().item()

@@ -8,6 +8,7 @@ import torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALLEST = {
+    "many_processes": {"epochs": 2, "steps": 2, "batch_size": 4},
     "plain_loop": {"epochs": 2, "steps": 2, "batch_size": 4},
     "reldrop_images": {"epochs": 2, "size": 100, "test_size": 50},
     "reldrop_points": {"epochs": 1, "points": 32, "test_size": 26},

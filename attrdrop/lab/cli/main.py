@@ -19,6 +19,7 @@ from attrdrop import __version__
 from attrdrop.lab.cli.evaluate import evaluate
 from attrdrop.lab.cli.evaluate_images import evaluate_images
 from attrdrop.lab.cli.evaluate_points import evaluate_points
+from attrdrop.lab.cli.explain import explain
 from attrdrop.lab.cli.finetune import finetune
 from attrdrop.lab.cli.images import train_images
 from attrdrop.lab.cli.maps import maps, maps_points
@@ -57,6 +58,7 @@ app.command()(sweep)
 app.command()(study)
 app.command("train-images")(train_images)
 app.command("train-points")(train_points)
+app.command()(explain)
 app.command()(maps)
 app.command("maps-points")(maps_points)
 app.command("evaluate-images")(evaluate_images)

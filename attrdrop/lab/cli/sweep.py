@@ -9,7 +9,7 @@ from attrdrop.lab.cli.finetune import check_data_options
 from attrdrop.lab.cli.options import command
 from attrdrop.lab.cli.terminal import run_experiment
 from attrdrop.lab.errors import InputError
-from attrdrop.lab.runs.settings import RunOptions
+from attrdrop.lab.runs.settings import Machines, RunOptions
 from attrdrop.lab.studies.plan import Plan, Search
 from attrdrop.lab.text import published
 from attrdrop.lab.text.settings import Data, Settings
@@ -40,7 +40,9 @@ def _published(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     without=("task", "arms", "attribution", "target", "region", "cross_tuning"),  # the studies vary them
     output=Path("runs/sweep"),
 )
-def sweep(plan: Plan, search: Search, data: Data, settings: Settings, run: RunOptions, given: set[str]) -> None:
+def sweep(
+    plan: Plan, search: Search, data: Data, settings: Settings, run: RunOptions, machines: Machines, given: set[str]
+) -> None:
     """Repeat the analyses of the AD-DROP paper: many runs, then tables and figures.
 
     Each study is a set of runs; what they share is done once. Results are
@@ -56,7 +58,18 @@ def sweep(plan: Plan, search: Search, data: Data, settings: Settings, run: RunOp
     from attrdrop.lab.studies.run import Sweep
 
     plan = dataclasses.replace(plan, studies=() if search.search else plan.studies, tasks=_tasks(plan.tasks, data))
-    run_experiment(partial(Sweep, plan, _prepare(settings, data), search), run, goes_on=True)
+    start = partial(Sweep, plan, _prepare(settings, data), search, executor=_executor(machines))
+    run_experiment(start, run, goes_on=True)
+
+
+def _executor(machines: Machines) -> Any:
+    from attrdrop.lab.runs.pool import LOCAL
+
+    if machines.executor == "local":
+        return LOCAL
+    from attrdrop.lab.runs.ray_pool import RayExecutor
+
+    return RayExecutor(machines.address)
 
 
 def _tasks(names: tuple[str, ...], data: Data) -> tuple[str, ...]:

@@ -44,13 +44,35 @@ def run_trials(
         return pool.run(trials, starting, finished, failed)
 
 
+class Executor:
+    """Who does the trials: this process or others of this machine. A subclass names another."""
+
+    def is_this_process(self, jobs: int) -> bool:
+        return jobs == 1
+
+    def pool(self, prepare: Maker, store: TrialStore, jobs: int, threads: int | None) -> "Pool":
+        if self.is_this_process(jobs):
+            return _OwnProcess(prepare, store, threads)
+        return _Workers(prepare, store, jobs, threads or threads_of(jobs))
+
+
+def threads_of(jobs: int) -> int:
+    """Of each of so many jobs at once, where nobody says."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
+LOCAL = Executor()
+
+
 @contextlib.contextmanager
-def open_pool(prepare: Maker, store: TrialStore, jobs: int = 1, threads: int | None = None) -> Iterator["Pool"]:
-    """A pool that holds the folder of the store and, at more than one job, keeps its workers from run to run.
+def open_pool(
+    prepare: Maker, store: TrialStore, jobs: int = 1, threads: int | None = None, executor: Executor = LOCAL
+) -> Iterator["Pool"]:
+    """A pool that holds the folder of the store and, where it has workers, keeps them from run to run.
 
     Args:
-        prepare: makes, once in every process, the function that does a trial and returns a result of plain values. At
-            more than one job it is pickled.
+        prepare: makes, once in every process, the function that does a trial and returns a result of plain values. It
+            is pickled but for one local job.
         store: keeps the results.
         jobs: trials that are done at once.
         threads: of PyTorch, in every process; by default this process keeps its own, and workers share as many.
@@ -59,20 +81,21 @@ def open_pool(prepare: Maker, store: TrialStore, jobs: int = 1, threads: int | N
         InputError: another experiment holds the folder.
     """
     with store.locked():
-        if jobs == 1:
-            yield _OwnProcess(prepare, store, threads)
-            return
-        workers = _Workers(prepare, store, jobs, threads or max(1, torch.get_num_threads() // jobs))
+        pool = executor.pool(prepare, store, jobs, threads)
         try:
-            yield workers
+            yield pool
         finally:
-            workers.stop()
+            pool.stop()
 
 
 class Pool(abc.ABC):
     """What does trials and keeps their results."""
 
     store: TrialStore
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Ends all workers at once, with what they are at."""
 
     def run(
         self,
@@ -112,10 +135,13 @@ class _OwnProcess(Pool):
         self.prepare, self.store, self.threads = prepare, store, threads
         self._work: Work | None = None
 
+    def stop(self) -> None:
+        """What is done here has ended by now."""
+
     def _outcomes(self, trials: list[Trial], starting: Callable[[Trial], None]) -> Outcomes:
         for trial in trials:
             if self._work is None:
-                self._work = _prepared(self.prepare, self.threads)
+                self._work = prepared(self.prepare, self.threads)
             starting(trial)
             try:
                 _do(trial, self._work, self.store)
@@ -131,7 +157,6 @@ class _Workers(Pool):
         self._workers: list[_Worker] = []
 
     def stop(self) -> None:
-        """Ends all workers at once, with what they are at."""
         for worker in self._workers:
             worker.process.kill()
         while self._workers:
@@ -213,9 +238,9 @@ def _serve(pipe: connection.Connection, prepare: Maker, store: TrialStore, jobs:
     """The whole life of a worker: each answer is None or an exception of plain text."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        work = _prepared(prepare, threads)
+        work = prepared(prepare, threads)
     except Exception as error:
-        pipe.send(_plain(error))
+        pipe.send(plain_error(error))
         return
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         pipe.send(None)
@@ -225,11 +250,11 @@ def _serve(pipe: connection.Connection, prepare: Maker, store: TrialStore, jobs:
                 _do(trial, work, store, jobs)
                 answer = None
             except Exception as error:
-                answer = _plain(error)
+                answer = plain_error(error)
             pipe.send(answer)
 
 
-def _prepared(prepare: Maker, threads: int | None) -> Work:
+def prepared(prepare: Maker, threads: int | None) -> Work:
     if threads:
         torch.set_num_threads(threads)
     return prepare()
@@ -237,14 +262,19 @@ def _prepared(prepare: Maker, threads: int | None) -> Work:
 
 def _do(trial: Trial, work: Work, store: TrialStore, jobs: int = 1) -> None:
     started = time.perf_counter()
-    try:
-        result = work(trial)
-    except torch.OutOfMemoryError as error:
-        raise RunError(f"{error}; try a smaller --batch-size or fewer --jobs.") from error
+    result = result_of(trial, work)
     store.save(trial, result, time.perf_counter() - started, jobs)
 
 
-def _plain(error: Exception) -> Exception:
+def result_of(trial: Trial, work: Work) -> Any:
+    """Raises RunError where memory runs out."""
+    try:
+        return work(trial)
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"{error}; try a smaller --batch-size or fewer --jobs.") from error
+
+
+def plain_error(error: Exception) -> Exception:
     """The error without what may not travel between processes."""
     for kind in (InputError, RunError):
         if isinstance(error, kind):

@@ -231,6 +231,29 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True)
+class Machines(Options):
+    """Where the runs of an experiment are done."""
+
+    executor: Annotated[
+        str,
+        Option(
+            Panel.TRAINING,
+            "Who does the runs: local, this machine; ray, the machines of a Ray cluster (extra sweep-ray).",
+            check=one_of(("local", "ray")),
+        ),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        Option(Panel.TRAINING, "Of the Ray cluster, such as auto or 10.0.0.1:6379; without it, one is started here."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address and self.executor != "ray":
+            raise InputError("--address: only --executor ray has one.")
+
+
+@dataclass(frozen=True)
 class SavingRunOptions(RunOptions):
     """Those of experiments whose models are worth keeping."""
 

@@ -124,7 +124,10 @@ class Search(Options):
     ] = ()
     storage: Annotated[
         str | None,
-        Option(Panel.SWEEP, "Database URL of the search, for several machines; without it a file in the folder."),
+        Option(
+            Panel.SWEEP,
+            "Database URL of the search, or journal:FILE, for several machines; without it a file in the folder.",
+        ),
     ] = None
 
 

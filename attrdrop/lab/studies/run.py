@@ -10,7 +10,7 @@ from typing import Any
 
 from attrdrop.lab.errors import InputError
 from attrdrop.lab.names import ADDROP, PLAIN, TUNED, Record, Trial
-from attrdrop.lab.runs.pool import Pool, open_pool
+from attrdrop.lab.runs.pool import LOCAL, Executor, Pool, open_pool
 from attrdrop.lab.runs.results import SWEEP, described, readable
 from attrdrop.lab.runs.store import ADVICE, TrialStore
 from attrdrop.lab.studies.plan import ONCE, VARIED, Plan, Search, addrop, at_layers, layers_of
@@ -37,7 +37,9 @@ class Sweep:
         overwrite: bool = False,
         jobs: int = 1,
         threads: int | None = None,
+        executor: Executor = LOCAL,
     ) -> None:
+        self.executor = executor
         self.plan, self.prepare, self.search, self.points = plan, prepare, search, search.search or 0
         choices: dict[str, list[Any]] = {"lr": [*search.search_lr], "batch_size": [*search.search_batch_size]}
         self.tuned = {name: values for name, values in choices.items() if values and self.points}
@@ -91,8 +93,9 @@ class Sweep:
     ) -> int:
         """Do the plan, then the search, then draw what is there, and return how many runs failed."""
         notices = (starting, finished, failed)
-        prepare = self.prepare if self.jobs > 1 else partial(self.prepare, epoch)
-        with open_pool(prepare, self.store, self.jobs, self.threads) as pool:
+        is_own = self.executor.is_this_process(self.jobs)
+        prepare = partial(self.prepare, epoch) if is_own else self.prepare
+        with open_pool(prepare, self.store, self.jobs, self.threads, self.executor) as pool:
             try:
                 failures = pool.run(self.trials, *notices)
                 return failures + (self._search(pool, *notices) if self.points else 0)

@@ -6,7 +6,9 @@ Raises InputError at import where optuna is not installed.
 import contextlib
 import math
 import platform
+import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ except ImportError:
 
 DIGITS = 10  # 0.30000000000000004 of a search is the 0.3 of a grid
 EVALUATED = (TrialState.COMPLETE, TrialState.PRUNED)
+PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds
 OWNER = "owner"  # noted with a point: which of several machines evaluates it
 
 Params = dict[str, Any]
@@ -67,8 +70,9 @@ def search(
         jobs: how many points are proposed at a time, before the value of the first of them is known.
         direction: of better values.
         subject: what is evaluated, as plain values; another subject, space or direction is another study.
-        storage: URL of a database to keep the study instead. Searches on several machines, each with a folder of its
-            own, then share their points; they may exceed `trials` by those they are at.
+        storage: URL of a database, or journal:FILE on a disk in common, to keep the study instead. Searches on several
+            machines, each with a folder of its own, then share their points; they may exceed `trials` by those they
+            are at.
 
     Raises:
         InputError: the database cannot be used.
@@ -76,8 +80,8 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     owner = f"{platform.node()}:{folder.resolve()}" if storage else None
     with _one_sentence(storage):
-        study = optuna.create_study(
-            storage=storage or sqlalchemy.URL.create("sqlite", database=str(folder / STUDY)).render_as_string(),
+        study = _study(
+            storage or sqlalchemy.URL.create("sqlite", database=str(folder / STUDY)).render_as_string(),
             study_name=key_of({"space": dict(space), "direction": direction, "subject": subject}),
             direction=direction,
             load_if_exists=True,
@@ -87,16 +91,31 @@ def search(
         with _one_sentence(storage):
             points = study.get_trials(False, EVALUATED)
             part = sum(map(_is_of(owner), points)) % jobs  # a kill came between the first values and the last
-            room = min(jobs - part, trials - len(points))
-            if room <= 0:
+            asked: list[Proposal] = [*left[: jobs - part]]  # also where other machines have come to `trials` meanwhile
+            left = left[len(asked) :]
+            room = min(jobs - part, trials - len(points)) - len(asked)
+            asked += [_ask(study, space, seed, owner) for _ in range(room)]
+            if not asked:
                 return [Point(_rounded(point.params), point.value) for point in points]
-            asked: list[Proposal] = [*left[:room]]
-            left = left[room:]
-            asked += [_ask(study, space, seed, owner) for _ in range(room - len(asked))]
         values = evaluate([_rounded(trial.params) for trial in asked])
         with _one_sentence(storage):
             for trial, value in zip(asked, values, strict=True):
                 _tell(study, trial, value)
+
+
+def _study(storage: str, **options: Any) -> optuna.Study:
+    """optuna makes its tables without a lock, so of machines that start at once in an empty database all but one find
+    those of another half there, and try again."""
+    kind, _, path = storage.partition(":")
+    if kind == "journal":
+        backend = optuna.storages.journal.JournalFileBackend(path.removeprefix("//"))
+        return optuna.create_study(storage=optuna.storages.JournalStorage(backend), **options)
+    for pause in PAUSES:
+        try:
+            return optuna.create_study(storage=storage, **options)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            time.sleep(pause)
+    return optuna.create_study(storage=storage, **options)
 
 
 def _is_of(owner: str | None) -> Callable[[FrozenTrial], bool]:
@@ -115,7 +134,8 @@ def _left_by_the_dead(study: optuna.Study, space: Space, owner: str | None) -> l
 def _ask(study: optuna.Study, space: Space, seed: int, owner: str | None) -> Proposal:
     """The next point; the seed of its sampler counts the points before it, which no kill changes."""
     place = len(study.get_trials(False, (*EVALUATED, TrialState.RUNNING)))
-    own_seed = int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
+    entropy = [seed, place] if owner is None else [seed, place, zlib.crc32(owner.encode())]  # no two propose the same
+    own_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of constant_liar, before optuna 5
         study.sampler = optuna.samplers.TPESampler(seed=own_seed, constant_liar=True)
@@ -148,6 +168,6 @@ def _rounded(params: Params) -> Params:
 def _one_sentence(storage: str | None) -> Iterator[None]:
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
         where = "--storage: the database" if storage else f"--output: {STUDY}"  # a URL may hold a password
         raise InputError(f"{where} cannot be used: {str(error).splitlines()[0].rstrip('.')}.") from error

@@ -1,0 +1,53 @@
+"""Which pixels of an image file a classifier's answer rests on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attrdrop import lrp
+from attrdrop.lab.errors import InputError
+from attrdrop.lab.images.models import build, read_weights
+from attrdrop.lab.images.settings import PRETRAINED
+
+MEAN, STD, IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1000  # of ImageNet, of its classes
+
+
+def explained(
+    name: str, weights: str, files: Sequence[Path], size: int, rule: lrp.Rule, target: int | None, device: torch.device
+) -> tuple[Tensor, Tensor, list[int], list[float]]:
+    """Images (N, 3, size, size) in [0, 1], their relevance, the classes explained and their logits."""
+    images = torch.stack([_read(path, size) for path in files])
+    model = build(name, weights, _classes(weights), 3, (size, size)).to(device).eval()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    x = ((images - mean) / std).to(device)
+    with torch.no_grad():
+        logits = model(x)
+    if target is not None and not 0 <= target < logits.shape[1]:
+        raise InputError(f"--target: {target} is no class of {name}, which has 0 to {logits.shape[1] - 1}.")
+    chosen = logits.argmax(1) if target is None else torch.full((len(files),), target, device=device)
+    relevance = lrp.relevance(model, x, chosen, rule=rule).cpu()
+    return images, relevance, chosen.tolist(), logits.gather(1, chosen[:, None])[:, 0].tolist()
+
+
+def _classes(weights: str) -> int:
+    if weights in ("", PRETRAINED):
+        return IMAGENET
+    matrices = [values for values in read_weights(Path(weights)).values() if values.dim() == 2]
+    if not matrices:
+        raise InputError(f"--weights: {weights} holds no linear layer that could be the head.")
+    return len(matrices[-1])
+
+
+def _read(path: Path, size: int) -> Tensor:
+    """The middle square of an image file (3, size, size), in [0, 1]."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            picture = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"--image: {path} could not be read as an image: {error}.") from error
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(size, size, 3).permute(2, 0, 1) / 255

@@ -1,0 +1,73 @@
+"""`attrdrop explain`: texts and image files, and what it refuses."""
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from attrdrop.lab.cli.main import app
+from attrdrop.models import resnet10
+
+transformers = pytest.importorskip("transformers")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A folder of a tiny classifier with the shipped tokenizer."""
+    from attrdrop.lab.text import shipped
+
+    folder = tmp_path_factory.mktemp("model")
+    transformers.AutoTokenizer.from_pretrained(shipped.BERT_TINY).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(shipped.BERT_TINY, id2label={0: "bad", 1: "good"})
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_texts(classifier, tmp_path):
+    texts = ("--text", "a warm, funny film", "--text", "dull")
+    done = run("--model", classifier, *texts, "--target", 1, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("good: ") == 2
+    assert "funny" in done.output
+    assert "[PAD]" not in done.output
+    assert (tmp_path / "out" / "explained.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "explained.html").read_text(encoding="utf-8").count("<p ") == 2
+
+
+def test_images(tmp_path):
+    torch.manual_seed(0)
+    torch.save(resnet10(7).state_dict(), tmp_path / "weights.pt")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    means = ("--model", "resnet10", "--weights", tmp_path / "weights.pt", "--image-size", 32)
+    done = run(*means, "--image", tmp_path / "red.png", "--target", 6, "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "red.png: 6, " in done.output
+    assert (tmp_path / "out" / "explained.png").read_bytes().startswith(b"\x89PNG")
+    refused = run(*means, "--image", tmp_path / "weights.pt", "--output", tmp_path / "other")
+    assert refused.exit_code == 2
+    assert "could not be read as an image" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --text or --image, one of them"),
+        (["--text", "a", "--image", "b"], "give --text or --image, one of them"),
+        (["--text", "a", "--rule", "no"], "'no' is none of epsilon-plus-flat"),
+        (["--text", "a"], "explain takes a text classifier"),
+    ],
+)
+def test_refusals(arguments, message, tmp_path):
+    done = run("--model", "bert-tiny", *arguments, "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_a_class_that_is_not_there(classifier, tmp_path):
+    done = run("--model", classifier, "--text", "a", "--target", 2, "--output", tmp_path / "out")
+    assert "--target: 2 is no class" in " ".join(done.output.split())
