@@ -18,7 +18,7 @@ class AttentionAttribution(SurveyingStrategy):
 
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
         sites = self.survey(model, batch)
-        with torch.no_grad(), self.pass1_mode(model), contextlib.suppress(_Reached):
+        with torch.no_grad(), self.pass1_mode(model, draws.sample_ids.device), contextlib.suppress(_Reached):
             model(**batch, attrdrop=AttentionPass1(sites, draws))
         return sites
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrdrop._core.checks import check_choice, check_positive_int, check_seed, is_int
+from attrdrop._core.checks import check_choice, check_positive_int, check_probability, check_seed, is_int
+from attrdrop.addrop.quadrature import RULES, Node, nodes
 from attrdrop.addrop.targets import TARGETS, Target
 from attrdrop.addrop.units import UNITS
 from attrdrop.ops.keep_mask import KEYS, REGIONS
@@ -15,6 +16,8 @@ ATTRIBUTIONS = ("GA", "IGA", "AA", "RD")
 ATTENTIONS = ("encoder", "decoder", "cross", "vision")
 LAYERS = ("all", "first")
 PASS1_MODES = ("train", "eval")
+PASS1_DTYPES = ("bfloat16",)
+IGA_SCOPES = ("layer", "joint")
 ALTERNATIONS = ("epochs", "steps")
 
 
@@ -27,10 +30,14 @@ class ADDropConfig:
         q: probability that a candidate is dropped, or such a callable.
         attribution: what ranks. "GA": the gradient of the target with respect to the attention probabilities (Eq. 5).
             "IGA": its integral times the probabilities (Eq. 3); for each masked layer ``iga_steps`` forwards and walks
-            back. "AA": the scores, and so the probabilities before dropout; pass 1 needs no gradients. "RD": nothing,
-            each position is dropped with probability p q; there is no pass 1. docs/papers.md says where the released
-            code does otherwise.
-        iga_steps: m of Eq. 3.
+            back, or fewer by ``iga_rule`` and ``iga_scope``. "AA": the scores, and so the probabilities before dropout;
+            pass 1 needs no gradients. "RD": nothing, each position is dropped with probability p q; there is no pass 1.
+            docs/papers.md says where the released code does otherwise.
+        iga_steps: m of Eq. 3; default 20, with Gauss nodes 5.
+        iga_rule: "riemann": at k / m, k = 1 to m, as Eq. 3 has it. "gauss": approximate, at the nodes of Gauss and
+            Legendre, of which 4 to 6 come closer to the integral than 20 steps. See docs/howto/cheaper_steps.md.
+        iga_scope: "layer": the attention of each layer is scaled while that of the others stays whole. "joint":
+            another reading of Eq. 3, that of all masked layers is scaled at once, at the cost of one layer.
         iga_batch: how many of these steps run as one batch of so many times the size: the same work in fewer, larger
             kernels. More than 1 needs pass1="eval", since all steps have the same dropout, and no callable target.
         layers: "all", "first", or indices of attention layers, counted from the input, negative from the end. "all" is
@@ -47,14 +54,20 @@ class ADDropConfig:
             regression minus the loss). "gold": the same with the labels. Or a callable from (outputs, batch) to a
             scalar.
         pass1: "train" keeps dropout on in pass 1, as published; "eval" turns it off: cheaper and deterministic.
+        pass1_dtype: None, or "bfloat16": approximate, pass 1 alone runs under autocast, and ranks with bfloat16 keys if
+            ``keys`` says nothing else. See docs/howto/cheaper_steps.md.
         cross_tuning: AD-DROP in even epochs only, plain training in odd ones (Alg. 1); epochs count from 1.
         alternate, every: what cross-tuning counts, "epochs" or optimizer "steps", and how many of them are plain before
             as many have AD-DROP. "steps" is for training that has one epoch or none.
+        mask_every: approximate: of AD-DROP's steps, those whose number, counted over the whole training from 0, is a
+            multiple of it take two passes; the others are plain.
+        sample_share: approximate: probability with which a sample has a mask; pass 1 runs on those alone, and the
+            others are trained plainly in the same pass 2. Drawn by sample id, as masks are.
         keys: precision that ranks, see :func:`attrdrop.keep_mask`.
         region: "high", or "low" for the paper's prior experiment (Section 2.2).
         seed: seed of all draws.
 
-    Target and pass1 say nothing to RD, nor the target to AA.
+    Target, pass1 and pass1_dtype say nothing to RD, nor the target to AA.
 
     Raises:
         ValueError, TypeError: a field is not as said above; the message names it.
@@ -63,16 +76,21 @@ class ADDropConfig:
     p: Schedule = 0.3
     q: Schedule = 0.3
     attribution: str = "GA"
-    iga_steps: int = 20
+    iga_steps: int | None = None
+    iga_rule: str = "riemann"
+    iga_scope: str = "layer"
     iga_batch: int = 1
     layers: str | Sequence[int] = "all"
     attention: str | Sequence[str] = "encoder"
     units: str | Sequence[str] = ("attention",)
     target: Target = "pseudo"
     pass1: str = "train"
+    pass1_dtype: str | None = None
     cross_tuning: bool = True
     alternate: str = "epochs"
     every: int = 1
+    mask_every: int = 1
+    sample_share: float = 1.0
     keys: str = "auto"
     region: str = "high"
     seed: int = 0
@@ -82,8 +100,20 @@ class ADDropConfig:
             check_schedule(name, getattr(self, name))
         check_choice("attribution", self.attribution, ATTRIBUTIONS, quoted=True)
         check_choice("pass1", self.pass1, PASS1_MODES, quoted=True)
+        if self.pass1_dtype is not None:
+            check_choice("pass1_dtype", self.pass1_dtype, PASS1_DTYPES, quoted=True, more=" or None")
         check_choice("alternate", self.alternate, ALTERNATIONS, quoted=True)
         check_positive_int("every", self.every)
+        check_positive_int("mask_every", self.mask_every)
+        if self.cross_tuning and self.alternate == "steps" and self.mask_every > self.every:
+            raise ValueError(
+                f"mask_every must not be above every, {self.every}, where cross-tuning alternates by steps, lest no "
+                f"step has masks, got {self.mask_every}"
+            )
+        if check_probability("sample_share", self.sample_share) == 0:
+            raise ValueError(f"sample_share must be above 0, got {self.sample_share}")
+        if self.sample_share < 1 and self.attribution == "RD":
+            raise ValueError(f"sample_share must be 1 where attribution is 'RD', got {self.sample_share}")
         check_choice("keys", self.keys, KEYS, quoted=True)
         check_choice("region", self.region, REGIONS, quoted=True)
         if not callable(self.target):
@@ -96,10 +126,15 @@ class ADDropConfig:
                 raise ValueError(f"layers must be 'all', 'first' or a non-empty list of indices, got {self.layers!r}")
             object.__setattr__(self, "layers", tuple(map(int, layers)))
         object.__setattr__(self, "seed", check_seed(self.seed))
-        check_positive_int("iga_steps", self.iga_steps)
+        check_choice("iga_rule", self.iga_rule, tuple(RULES), quoted=True)
+        check_choice("iga_scope", self.iga_scope, IGA_SCOPES, quoted=True)
+        if self.iga_steps is not None:
+            check_positive_int("iga_steps", self.iga_steps)
         check_positive_int("iga_batch", self.iga_batch)
         if self.iga_batch > 1 and (self.pass1 != "eval" or callable(self.target)):
             raise ValueError(f"iga_batch must be 1 unless pass1 is 'eval' and target no callable, got {self.iga_batch}")
+        if self.iga_batch > 1 and self.iga_scope == "joint":
+            raise ValueError(f"iga_batch must be 1 where iga_scope is 'joint', got {self.iga_batch}")
         for field, choices in (("attention", ATTENTIONS), ("units", UNITS)):
             given = getattr(self, field)
             names = (given,) if isinstance(given, str) else tuple(given)
@@ -114,7 +149,16 @@ class ADDropConfig:
                 f"attention only, got {self.units!r}"
             )
 
+    @property
+    def iga_nodes(self) -> list[Node]:
+        """Where IGA takes the gradient, and by how much each counts."""
+        return nodes(self.iga_rule, RULES[self.iga_rule] if self.iga_steps is None else self.iga_steps)
+
     def is_active(self, epoch: int, step: int) -> bool:
         """Whether a step, counted from 0, of an epoch, counted from 1, is one of AD-DROP's."""
         done = epoch - 1 if self.alternate == "epochs" else step
         return not self.cross_tuning or done // self.every % 2 == 1
+
+    def has_masks(self, epoch: int, step: int) -> bool:
+        """Whether such a step takes two passes: not every one of AD-DROP's need do so."""
+        return self.is_active(epoch, step) and step % self.mask_every == 0

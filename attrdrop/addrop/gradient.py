@@ -24,7 +24,7 @@ class GradientAttribution(SurveyingStrategy):
 
     def attribute(self, model: nn.Module, batch: Mapping[str, Any], draws: Draws) -> list[Site]:
         sites = self.known_sites(model, batch)
-        with torch.enable_grad(), self.pass1_mode(model):
+        with torch.enable_grad(), self.pass1_mode(model, draws.sample_ids.device):
             pass1 = GradientPass1(draws, self.scope, sites)
             try:
                 self._walk_back(pass1, model, batch)

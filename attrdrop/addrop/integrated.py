@@ -3,14 +3,14 @@
 Scaling A of one layer by k / m scales its head outputs O = A V, so B = A * (mean over k of dO_k) Vᵀ with dO_k the
 gradient at (k / m) O. Step k = m is GA's pass 1, and its one walk back serves all layers. Each other step of a layer is
 a forward and a walk back over what lies above that layer: what lies below does not change. Several steps may run as one
-larger batch.
+larger batch. Other nodes than k / m weigh the dO at them.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from attrdrop._core.modules import RandomState
 from attrdrop.addrop.gradient import GradientAttribution, GradientPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Site, SiteOrder
+from attrdrop.addrop.quadrature import Node
 from attrdrop.addrop.replay import Repeat, Replay
 from attrdrop.addrop.statistics import live_queries
 from attrdrop.addrop.targets import attribution_target, predictions
@@ -36,15 +37,15 @@ class IntegratedGradientAttribution(GradientAttribution):
                 f"{images.shape[0]} for {size} samples, got {self.config.iga_batch}"
             )
         sites = self.known_sites(model, batch)
-        with torch.enable_grad(), self.pass1_mode(model):
-            pass1 = IntegratedPass1(draws, self.scope, sites)
+        with torch.enable_grad(), self.pass1_mode(model, draws.sample_ids.device):
+            pass1 = IntegratedPass1(draws, self.scope, sites, self.config.iga_nodes, self.config.iga_scope == "joint")
             predicted = predictions(self._walk_back(pass1, model, batch))  # the outputs go, and the graph with them
             score = functools.partial(self._score, model, batch, predicted)
-            pass1.integrate(score, self.config.iga_steps, self.config.iga_batch)
+            pass1.integrate(score, self.config.iga_batch)
         return pass1.sites
 
     def _score(
-        self, model: nn.Module, batch: Mapping[str, Any], predicted: Tensor | None, scaled: ScaledPass1
+        self, model: nn.Module, batch: Mapping[str, Any], predicted: Tensor | None, scaled: ScaledPass1 | JointPass1
     ) -> Tensor:
         """The sum of F over the steps that run at once."""
         inputs, labels, target = scaled.repeat(batch), scaled.repeat(predicted), self.config.target
@@ -57,29 +58,44 @@ class Integrand:
     """What a layer's integral needs: its call and head outputs (B, n, H, d) of step m, without graph.
 
     random is the generators' state behind the call: every step goes on from it, so that all have the same dropout.
+    sums: weighed dO, x (B, H, n, d) in float32 or wider, of each value that they go with; one but in joint steps.
     """
 
     site: Site
     call: AttentionCall
     out: Tensor
     random: RandomState
-    total: Tensor | None = None
+    sums: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, grad_out: Tensor) -> None:
-        """Adds dO_k, in float32 or wider."""
-        grad_out = grad_out.to(torch.promote_types(grad_out.dtype, torch.float32))
-        self.total = grad_out if self.total is None else self.total + grad_out
+    def add(self, grad_out: Tensor, weight: float, value: Tensor | None = None) -> None:
+        """Adds dO at a node. value: that of this node, None where it is that of the whole attention."""
+        x = grad_out.to(torch.promote_types(grad_out.dtype, torch.float32)).transpose(1, 2) * weight
+        if value is not None:
+            self.sums.append((x, value))
+        elif self.sums:
+            self.sums[0][0].add_(x)
+        else:
+            self.sums.append((x, self.call.value))
 
 
 class IntegratedPass1(GradientPass1):
-    """Step m, and after :meth:`walk_back` the others, by :meth:`integrate`."""
+    """The whole attention, and after :meth:`walk_back` the shares of it, by :meth:`integrate`."""
 
-    def __init__(self, draws: Draws, scope: Container[nn.Module], sites: Sequence[Site] = ()):
+    def __init__(
+        self,
+        draws: Draws,
+        scope: Container[nn.Module],
+        sites: Sequence[Site],
+        nodes: Sequence[Node],
+        is_joint: bool = False,
+    ):
         super().__init__(draws, scope, sites)
         self._device = draws.sample_ids.device
         self._replay = Replay(self._device)
         self._integrands: list[Integrand] = []
         self._before = RandomState.now(self._device)
+        self._nodes, self._is_joint = nodes, is_joint
+        self._total = sum(node.weight for node in nodes)
 
     def run(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         with self._replay.recorded(model, lambda: max(self._markers, default=-1) + 1):
@@ -99,44 +115,66 @@ class IntegratedPass1(GradientPass1):
         super().walk_back(target, may_miss)
         self._integrands = [integrand for integrand in self._integrands if integrand.site.is_masked]
 
-    def integrate(self, score: Callable[[ScaledPass1], Tensor], steps: int, at_once: int = 1) -> None:
-        """Steps 1 to m - 1 of each masked layer, so many at once; then its bits.
+    def integrate(self, score: Callable[..., Tensor], at_once: int = 1) -> None:
+        """The nodes that step m was none of, so many at once; then the bits of each masked layer.
 
         ``score`` runs the model under a pass, on a batch that the pass has repeated, and gives the sum of the steps' F.
         """
         after = RandomState.now(self._device)
-        size = len(self.draws.sample_ids)
-        for integrand in self._integrands:
-            for first in range(1, steps, at_once):
-                shares = [k / steps for k in range(first, min(first + at_once, steps))]
-                with self._replay.replayed(integrand.site.index, Repeat(size, len(shares))):
-                    scaled = ScaledPass1(self.draws, self.sites, integrand, shares)
-                    self._before.restore()
-                    (grad_out,) = torch.autograd.grad(score(scaled), scaled.out)
-                for part in grad_out.chunk(len(shares)):
-                    integrand.add(part)
-            self._rank(integrand, steps)
+        if self._is_joint:
+            self._integrate_jointly(score)
+        else:
+            for integrand in self._integrands:
+                self._integrate(integrand, score, at_once)
         after.restore()
+
+    def _integrate(self, integrand: Integrand, score: Callable[..., Tensor], at_once: int) -> None:
+        rest = [node for node in self._nodes if node.share != 1]
+        for first in range(0, len(rest), at_once):
+            chosen = rest[first : first + at_once]
+            with self._replay.replayed(integrand.site.index, Repeat(len(self.draws.sample_ids), len(chosen))):
+                scaled = ScaledPass1(self.draws, self.sites, integrand, [node.share for node in chosen])
+                self._before.restore()
+                (grad_out,) = torch.autograd.grad(score(scaled), scaled.out)
+            for part, node in zip(grad_out.chunk(len(chosen)), chosen, strict=True):
+                integrand.add(part, node.weight)
+        self._rank(integrand)
+
+    def _integrate_jointly(self, score: Callable[..., Tensor]) -> None:
+        lowest = min((integrand.site.index for integrand in self._integrands), default=0)
+        for node in self._nodes if self._integrands else ():
+            with self._replay.replayed(lowest, Repeat(len(self.draws.sample_ids), 1)):
+                joint = JointPass1(self.draws, self.sites, self._integrands, node.share)
+                self._before.restore()
+                gradients = torch.autograd.grad(score(joint), joint.outs)
+            for integrand, grad_out, value in zip(self._integrands, gradients, joint.values, strict=True):
+                integrand.add(grad_out, node.weight, value)
+        for integrand in self._integrands:
+            self._rank(integrand)
 
     def _ranks_within(self, call: AttentionCall) -> bool:
         return False  # not before the integral is there
 
     def _use(self, site: Site, grad_out: Tensor, value: Tensor) -> None:
-        next(integrand for integrand in self._integrands if integrand.site is site).add(grad_out)
+        """Step m, where it is a node."""
+        last = self._nodes[-1]
+        if last.share == 1 and not self._is_joint:
+            next(found for found in self._integrands if found.site is site).add(grad_out, last.weight)
 
     @torch.no_grad()
-    def _rank(self, integrand: Integrand, steps: int) -> None:
-        site, call, total = integrand.site, integrand.call, integrand.total
-        assert total is not None  # step m is in it
+    def _rank(self, integrand: Integrand) -> None:
+        site, call = integrand.site, integrand.call
         bias, scale = call.bias(), call.score_scale()
         _, lse = masked_attention(
             call.query, call.key, call.value, self._valid_bits(call), bias=bias, sinks=call.sinks, scale=scale,
             return_lse=True,
         )  # fmt: skip
-        x = (total / steps).transpose(1, 2).to(call.value.dtype)
+        xs, values = zip(*integrand.sums, strict=True)
+        x = (torch.cat(xs, -1) / self._total).to(call.value.dtype)
         weight = AttentionWeight(call.query, call.key, lse, scale, bias)
-        site.keep = self.draws.keep_mask(site, x, call.value, weight=weight)
+        site.keep = self.draws.keep_mask(site, x, torch.cat(values, -1), weight=weight)
         site.live = live_queries(x) if self.draws.count_dead else None
+        integrand.sums.clear()
 
 
 class ScaledPass1(Pass1):
@@ -158,3 +196,43 @@ class ScaledPass1(Pass1):
             self._integrand.random.restore()
             return self.out
         return self._attend_plainly(call, site, plain)
+
+
+class JointPass1(Pass1):
+    """One step of all masked layers at once: each attends by a share of the probabilities A that it has in step m.
+
+    So A of the layers are the variables of one integral, along the line from none of them to all. What goes through
+    them, and the values with it, depends on the share. outs, values: of the masked layers, in their order.
+    """
+
+    steps = 1
+
+    def __init__(self, draws: Draws, sites: list[Site], integrands: Sequence[Integrand], share: float):
+        super().__init__(draws)
+        self.repeat = Repeat(len(draws.sample_ids), 1)
+        self._share = share
+        self._integrands = {integrand.site.index: integrand for integrand in integrands}
+        self._order = SiteOrder(sites)
+        self._found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def outs(self) -> list[Tensor]:
+        return [out for _, (out, _) in sorted(self._found.items())]
+
+    @property
+    def values(self) -> list[Tensor]:
+        return [value for _, (_, value) in sorted(self._found.items())]
+
+    def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
+        site = self._order.find(call.module)
+        if site is None:
+            return plain()
+        integrand = self._integrands.get(site.index)
+        if integrand is None:
+            return self._attend_plainly(call, site, plain)
+        out = self._attend_ourselves(integrand.call._replace(value=call.value), site) * self._share
+        integrand.random.restore()
+        if not out.requires_grad:
+            out.requires_grad_()
+        self._found.setdefault(site.index, (out, call.value.detach()))  # not what a checkpointed layer makes again
+        return out

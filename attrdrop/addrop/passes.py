@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attrdrop._core.backends import COMPILED_MISSING
 from attrdrop._core.seeds import derive_seed
+from attrdrop.addrop.part import Part
 from attrdrop.addrop.units import HEADS, NextInputs, Units, Zeroed, by_sample, without_heads
 from attrdrop.ops import (
     AttentionWeight,
@@ -89,7 +90,7 @@ class Draws(NamedTuple):
     """What the random bits of a step depend on besides their place, and how candidates are chosen.
 
     p, q: the paper's. count_dead: whether queries without a gradient are noted, to be counted apart. units: what is
-    dropped.
+    dropped. part: the samples that are attributed, where it is not all of them.
     """
 
     p: float
@@ -100,6 +101,12 @@ class Draws(NamedTuple):
     region: str = "high"
     count_dead: bool = False
     units: Units = Units()
+    part: Part | None = None
+
+    def of_part(self) -> Draws:
+        """Those of the attributed samples alone."""
+        assert self.part is not None
+        return self._replace(sample_ids=self.sample_ids[self.part.index], part=None)
 
     def samples(self, batch: int) -> Tensor:
         """The ids of a call's batch, (B,): a model that attends in windows has several entries per sample, in order;
@@ -239,6 +246,9 @@ class Pass1:
     def _attend_plainly(self, call: AttentionCall, site: Site, plain: Callable[[], Tensor]) -> Tensor:
         if not _is_slow_in_torch(call):
             return plain()
+        return self._attend_ourselves(call, site)
+
+    def _attend_ourselves(self, call: AttentionCall, site: Site) -> Tensor:
         return _attend(call, self._valid_bits(call), self._dropout_seed(site), self.draws)
 
     def _dropout_seed(self, site: Site) -> int:
@@ -253,6 +263,10 @@ class Pass2:
         self._order = SiteOrder(sites)
         self._seeds = [derive_seed(draws.seed, 2, site.index) for site in sites]
         self._inputs = NextInputs()
+        self._valid_bits = ValidBits()
+        if draws.part is not None:
+            for site in sites:
+                _spread(site, draws.part)
 
     def attend(self, call: AttentionCall, plain: Callable[[], Tensor]) -> Tensor:
         site = self._order.find(call.module)
@@ -272,11 +286,23 @@ class Pass2:
         return a if kept is None else Zeroed.apply(a, kept.rows)
 
     def _bits(self, site: Site, call: AttentionCall) -> KeepMask | None:
-        return site.keep
+        if site.keep is None or self.draws.part is None:
+            return site.keep
+        valid = self._valid_bits(call)
+        return KeepMask.from_rows(site.keep.rows & valid.rows, site.keep.shape[3])
 
     def _unit_bits(self, site: Site, unit: int, a: Tensor) -> KeptScores | None:
         """Those of units a (B, n, m)."""
         return site.units.get(unit)
+
+
+def _spread(site: Site, part: Part) -> None:
+    """Gives samples without attribution bits that are all set, those beyond the valid positions too."""
+    if site.keep is not None:
+        keep = site.keep
+        site.keep = KeepMask(part.spread(keep.rows), part.spread(keep.cols), keep.counts)
+    for unit, kept in site.units.items():
+        site.units[unit] = KeptScores(part.spread(kept.rows), kept.counts)
 
 
 SHARED_AND_CHECKPOINTED = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attrdrop.addrop.passes import AttentionCall, Draws, Pass2, Site, ValidBits
+from attrdrop.addrop.passes import AttentionCall, Draws, Pass2, Site
 from attrdrop.addrop.statistics import DropCounter
 from attrdrop.addrop.survey import SurveyingStrategy
 from attrdrop.ops import KeepMask, KeptScores, random_keep_mask
@@ -29,7 +29,6 @@ class RandomPass2(Pass2):
     def __init__(self, sites: list[Site], draws: Draws, counter: DropCounter):
         super().__init__(sites, draws)
         self._counter = counter
-        self._valid_bits = ValidBits()
 
     def _bits(self, site: Site, call: AttentionCall) -> KeepMask | None:
         if site.is_masked and site.keep is None and "attention" in self.draws.units:

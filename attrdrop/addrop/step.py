@@ -18,6 +18,7 @@ from attrdrop.addrop.attention import AttentionAttribution
 from attrdrop.addrop.config import ADDropConfig
 from attrdrop.addrop.gradient import GradientAttribution
 from attrdrop.addrop.integrated import IntegratedGradientAttribution
+from attrdrop.addrop.part import Part
 from attrdrop.addrop.passes import Draws, Pass2
 from attrdrop.addrop.random import RandomDropping
 from attrdrop.addrop.scope import attention_scope
@@ -45,6 +46,9 @@ NO_EPOCH = (
 CAPTURED = (
     "a CUDA graph is captured, and every replay of it would drop the same positions; make this ADDrop with "
     "capturable=True"
+)
+PARTLY_IMAGES = (
+    "sample_share must be 1 where pixel_values have another first dimension than the batch, {} for {} samples, got {}"
 )
 NOT_CAPTURABLE = "capturable must be False where {}"
 
@@ -127,7 +131,7 @@ class ADDrop:
     @property
     def is_active(self) -> bool:
         """Whether a training step would take two passes now."""
-        return self.config.is_active(self.epoch, self._step)
+        return self.config.has_masks(self.epoch, self._step)
 
     @outside_graphs
     def __call__(self, *arguments: Any, **batch: Any) -> Any:
@@ -142,7 +146,8 @@ class ADDrop:
     def attribute(self, **batch: Any) -> Pass2 | None:
         """Pass 1 alone: what to hand to the model as ``attrdrop=...``, or None where the step is a plain one.
 
-        It is plain outside AD-DROP epochs, in evaluation mode, and where p or q is 0.
+        It is plain outside AD-DROP epochs, in evaluation mode, where p or q is 0, between the steps of ``mask_every``,
+        and where ``sample_share`` draws no sample.
         """
         if not self.model.training:
             if torch.is_grad_enabled():
@@ -151,7 +156,8 @@ class ADDrop:
         size, device = _batch_size(batch)
         first = self._number(size, device) if self.is_active or self.capturable else 0
         if not self.is_active:
-            if self.config.alternate == "epochs" and not self._was_told_epoch:
+            is_turn = self.config.is_active(self.epoch, self._step)
+            if not is_turn and self.config.alternate == "epochs" and not self._was_told_epoch:
                 self._warn(NO_EPOCH.format(self.config.every + 1))
             return None
         p, q = (scheduled(name, getattr(self.config, name), self._step) for name in ("p", "q"))
@@ -162,9 +168,15 @@ class ADDrop:
         if "feed-forward" in self._units and is_compiled(self.model):
             raise ValueError(COMPILED)
         seed = derive_seed(self.config.seed, 0 if self.capturable else self._step)
+        part = self._part(batch, first, size, seed, device)
+        if part is not None and part.count == 0:
+            return None
         ids = _numbers(first, size, device)
-        draws = Draws(p, q, seed, ids, self.config.keys, self.config.region, self.count_dead, self._units)
-        sites = self._strategy.attribute(unwrap(self.model), batch, draws)  # pass 1
+        draws = Draws(p, q, seed, ids, self.config.keys, self.config.region, self.count_dead, self._units, part)
+        if part is None:
+            sites = self._strategy.attribute(unwrap(self.model), batch, draws)  # pass 1
+        else:
+            sites = self._strategy.attribute(unwrap(self.model), part.of(batch), draws.of_part())
         masks = self._strategy.mask(sites, draws)  # pass 2, but for running it
         self._counter.steps.add(1, device)
         return masks
@@ -184,6 +196,18 @@ class ADDrop:
         self.epoch, self._step, self._calls = state["epoch"], state["step"], state["calls"]
         self._samples.set(state["samples"])
         self._was_told_epoch = True
+
+    def _part(
+        self, batch: Mapping[str, Any], first: int | Tensor, size: int, seed: int, device: torch.device
+    ) -> Part | None:
+        """The samples that pass 1 attributes, None where it is all of them."""
+        if self.config.sample_share == 1:
+            return None
+        images = batch.get("pixel_values")
+        if isinstance(images, Tensor) and images.shape[0] != size:
+            raise ValueError(PARTLY_IMAGES.format(images.shape[0], size, self.config.sample_share))
+        part = Part.drawn(self.config.sample_share, seed, torch.arange(int(first), int(first) + size), device)
+        return None if part.count == size else part
 
     def _number(self, size: int, device: torch.device) -> int | Tensor:
         """The number of this call's first sample, among those of the step on all processes."""
@@ -210,6 +234,8 @@ def _check_capturable(config: ADDropConfig) -> None:
     scheduled_names = [name for name in ("p", "q") if callable(getattr(config, name))]
     if config.attribution == "IGA":
         raise ValueError(NOT_CAPTURABLE.format("attribution is 'IGA', which sets torch's generator back and forth"))
+    if config.sample_share < 1:
+        raise ValueError(NOT_CAPTURABLE.format("sample_share is below 1: the host draws how many samples that is"))
     if scheduled_names:
         what = f"{scheduled_names[0]} changes" if len(scheduled_names) == 1 else "p and q change"
         raise ValueError(NOT_CAPTURABLE.format(f"{what} with the step: replays would keep the captured value"))

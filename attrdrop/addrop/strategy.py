@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from attrdrop._core.modules import evaluation_mode, gradients_left_alone, uncompiled
@@ -91,9 +92,15 @@ class Strategy(ABC):
             warn(message)
 
     @contextlib.contextmanager
-    def pass1_mode(self, model: nn.Module) -> Iterator[None]:
-        """The model as pass 1 runs it: not compiled, and without its dropout where the configuration says so."""
-        is_evaluation = self.config.pass1 == "eval"
-        mode = evaluation_mode(model) if is_evaluation else contextlib.nullcontext()
-        with uncompiled(), gradients_left_alone(model), mode:
+    def pass1_mode(self, model: nn.Module, device: torch.device) -> Iterator[None]:
+        """The model as pass 1 runs it: not compiled, and without dropout or under autocast if the settings say so."""
+        with contextlib.ExitStack() as modes:
+            modes.enter_context(uncompiled())
+            modes.enter_context(gradients_left_alone(model))
+            if self.config.pass1 == "eval":
+                modes.enter_context(evaluation_mode(model))
+            if self.config.pass1_dtype is not None:
+                dtype = getattr(torch, self.config.pass1_dtype)
+                # no cache: it would hold on to weights cast by an outer autocast of another type
+                modes.enter_context(torch.autocast(device.type, dtype, cache_enabled=False))
             yield

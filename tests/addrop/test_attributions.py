@@ -8,10 +8,11 @@ import inspect
 import pytest
 import torch
 from eager import bits_of, check_a_step, eager_masks, gradients_of
-from models import ALL, CLASSIFIERS, EVERY, attended, batch, build
+from models import ALL, CLASSIFIERS, EVERY, SIZE, attended, batch, build
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from attrdrop import ADDrop, use_backend
 from attrdrop._core.backends import TRITON_MISSING
@@ -19,6 +20,7 @@ from attrdrop.addrop import ATTRIBUTIONS, integrated, passes
 from attrdrop.addrop.attention import AttentionPass1
 from attrdrop.addrop.integrated import IntegratedPass1, ScaledPass1
 from attrdrop.addrop.passes import AttentionCall, Draws, Pass1, Pass2, Site
+from attrdrop.addrop.quadrature import nodes
 from attrdrop.addrop.replay import Repeat, Replay
 from attrdrop.addrop.step import STRATEGIES
 from attrdrop.reference.keep_mask import candidates, draw
@@ -144,7 +146,7 @@ def test_modules_below_a_layer_are_not_run_again_and_change_nothing(name, monkey
 def test_the_steps_of_iga_see_the_dropout_of_the_first(name):
     model, inputs = with_dropout(build(name)), batch(name)
     draws = Draws(0.3, 0.4, 0, torch.arange(3))
-    pass1 = IntegratedPass1(draws, ADDrop(model)._scope)
+    pass1 = IntegratedPass1(draws, ADDrop(model)._scope, (), nodes("riemann", 1))
     logits = pass1.run(model, inputs).logits
     for site in pass1.sites:
         site.is_masked = True
@@ -170,13 +172,32 @@ def test_what_a_step_runs():
         ("RD", "all"): [1, 1, 1],
         ("IGA", "first"): [4, 4, 4],
         ("IGA", "all"): [2 + 2, 2 + 4, 2 + 6],
+        ("IGA", "all", "gauss"): [2 + 3, 2 + 6, 2 + 9],
+        ("IGA", "all", "riemann", "joint"): [2 + 3, 2 + 3, 2 + 3],
+        ("IGA", (1,), "gauss", "joint"): [2, 2 + 3, 2 + 3],
     }
-    for (attribution, chosen_layers), counts in expected.items():
-        addrop = new_addrop(model, attribution, layers=chosen_layers)
+    for (attribution, chosen_layers, *options), counts in expected.items():
+        options = dict(zip(("iga_rule", "iga_scope"), options, strict=False))
+        addrop = new_addrop(model, attribution, layers=chosen_layers, **options)
         addrop(**inputs)  # counts the layers
         runs[:] = [0, 0, 0]
         addrop(**inputs)
-        assert runs == counts, (attribution, chosen_layers)
+        assert runs == counts, (attribution, chosen_layers, options)
+
+
+@pytest.mark.parametrize(("layers", "lowest"), [("all", 0), ([1], 1), ([-1], 2)], ids=str)
+def test_nothing_below_the_lowest_masked_layer_is_walked(layers, lowest):
+    """Products of pass 1, counted: a forward, and inputs' gradients from the top to that layer's head outputs."""
+    model, inputs = build("bert"), batch("bert")
+    addrop = new_addrop(model, "GA", layers=layers)
+    with FlopCounterMode(display=False) as counted:
+        addrop.attribute(**inputs)
+    flops = sum(count for op, count in counted.get_flop_counts()["Global"].items() if "mm" in str(op))
+    samples, tokens, h, f = 3, 3 * 20, SIZE["hidden_size"], SIZE["intermediate_size"]
+    attention, feed_forward, head = 4 * h * h, 2 * h * f, samples * (h * h + 2 * h)
+    forward = tokens * 3 * (attention + feed_forward) + head
+    walk = tokens * ((2 - lowest) * (attention + feed_forward) + h * h + feed_forward) + head
+    assert flops == 2 * (forward + walk)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "vit"])
@@ -247,8 +268,9 @@ def test_a_bias_goes_to_the_op_as_it_is(attribution, monkeypatch):
         if attribution == "AA":
             AttentionPass1(sites, draws).attend(call, lambda: call.value)
         else:
-            pass1 = IntegratedPass1(draws, {call.module})
-            pass1._rank(integrated.Integrand(sites[0], call, total, pass1._before, total), 1)
+            sums = [(total.transpose(1, 2), call.value)]
+            pass1 = IntegratedPass1(draws, {call.module}, (), nodes("riemann", 1))
+            pass1._rank(integrated.Integrand(sites[0], call, total, pass1._before, sums))
     assert largest.elements <= 2 * 4 * 37 * 8
     if attribution == "AA":
         assert [given[name] for name in ("x", "y", "bias")] == [call.query, call.key, call.position_bias]

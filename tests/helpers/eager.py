@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import scipy.special
 import torch
 
 from attrdrop import unpack_mask
@@ -13,11 +14,11 @@ from attrdrop.reference.keep_mask import candidates, draw
 class EagerPass:
     """Attention with materialised probabilities, which autograd can be asked about; or under given boolean masks.
 
-    shares: layers whose probabilities are scaled (Eq. 3).
+    shares: layers whose probabilities are scaled (Eq. 3). given: probabilities that take the place of a layer's.
     """
 
-    def __init__(self, eligible, keeps=None, shares=None):
-        self.eligible, self.keeps, self.shares = eligible, keeps, shares or {}
+    def __init__(self, eligible, keeps=None, shares=None, given=None):
+        self.eligible, self.keeps, self.shares, self.given = eligible, keeps, shares or {}, given or {}
         self.probabilities, self.valid = [], []
 
     def attend(self, call, plain):
@@ -35,12 +36,13 @@ class EagerPass:
         allowed = valid if self.keeps is None or self.keeps[index] is None else self.keeps[index]
         probability = torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1)
         probability = torch.where(allowed.any(-1, keepdim=True), probability, 0.0) * self.shares.get(index, 1.0)
+        probability = self.given.get(index, probability)
         self.probabilities.append(probability)
         self.valid.append(valid)
         return (probability @ v).transpose(1, 2).contiguous()
 
 
-def attributions(model, inputs, addrop):
+def attributions(model, inputs, addrop, layers=None):
     """What each layer is ranked by, (B, H, n_q, n_k), and its valid positions."""
     config, scope = addrop.config, addrop._scope
     first = EagerPass(scope)
@@ -50,24 +52,40 @@ def attributions(model, inputs, addrop):
     target = attribution_target(outputs, inputs, config.target, model)
     if config.attribution == "GA":
         return torch.autograd.grad(target, first.probabilities, allow_unused=True), first.valid
-    m, predicted = config.iga_steps, outputs.logits.argmax(-1)
-    integrals = []
-    for layer, probability in enumerate(first.probabilities):
-        total = 0
-        for k in range(1, m + 1):
-            scaled = EagerPass(scope, shares={layer: k / m})
-            outputs = model(**inputs, attrdrop=scaled)
-            target = attribution_target(outputs, inputs, config.target, model, predicted)
-            total = total + torch.autograd.grad(target, scaled.probabilities[layer])[0]
-        integrals.append(probability * total / m)  # Eq. 3
-    return integrals, first.valid
+    predicted = outputs.logits.argmax(-1)
+
+    def gradients(layers, **changes):
+        changed = EagerPass(scope, **changes)
+        target = attribution_target(model(**inputs, attrdrop=changed), inputs, config.target, model, predicted)
+        return torch.autograd.grad(target, [changed.probabilities[layer] for layer in layers])
+
+    whole = [probability.detach() for probability in first.probabilities]
+    total = [0.0] * len(whole)
+    chosen = range(len(whole)) if layers is None else sorted(layers)
+    for share, weight in nodes_of(config):
+        if config.iga_scope == "joint":
+            found = gradients(chosen, given={layer: (share * whole[layer]).requires_grad_() for layer in chosen})
+        else:
+            found = [gradients([layer], shares={layer: share})[0] for layer in chosen]
+        for layer, gradient in zip(chosen, found, strict=True):
+            total[layer] = total[layer] + weight * gradient
+    return [a * b for a, b in zip(whole, total, strict=True)], first.valid
+
+
+def nodes_of(config):
+    """Shares and weights of Eq. 3's integral from 0 to 1."""
+    m = config.iga_steps
+    if config.iga_rule == "riemann":
+        return [(k / m, 1 / m) for k in range(1, m + 1)]
+    places, weights = scipy.special.roots_legendre(m)
+    return list(zip((1 + places) / 2, weights / 2, strict=True))
 
 
 def eager_masks(model, inputs, addrop, layers=None):
     """Boolean masks of each layer in the first step; None for layers that are not among ``layers``."""
     config = addrop.config
     keeps = []
-    for index, (b, valid) in enumerate(zip(*attributions(model, inputs, addrop), strict=True)):
+    for index, (b, valid) in enumerate(zip(*attributions(model, inputs, addrop, layers), strict=True)):
         if layers is not None and index not in layers:
             keeps.append(None)
             continue

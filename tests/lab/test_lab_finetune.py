@@ -132,6 +132,7 @@ def bad_inputs():
     yield "units of AA", ["--units", "heads", "--attribution", "AA"], ["units", "'AA'"]
     yield "target", ["--target", "silver"], ["--target", "silver"]
     yield "pass1", ["--pass1", "test"], ["--pass1", "test"]
+    yield "pass1 dtype", ["--pass1-dtype", "float8"], ["--pass1-dtype", "float8", "'bfloat16'"]
     yield "epochs", ["--epochs", "1"], ["--epochs", "--no-cross-tuning"]
     yield "metric", ["--metric", "bleu"], ["--metric", "'bleu'", "accuracy, matthews"]
     yield "arms", ["--arms", "plain,dropout"], ["--arms", "'dropout'", "ad-drop"]

@@ -193,8 +193,13 @@ class Settings(SeededOptions):
         Option(Panel.ADDROP, "What ranks: gradient (GA), its integral (IGA), attention (AA), or nothing (RD)."),
     ] = "GA"
     iga_steps: Annotated[
-        int, Option(Panel.ADDROP, "Steps of the integral of IGA; each costs a pass per layer.", min=1)
-    ] = 20
+        int | None,
+        Option(Panel.ADDROP, "Steps of the integral of IGA; each costs a pass per layer. Default 20, gauss 5.", min=1),
+    ] = None
+    iga_rule: Annotated[str, Option(Panel.ADDROP, "Of these steps: riemann, or gauss, which takes fewer.")] = "riemann"
+    iga_scope: Annotated[
+        str, Option(Panel.ADDROP, "What IGA scales: each layer alone (layer), or all at once (joint), a pass per step.")
+    ] = "layer"
     layers: Layers = "all"
     attention: Annotated[
         str,
@@ -213,6 +218,9 @@ class Settings(SeededOptions):
     pass1: Annotated[str, Option(Panel.ADDROP, "Attribution pass with ordinary dropout (train) or without (eval).")] = (
         "train"
     )
+    pass1_dtype: Annotated[
+        str | None, Option(Panel.ADDROP, "Approximate: bfloat16 runs the attribution pass alone in that precision.")
+    ] = None
     region: Annotated[
         str,
         Option(
@@ -225,6 +233,12 @@ class Settings(SeededOptions):
         bool,
         Option(Panel.ADDROP, "Train plainly in odd epochs and with AD-DROP in even ones, or with AD-DROP in all."),
     ] = True
+    mask_every: Annotated[
+        int, Option(Panel.ADDROP, "Approximate: only every so many steps has masks, those between are plain.", min=1)
+    ] = 1
+    sample_share: Annotated[
+        float, Option(Panel.ADDROP, "Approximate: probability with which a sample is attributed and has a mask.")
+    ] = 1.0
     rate: Annotated[
         float,
         Option(Panel.RIVALS, "Share that every rival but r-drop drops, of what is its own to drop.", check=share()),
@@ -259,7 +273,10 @@ class Settings(SeededOptions):
 
     @property
     def addrop_arguments(self) -> dict[str, Any]:
-        names = ("p", "q", "attribution", "iga_steps", "target", "pass1", "region", "cross_tuning")
+        names = (
+            "p", "q", "attribution", "iga_steps", "iga_rule", "iga_scope", "target", "pass1", "pass1_dtype", "region",
+            "cross_tuning", "mask_every", "sample_share",
+        )  # fmt: skip
         attention = [part.strip() for part in self.attention.split(",")]
         return {name: getattr(self, name) for name in names} | {
             "layers": _parse_layers(self.layers),

@@ -48,8 +48,9 @@ def make_method(arm: str, model: nn.Module, settings: Settings, seed: int) -> Me
         raise
     except (ValueError, TypeError) as error:
         message = str(error)
-        if message.partition(" ")[0] in settings.__dataclass_fields__:  # it begins with the name of an option
-            raise InputError(f"--{message}.") from error
+        name, _, rest = message.partition(" ")
+        if name in settings.__dataclass_fields__:  # it begins with the name of an option
+            raise InputError(f"--{name.replace('_', '-')} {rest}.") from error
         raise InputError(f"{arm} cannot work on {settings.model}: {message}.") from error
 
 

@@ -70,11 +70,13 @@ class ADDropMethod(Method):
     def work(cls, settings: Settings, epoch: int) -> float:
         if settings.cross_tuning and epoch % 2:
             return cls.step_work
-        return cls.step_work + ATTRIBUTION_WORK.get(settings.attribution, 2.0 * settings.iga_steps)
+        config = attrdrop.ADDropConfig(**settings.addrop_arguments)
+        attribution = ATTRIBUTION_WORK.get(config.attribution, 2.0 * len(config.iga_nodes))
+        return cls.step_work + attribution * config.sample_share / config.mask_every
 
     @property
     def is_active(self) -> bool:  # type: ignore[override]
-        return self.addrop.is_active
+        return self.addrop.config.is_active(self.addrop.epoch, step=0)  # which counts epochs here
 
     def start_epoch(self, number: int) -> None:
         self.addrop.start_epoch(number)
