@@ -21,7 +21,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     FullyShardedDataParallel stays: it gathers the parameters that a pass needs.
     """
     while True:
-        inner = next((part for name, part in model._modules.items() if name in WRAPPED), None)
+        inner = next((part for name, part in getattr(model, "_modules", {}).items() if name in WRAPPED), None)
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel, *_engines())):
             inner = model.module
         if inner is None:

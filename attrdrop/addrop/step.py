@@ -13,6 +13,7 @@ from attrdrop._core.checks import check_positive_int, check_size, is_int
 from attrdrop._core.distributed import held_by_all, process_rank
 from attrdrop._core.modules import is_compiled, outside_graphs, unwrap
 from attrdrop._core.seeds import derive_seed
+from attrdrop._core.sharded import is_sharded
 from attrdrop._core.warning import warn
 from attrdrop.addrop.attention import AttentionAttribution
 from attrdrop.addrop.config import ADDropConfig
@@ -46,6 +47,10 @@ NO_EPOCH = (
 CAPTURED = (
     "a CUDA graph is captured, and every replay of it would drop the same positions; make this ADDrop with "
     "capturable=True"
+)
+PARTLY_SHARDED = (
+    "sample_share must be 1 where processes hold pieces of the parameters (FSDP, ZeRO-3), got {}: one that draws no "
+    "sample would leave the others waiting in pass 1"
 )
 PARTLY_IMAGES = (
     "sample_share must be 1 where pixel_values have another first dimension than the batch, {} for {} samples, got {}"
@@ -203,6 +208,8 @@ class ADDrop:
         """The samples that pass 1 attributes, None where it is all of them."""
         if self.config.sample_share == 1:
             return None
+        if is_sharded(self.model):
+            raise ValueError(PARTLY_SHARDED.format(self.config.sample_share))
         images = batch.get("pixel_values")
         if isinstance(images, Tensor) and images.shape[0] != size:
             raise ValueError(PARTLY_IMAGES.format(images.shape[0], size, self.config.sample_share))

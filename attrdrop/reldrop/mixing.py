@@ -55,8 +55,8 @@ class Mixing(OnImages):
         if len(self._held) == 1:
             return own._replace(order=order.to(own.images.device, non_blocking=True))
         rows = order.tolist()
-        fetched = (x if x is None else rows_of_all(x, self._held, rows) for x in own[:4])
-        return Shown(*fetched, torch.arange(len(own.images), device=own.images.device))
+        others = {name: rows_of_all(x, self._held, rows) for name, x in own._asdict().items() if x is not None}
+        return own._replace(**others | {"order": torch.arange(len(own.images), device=own.images.device)})
 
     def _mixed(self, own: Shown, others: Shown) -> tuple[Tensor, Tensor]:
         """Images, and the share (N,) that its other has in each."""

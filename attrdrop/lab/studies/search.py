@@ -23,6 +23,7 @@ try:
     import optuna
     import sqlalchemy
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, TrialState
 except ImportError:
     raise InputError("a search needs the package optuna: pip install optuna.") from None
@@ -108,7 +109,7 @@ def _study(storage: str, **options: Any) -> optuna.Study:
     those of another half there, and try again."""
     kind, _, path = storage.partition(":")
     if kind == "journal":
-        backend = optuna.storages.journal.JournalFileBackend(path.removeprefix("//"))
+        backend = JournalFileBackend(path.removeprefix("//"))
         return optuna.create_study(storage=optuna.storages.JournalStorage(backend), **options)
     for pause in PAUSES:
         try:
