@@ -80,8 +80,9 @@ class RayPool(Pool):
         waiting = deque(trials)
         while waiting or self._running:
             while waiting and len(self._running) < self.jobs:
-                starting(waiting[0])
-                self._running[self._do.remote(*self._arguments, waiting[0])] = waiting.popleft()
+                trial = waiting.popleft()
+                starting(trial)
+                self._running[self._do.remote(*self._arguments, trial)] = trial
             (task, *_), _ = ray.wait(list(self._running))
             trial = self._running.pop(task)
             result, seconds, error = _received(task)
@@ -96,7 +97,7 @@ def _received(task: Any) -> Answer:
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:  # the machine or the process is gone
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         return None, 0.0, RunError(f"its process died {STARTS_AT_MOST} times: {reason}.")
 
 
