@@ -51,6 +51,13 @@ class Toy:
         return {int(process) for _, process in self.lines()}
 
 
+class Long(Toy):
+    """Whose results fill a small disk."""
+
+    def work(self, trial):
+        return super().work(trial) | {"long": "x" * 9000}
+
+
 class DyingStore(TrialStore):
     def save(self, *arguments):
         super().save(*arguments)
