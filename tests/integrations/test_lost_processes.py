@@ -48,7 +48,7 @@ def check(folder, processes, tmp_path):
 @pytest.mark.parametrize(("engine", "death"), [("ddp", "step"), ("fsdp2", "checkpoint")])
 def test_a_killed_process_is_started_anew(tmp_path, engine, death):
     """Its last checkpoint is the last whole one: a half-written one is passed over."""
-    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.5"]
+    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=3", "--monitor-interval=0.5"]
     ended(started(tmp_path, engine, death, *options))
     check(tmp_path, 2, tmp_path)
 
