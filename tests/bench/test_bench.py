@@ -250,6 +250,7 @@ def test_rival_steps_drop_p_times_q_and_train(rivals):
         assert all(weight.grad.isfinite().all() for weight in step.model.parameters() if weight.grad is not None)
 
 
+@pytest.mark.slow
 def test_every_arm_of_the_step_trains(tmp_path, capsys):
     step = pytest.importorskip("bench.steps.text")
     output = tmp_path / "rows.csv"

@@ -46,6 +46,7 @@ def occluded(images, found):
     return results
 
 
+@pytest.mark.slow
 def test_every_arm_fills_its_rows(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(zennit_peer, "missing", lambda: ImportError("No module named 'zennit'"))
     output = tmp_path / "rows.csv"

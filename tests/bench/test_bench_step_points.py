@@ -22,6 +22,7 @@ def given_to_model(arm, settings=TINY):
     return model, points, found[0] if isinstance(found, tuple) else found
 
 
+@pytest.mark.slow
 def test_every_arm_fills_its_rows(tmp_path):
     output = tmp_path / "rows.csv"
     arguments = ["--batch", "4", "--points", "64", "--device", "cpu", "--seconds", "0", "--no-memory"]

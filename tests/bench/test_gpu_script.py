@@ -61,6 +61,7 @@ def test_the_rehearsal_passes(tmp_path, stages):
         assert {f"./{stage}.log" for stage in stages} < set(logs.getnames())
 
 
+@pytest.mark.slow
 def test_gpu_tests_are_collected_where_packages_are_absent():
     block = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); import pytest; sys.exit(pytest.main(sys.argv[1:]))"

@@ -210,6 +210,7 @@ def run_in_two_processes(script, *arguments):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_the_fraction_in_the_log_is_that_of_all_processes(tmp_path):
     run_in_two_processes("distributed_trainer.py", tmp_path)
     rows = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]

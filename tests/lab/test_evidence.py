@@ -30,6 +30,7 @@ def test_the_plan_is_fair():
         assert len(setting.seeds) >= 10 or setting.command != "finetune"
 
 
+@pytest.mark.slow
 def test_the_report_is_that_of_the_tables(tmp_path):
     if not (FOLDER / RUNS).exists():
         pytest.skip("no run of the plan is finished yet")

@@ -36,6 +36,7 @@ def train(npz, tmp_path):
     return train
 
 
+@pytest.mark.slow
 def test_three_arms_at_two_seeds(train):
     arguments = "--seeds", 2
     outcome, output = train(*arguments)

@@ -73,6 +73,7 @@ def test_studies_share_runs_and_a_sweep_can_be_extended(sweep):
     assert "![regions_rotten-tomatoes.png](regions_rotten-tomatoes.png)" in report
 
 
+@pytest.mark.slow
 def test_grid_sizes_and_shots(sweep):
     outcome, output = sweep(
         "--studies", "grid,size,shots", "--tasks", "rotten-tomatoes,rotten-tomatoes:regression", "--seeds", 1,
@@ -91,6 +92,7 @@ def test_grid_sizes_and_shots(sweep):
     assert "Best p and q" in outcome.output
 
 
+@pytest.mark.slow
 def test_own_files_and_several_jobs(sweep, tmp_path):
     train = tmp_path / "train.csv"
     pd.DataFrame({"text": ["good film", "bad film"] * 12, "label": ["yes", "no"] * 12}).to_csv(train, index=False)
@@ -248,6 +250,7 @@ def test_a_sweep_does_not_go_on_from_what_cannot_be_read(sweep, tmp_path, conten
     assert message.endswith("give another folder, or --overwrite.")
 
 
+@pytest.mark.slow
 def test_costs_are_ratios_to_plain_steps(workbench):
     found = workbench({"task": "rotten-tomatoes", "seed": 0, "arm": "costs", "p": 0.3, "q": 0.3, "layers": "all"})
     ratios = {(row["attribution"], row["layers"]): row["ratio"] for row in found["rows"]}

@@ -24,6 +24,7 @@ BACKENDS = ["reference", "cpp"]
 SHORT = {"data": st.data(), "n": st.integers(1, 60), "p": st.floats(0, 1), "low": st.booleans()}
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(**SHORT)
 def test_short_rows_match_the_oracle(data, n, p, low):

@@ -47,6 +47,7 @@ GRID = list(
 )
 
 
+@pytest.mark.slow
 def test_is_the_cpp_kernel_over_a_grid(cuda_keep_mask):
     for seed, case in enumerate(GRID):
         n_q, n_k, p, region, is_causal, mask, dtype = case
