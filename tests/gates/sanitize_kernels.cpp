@@ -147,14 +147,23 @@ static void attend(const Kernels& kernel) {
   p.scale = 0.3f, p.draw = {5, 0, 1, coin() ? 0u : static_cast<uint32_t>(below(65537))};
   p.n_q = n_q, p.n_k = n_k, p.d = d, p.d_v = d_v;
   p.out = {out.data(), d_v, Dtype::f32}, p.lse = lse.data();
-  const Scratch forward(kernel.attention_scratch(p, false)), backward(kernel.attention_scratch(p, true));
-  kernel.pack_keys(p, false, forward.data);
+  std::vector<uint32_t> rows(n_q * words), cols(n_k * word_count(n_q));
+  KeepMaskProblem ranked{};
+  ranked.n_q = n_q, ranked.n_k = n_k, ranked.valid = {keep.data(), p.keep_row_stride, false};
+  ranked.draw = {6, 0, 1, static_cast<uint32_t>(below(65537))}, ranked.region = coin() ? Region::high : Region::low;
+  ranked.share_below = share_below(below(11) / 10.0, ranked.region), ranked.round_to_bf16 = coin();
+  ranked.rows = rows.data(), ranked.cols = cols.data();
+  if (coin()) b.ranked = &ranked;
+  const Walk walk = b.ranked ? Walk::ranked_backward : Walk::backward;
+  const Scratch forward(kernel.attention_scratch(p, Walk::forward)), backward(kernel.attention_scratch(p, walk));
+  kernel.pack_keys(p, Walk::forward, forward.data);
   kernel.attention(p, 0, n_q, forward.data);
   b.grad_out = {grad_out.data(), d_v, Dtype::f32}, b.grad_q = {grad_q.data(), d, Dtype::f32};
   b.grad_k = grad_k.data(), b.grad_v = grad_v.data();
   if (coin()) b.grad_bias = grad_bias.data(), b.grad_bias_row_stride = n_k, b.grad_bias_column_stride = coin();
-  kernel.pack_keys(p, true, backward.data);
-  kernel.attention_backward(b, 0, n_q, backward.data);
+  kernel.pack_keys(p, walk, backward.data);
+  Counts counts{};
+  kernel.attention_backward(b, 0, n_q, backward.data, counts);
   kernel.write_rows(b.grad_q, 0, n_q, d, q.data(), d, nullptr);
 }
 
