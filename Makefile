@@ -42,7 +42,7 @@ test-all: test
 bench: $(VENV)/.test
 	$(BIN)/attrdrop bench
 
-# Ratios of small cases against those in bench/results/check.csv; it names what got slower. CHECK=--store writes them.
+# Ratios of small cases against those in bench/check.csv; it names what got slower. CHECK=--store writes them.
 bench-check: $(VENV)/.test
 	$(BIN)/python -m bench.check $(CHECK)
 

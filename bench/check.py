@@ -1,7 +1,7 @@
 """Whether something got slower: ratios of small cases, in processor time of one thread, against stored ones.
 
 `python -m bench.check` compares and ends with status 1 where a ratio grew by more than its spread. `--store` writes
-what it finds to bench/results/check.csv, a row per case and instruction set. Ratios are to torch's own work in the
+what it finds to bench/check.csv, a row per case and instruction set. Ratios are to torch's own work in the
 same round, so that machines of one instruction set can be compared.
 """
 
@@ -21,7 +21,7 @@ from attrdrop import keep_mask, masked_attention
 from bench import rows, timing
 from bench.steps import images, text
 
-STORED = rows.RESULTS / "check.csv"
+STORED = timing.ROOT / "bench" / "check.csv"
 CPU = torch.device("cpu")
 LEAST = 0.03  # a smaller difference is never told of
 Pair = tuple[Callable[[], object], Callable[[], object]]
