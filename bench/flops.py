@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-aten, ours = torch.ops.aten, torch.ops.attrdrop
+import attrdrop  # noqa: F401  (defines the operators)
+
+aten, ours, triton = torch.ops.aten, torch.ops.attrdrop, torch.ops.attrdrop_triton
 Shape = Sequence[int]
 
 
@@ -37,14 +39,10 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     ours.masked_attention_backward: _backward,
     ours.ranked_attention_backward: _backward,
     ours.keep_mask: _ranking,
+    triton.masked_attention: _attention,
+    triton.masked_attention_backward: _backward,
+    triton.keep_mask: _ranking,
 }
-if hasattr(torch.ops.attrdrop_triton, "masked_attention"):
-    triton = torch.ops.attrdrop_triton
-    FORMULAS |= {
-        triton.masked_attention: _attention,
-        triton.masked_attention_backward: _backward,
-        triton.keep_mask: _ranking,
-    }
 
 
 def counted(call: Callable[[], object]) -> float:

@@ -20,7 +20,7 @@ ENGINES = ("torch.distributed.fsdp.", "deepspeed.")
 def is_sharded(model: nn.Module) -> bool:
     """Whether a forward of the model needs all processes at once."""
     wrappers = _of_fsdp(model, "FullyShardedDataParallel") or _of_fsdp(model, "FSDPModule")
-    return bool(wrappers) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    return bool(wrappers or _of_deepspeed(model))
 
 
 @contextlib.contextmanager
@@ -49,6 +49,13 @@ def _of_fsdp(model: nn.Module, kind: str) -> list[Any]:
     return [] if fsdp is None else [module for module in model.modules() if isinstance(module, getattr(fsdp, kind))]
 
 
+def _of_deepspeed(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that ZeRO-3 has taken apart."""
+    if "deepspeed" not in sys.modules:
+        return []
+    return [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+
+
 @contextlib.contextmanager
 def _seen_through(wrapper: Any) -> Iterator[None]:
     """A wrapper of FSDP1 that hands on what it is given."""
@@ -61,7 +68,7 @@ def _seen_through(wrapper: Any) -> Iterator[None]:
 
 
 def _gathered_by_deepspeed(model: nn.Module) -> contextlib.AbstractContextManager:
-    pieces = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    pieces = _of_deepspeed(model)
     return sys.modules["deepspeed"].zero.GatheredParameters(pieces) if pieces else contextlib.nullcontext()
 
 

@@ -259,7 +259,8 @@ def _check_weight(weight, x: Tensor, y: Tensor) -> AttentionWeight | None:
     return AttentionWeight(q.detach(), k.detach(), lse.detach().contiguous(), float(scale), bias)
 
 
-def _empty_mask(like, batch, heads, n_q, n_k):
+def empty_mask(like, batch, heads, n_q, n_k):
+    """Rows, cols and counts without contents, for fakes."""
     rows = like.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
     cols = like.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
     return rows, cols, like.new_empty(4, dtype=torch.int64)
@@ -267,9 +268,9 @@ def _empty_mask(like, batch, heads, n_q, n_k):
 
 @register_fake("random_keep_mask")
 def _(like, batch, heads, n_q, n_k, *_draws):
-    return _empty_mask(like, batch, heads, n_q, n_k)
+    return empty_mask(like, batch, heads, n_q, n_k)
 
 
 @register_fake("keep_mask")
 def _(x, y, *_rule):
-    return _empty_mask(x, *x.shape[:3], y.shape[2])
+    return empty_mask(x, *x.shape[:3], y.shape[2])

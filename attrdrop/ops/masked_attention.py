@@ -59,10 +59,7 @@ def masked_attention(
         TypeError, ValueError: an argument is not as said above; the message names it.
         RuntimeError: the backend asked for cannot serve the call.
     """
-    q, k, v, bias = _check_operands(q, k, v, bias)
-    dropout_p = checks.check_probability("dropout_p", dropout_p)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    _check_keep(keep)
+    q, k, v, bias, scale, dropout_p = _check_operands(q, k, v, keep, bias, scale, dropout_p)
     if sinks is not None:
         sinks = checks.check_tensor("sinks", sinks)
         batch, heads, n_q, _ = q.shape
@@ -109,14 +106,13 @@ def check_attention(
     """The arguments of the operator masked_attention, and the mask by key."""
     if keep is None:
         raise TypeError("keep must be a KeepMask (keep_mask, KeepMask.from_rows), got None")
-    q, k, v, bias = _check_operands(q, k, v, bias)
-    dropout_p = checks.check_probability("dropout_p", dropout_p)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    _check_keep(keep)
+    q, k, v, bias, scale, dropout_p = _check_operands(q, k, v, keep, bias, scale, dropout_p)
     return _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
 
 
-def _check_operands(q, k, v, bias) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _check_operands(
+    q, k, v, keep, bias, scale, dropout_p
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float, float]:
     q = checks.check_heads("q", q)
     k = checks.check_heads("k", k, q.dtype, q.device)
     v = checks.check_heads("v", v, q.dtype, q.device)
@@ -129,12 +125,12 @@ def _check_operands(q, k, v, bias) -> tuple[Tensor, Tensor, Tensor, Tensor | Non
     if v.shape[:3] != k.shape[:3]:
         raise ValueError(f"v must have shape {tuple(k.shape[:3])} + (d_v,) to go with k, got {tuple(v.shape)}")
     checks.check_groups("k", k.shape[1], heads)
-    return q, k, v, checks.check_bias("bias", bias, (batch, heads, n_q, n_k), q.device)
-
-
-def _check_keep(keep: KeepMask | None) -> None:
+    dropout_p = checks.check_probability("dropout_p", dropout_p)
+    bias = checks.check_bias("bias", bias, (batch, heads, n_q, n_k), q.device)
+    scale = d**-0.5 if scale is None else float(scale)
     if keep is not None and not isinstance(keep, KeepMask):
         raise TypeError(f"keep must be a KeepMask (keep_mask, KeepMask.from_rows) or None, got {type(keep).__name__}")
+    return q, k, v, bias, scale, dropout_p
 
 
 def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -> tuple[tuple, Tensor]:

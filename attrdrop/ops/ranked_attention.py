@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attrdrop._core import checks
 from attrdrop._core.library import operators, register_fake
-from attrdrop.ops.keep_mask import REGIONS, KeepMask, keep_mask, ranks_in_bf16
+from attrdrop.ops.keep_mask import REGIONS, KeepMask, empty_mask, keep_mask, ranks_in_bf16
 from attrdrop.ops.masked_attention import check_attention, resolve
 
 
@@ -123,8 +123,4 @@ def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed
     grads = torch.ops.attrdrop.masked_attention_backward(
         grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias
     )
-    batch, heads, n_q, _ = q.shape
-    n_k = k.shape[2]
-    rows = q.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
-    cols = q.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
-    return *grads, rows, cols, q.new_empty(4, dtype=torch.int64)
+    return *grads, *empty_mask(q, *q.shape[:3], k.shape[2])

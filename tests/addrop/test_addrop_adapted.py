@@ -7,22 +7,14 @@ import threading
 import pytest
 import torch
 from eager import gradients_of
-from models import ADAPTED, batch, build
+from models import ADAPTED, batch, build, with_dropout
 from sentences import Sentences, arguments
-from torch import nn
 from transformers import DebertaConfig, DebertaForSequenceClassification, MPNetConfig, MPNetForSequenceClassification
 
 from attrdrop import ADDrop, ADDropConfig, ADDropTrainer
 from attrdrop.addrop.adapters import adapt
 
 ONE_OF_EACH = ["mpnet", "deberta", "deberta-v3"]
-
-
-def with_dropout(model, p=0.2):
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
-    return model
 
 
 def attention_modules(model):

@@ -7,8 +7,8 @@ import inspect
 
 import pytest
 import torch
-from eager import bits_of, check_a_step, eager_masks, gradients_of
-from models import ALL, CLASSIFIERS, EVERY, SIZE, attended, batch, build
+from eager import bits_of, check_a_step, eager_masks, equal_bits, gradients_of
+from models import ALL, CLASSIFIERS, EVERY, SIZE, attended, batch, build, with_dropout
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,22 +30,6 @@ SEQ2SEQ = ("marian", "bart", "t5")
 
 def new_addrop(model, attribution, **options):
     return ADDrop(model, **{**dict(p=0.3, q=0.4, attribution=attribution, iga_steps=3, cross_tuning=False), **options})
-
-
-def equal_bits(ours, theirs):
-    return all(
-        (a is None and b is None) or (a is not None and torch.equal(a, b)) for a, b in zip(ours, theirs, strict=True)
-    )
-
-
-def with_dropout(model, p=0.2):
-    """Dropout everywhere, that of attention too."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = p
-    return model
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from eager import bits_of, check_a_step, eager_masks, gradients_of
-from models import batch, build
-from torch import nn
+from eager import bits_of, check_a_step, eager_masks, equal_bits, gradients_of
+from models import batch, build, with_dropout
 
 from attrdrop import ADDrop, ADDropConfig
 from attrdrop.addrop import integrated
@@ -19,19 +18,6 @@ SCOPES = ("layer", "joint")
 
 def new_addrop(model, **options):
     return ADDrop(model, **{**dict(p=0.45, q=0.7, attribution="IGA", cross_tuning=False), **options})
-
-
-def equal_bits(ours, theirs):
-    return all(
-        (a is None and b is None) or (a is not None and torch.equal(a, b)) for a, b in zip(ours, theirs, strict=True)
-    )
-
-
-def with_dropout(model, p=0.2):
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
-    return model
 
 
 @pytest.fixture

@@ -114,6 +114,13 @@ def bits_of(masks):
     return [None if site.keep is None else unpack_mask(site.keep.rows, site.keep.shape[3]) for site in masks.sites]
 
 
+def equal_bits(ours, theirs):
+    """By layer; None where a layer has none."""
+    return all(
+        (a is None and b is None) or (a is not None and torch.equal(a, b)) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
 def check_a_step(model, inputs, addrop, layers=None):
     """Bits, loss and gradients of attrdrop's first step equal the eager one's, in float64."""
     masks = addrop.attribute(**inputs)

@@ -154,3 +154,13 @@ def attended(addrop):
     """Positions that AD-DROP could drop, of live queries and of dead ones."""
     found = addrop.statistics()
     return found.valid + found.dead_valid
+
+
+def with_dropout(model, p=0.2):
+    """Dropout everywhere, that of attention too."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = p
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = p
+    return model
