@@ -5,37 +5,28 @@ It sees every torch function that the model calls, in the order in which data fl
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from functools import cached_property, wraps
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attrdrop.lrp import decompositions
+from attrdrop.lrp import decompositions, recurrent
 from attrdrop.lrp import torch_functions as known
 from attrdrop.lrp.calls import LinearCall
 from attrdrop.lrp.carriers import Carried, Relevance, ScaleGradient
+from attrdrop.lrp.choices import Choices
 from attrdrop.lrp.facts import Fact, Facts, comes_from
 from attrdrop.lrp.gates import Pending
 from attrdrop.lrp.nests import each, tensors
-from attrdrop.lrp.rules import Choice, Epsilon, Layer, LayerRule, Rule, Zero
+from attrdrop.lrp.rules import LayerRule, Rule
 from attrdrop.ops.relevance_gate import relevance_gate
 
 ATTENTIONS = ("attnlrp", "detach")
 OPAQUE = "code that attribution cannot see into, such as a custom autograd.Function"
-
-
-class Told(NamedTuple):
-    """What a layer got: the innermost module whose code ran it, its function; no choice: part of the layer before."""
-
-    name: str
-    module: nn.Module
-    function: str
-    choice: Choice | None
 
 
 def _finishing(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,18 +50,17 @@ class Propagation(TorchFunctionMode):
         attention: see :func:`attrdrop.lrp.relevance`.
         unknown: "error", or "gradient" to let the plain gradient through functions that have no rule.
         model: for the names of its modules.
-
-    told: where it is a list, it gets what each layer gets.
     """
 
     def __init__(self, composite: Rule | None, attention: str, unknown: str, model: nn.Module) -> None:
         super().__init__()
-        self.composite, self.attention, self.unknown, self.model = composite, attention, unknown, model
+        self.composite, self.attention, self.unknown = composite, attention, unknown
+        self.choices = Choices(composite, model)
         self.facts = Facts()
         self.roots: list[Tensor] = []
         self.linear_layers = 0
+        self.rule_in_force: LayerRule | None = None
         self.is_busy = False
-        self.told: list[Told] | None = None
 
     def start(self, x: Tensor, carrier: Tensor | None = None, is_raw: bool = True) -> None:
         """Declares an activation that relevance is wanted for; carrier: zeros that receive it as their gradient."""
@@ -131,14 +121,36 @@ class Propagation(TorchFunctionMode):
         if base in decompositions.PARTS:
             with self:
                 return decompositions.PARTS[base](*args, **kwargs)
+        if base in recurrent.FUNCTIONS:
+            return self._recurrent(base, args, kwargs)
         return self._busily(self._apply, func, base, args, kwargs)
+
+    def _recurrent(self, base: str, args: tuple, kwargs: dict) -> Any:
+        """The equations of a cell; all its layers and places have the rule of its module, as one layer."""
+        args = each(args, self._unmoved)
+        self.rule_in_force = self.choices.rule("linear", False, base)
+        try:
+            with self:
+                return recurrent.run(base, torch.detach, *args, **kwargs)
+        finally:
+            self.rule_in_force = None
+
+    def _unmoved(self, x: Tensor) -> Tensor:
+        """The activation as one that does not count as the input: a rule for the first layer is not for it."""
+        if not self._is_active(x):
+            return x
+        x = self.finished(x)
+        with torch._C.DisableTorchFunction():
+            y = x.view_as(x)
+        self.facts.note(y, is_nonnegative=self._fact(x).is_nonnegative)
+        return y
 
     def _without_gradient(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
         """What a model does with gradients off, as within a custom autograd.Function: a view still is an activation."""
         if known.identify(func)[1] and self._is_active(args[0]):
             raise ValueError(
-                f"{self._running_module()}the model changes an activation in place where gradients are off, which "
-                "attribution cannot follow; give the model an out-of-place form"
+                f"{self.choices.running_words()}the model changes an activation in place where gradients are off, "
+                "which attribution cannot follow; give the model an out-of-place form"
             )
         args, kwargs = each(args, self.finished), each(kwargs, self.finished)
         active = self._active(args, kwargs)
@@ -195,14 +207,14 @@ class Propagation(TorchFunctionMode):
         self.check_seen(input, f"{base} works on")
         fact = self._fact(input)
         is_conv = base != "linear"
-        rule = self._rule("conv" if is_conv else "linear", fact.is_raw, base)
+        rule = self.rule_in_force or self.choices.rule("conv" if is_conv else "linear", fact.is_raw, base)
         call = LinearCall(
             func, input, weight, bias, rest, options, is_conv, "transpose" in base, fact.is_nonnegative, fact.carrier
         )
         z = call.run(input, weight, bias)
         misfit = rule.misfit(call, z)
         if misfit is not None:
-            raise ValueError(f"{self._running_module()}{misfit}")
+            raise ValueError(f"{self.choices.running_words()}{misfit}")
         self.linear_layers += 1
         self.facts.note(z, pending=Pending(rule, call))
         return z
@@ -233,32 +245,14 @@ class Propagation(TorchFunctionMode):
         before = fact.pending if fact is not None else None
         if before is not None and before.takes_affine(input, scale.numel()):
             pending = Pending(before.rule, before.call, scale, shift)
-            self._tell("batch_norm", None)
+            self.choices.tell("batch_norm", None)
         else:
             input = self.finished(input)
             self.check_seen(input, "batch_norm works on")
-            pending = Pending(self._norm_rule("batch_norm"), None, scale, shift)
+            pending = Pending(self.choices.norm_rule("batch_norm"), None, scale, shift)
         stand_in = input.view_as(input)  # not the value yet: whoever uses it gets the finished one
         self.facts.note(stand_in, pending=pending)
         return stand_in
-
-    def _rule(self, kind: str, is_first: bool, base: str) -> LayerRule:
-        """What the composite has for the layer that runs."""
-        choice = self.composite.choose(Layer(kind, is_first, self._running))  # type: ignore[union-attr]
-        self._tell(base, choice)
-        return choice.rule
-
-    def _norm_rule(self, base: str) -> LayerRule:
-        """Of a norm, or of a product with a constant: each output has its own input."""
-        choice = self.composite.choose(Layer("linear", False, self._running))  # type: ignore[union-attr]
-        if not isinstance(choice.rule, (Epsilon, Zero)):
-            choice = Choice(Epsilon(1e-6), f"a {base} has no {type(choice.rule).__name__}")
-        self._tell(base, choice)
-        return choice.rule
-
-    def _tell(self, base: str, choice: Choice | None) -> None:
-        if self.told is not None:
-            self.told.append(Told(*self._running(), base, choice))
 
     def _relu(self, func: Any, base: str, /, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         fact = self.facts.get(x)
@@ -307,7 +301,7 @@ class Propagation(TorchFunctionMode):
         y = func(*args, **kwargs)
         if base in known.MATRIX_PRODUCTS and len(active) == 1:
             self.linear_layers += 1
-            self.facts.note(y, pending=Pending(self._norm_rule(base), None))
+            self.facts.note(y, pending=Pending(self.choices.norm_rule(base), None))
             return y
         return self._noted(y, base, func, args, kwargs) if len(active) == 1 else self._noted(y, base)
 
@@ -426,9 +420,10 @@ class Propagation(TorchFunctionMode):
         if fact is None and x.requires_grad and (isinstance(x, nn.Parameter) or not comes_from(x, self.roots)):
             return x.detach()
         if fact is not None and fact.spoiler is not None:
-            raise ValueError(f"{self._running_module()}it uses an activation whose memory the model changed in place "
-                             "through a view, which attribution cannot follow; give the model an out-of-place "
-                             "form")  # fmt: skip
+            raise ValueError(
+                f"{self.choices.running_words()}it uses an activation whose memory the model changed in place through "
+                "a view, which attribution cannot follow; give the model an out-of-place form"
+            )
         return x
 
     def _fact(self, x: Tensor) -> Fact:
@@ -452,30 +447,8 @@ class Propagation(TorchFunctionMode):
     def _refuse(self, reason: str) -> None:
         if self.unknown == "gradient":
             return
-        raise ValueError(f"{self._running_module()}{reason}; unknown='gradient' passes the plain gradient through")
-
-    def _running_module(self) -> str:
-        """The innermost module whose code runs, as messages begin."""
-        if torch.compiler.is_compiling():
-            return ""
-        name, module = self._running()
-        return f"layer {name or '(the model itself)'} ({type(module).__name__}): "
-
-    def _running(self) -> tuple[str, nn.Module]:
-        """The innermost module whose code runs, from the call stack."""
-        if torch.compiler.is_compiling():
-            raise ValueError("inside torch.compile a composite cannot tell layers by name, type or predicate")
-        frame = sys._getframe()
-        while frame is not None:
-            module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and id(module) in self._names:
-                return self._names[id(module)], module
-            frame = frame.f_back  # type: ignore[assignment]
-        return "", self.model
-
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        return {id(module): name for name, module in self.model.named_modules()}
+        where = self.choices.running_words()
+        raise ValueError(f"{where}{reason}; unknown='gradient' passes the plain gradient through")
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {

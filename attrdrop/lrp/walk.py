@@ -13,8 +13,9 @@ from attrdrop._core.halves import saturated
 from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, without_hooks
 from attrdrop._core.sharded import whole_parameters
 from attrdrop.lrp.checkpoints import without_checkpoints
+from attrdrop.lrp.choices import Told
 from attrdrop.lrp.composites import warn_of_unmatched
-from attrdrop.lrp.engine import Propagation, Told
+from attrdrop.lrp.engine import Propagation
 from attrdrop.lrp.modes import check_modes
 from attrdrop.lrp.request import Request, check, check_outcome
 from attrdrop.lrp.rules import AbsGradient, Rule
@@ -86,12 +87,12 @@ def told(request: Request) -> list[Told]:
     """What each layer gets, from a forward alone."""
     check(request)
     propagation = Propagation(request.rule, request.attention, request.unknown, request.model)
-    propagation.told = []
+    propagation.choices.told = found = []
     with isolated(request, propagation), embedded(request, propagation, []), propagation:
         x = _leaf(request)
         propagation.start(x)
         request.call(x)
-    return propagation.told
+    return found
 
 
 def _leaf(request: Request) -> Tensor:
