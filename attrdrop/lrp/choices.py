@@ -24,17 +24,21 @@ class Told(NamedTuple):
 class Choices:
     """The rules of a composite for the layers of a model.
 
-    told: where it is a list, it gets what each layer gets.
+    is_twice: whether their relevance must have a gradient. told: where it is a list, it gets what each layer gets.
     """
 
-    def __init__(self, composite: Rule | None, model: nn.Module) -> None:
-        self.composite, self.model = composite, model
+    def __init__(self, composite: Rule | None, model: nn.Module, is_twice: bool = False) -> None:
+        self.composite, self.model, self.is_twice = composite, model, is_twice
         self.told: list[Told] | None = None
 
     def rule(self, kind: str, is_first: bool, function: str) -> LayerRule:
         """Of the layer that runs."""
         choice = self.composite.choose(Layer(kind, is_first, self.running))  # type: ignore[union-attr]
         self.tell(function, choice)
+        if self.is_twice and not choice.rule.has_gradient:
+            raise ValueError(
+                f"{self.running_words()}create_graph is there for Epsilon, Zero, ZPlus and Gamma, got {choice.rule!r}"
+            )
         return choice.rule
 
     def norm_rule(self, function: str) -> LayerRule:

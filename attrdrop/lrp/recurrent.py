@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attrdrop.lrp.decompositions import Still
+
 State = tuple[Tensor, ...]
 Weights = Sequence[Tensor]
 """Of a cell: those of the input and of the state, their biases where there are any, a projection where there is one."""
 Step = Callable[[Tensor, State], State]
 """From what enters a cell, and its state, to the state that follows, of which the first is the output."""
-Still = Callable[[Tensor], Tensor]
-"""Makes a constant of an activation."""
 
 
 def lstm(weights: Weights, still: Still) -> Step:
@@ -112,21 +112,22 @@ def _packed(
 def _stacked(
     name: str, still: Still, x: Sequence[Tensor], hx: Any, weights: Weights, has_biases: bool, layers: int,
     is_both: bool,
-) -> tuple[Sequence[Tensor], State]:  # fmt: skip
+) -> tuple[list[Tensor], State]:  # fmt: skip
     """All layers and directions."""
     states = hx if name == "lstm" else (hx,)
     count = layers * (2 if is_both else 1)
     of_one = len(weights) // count
     finals = []
+    y = list(x)
     for layer in range(layers):
-        found = []
+        found: list[list[Tensor]] = []
         for place in range(layer * count // layers, (layer + 1) * count // layers):
             own = weights[place * of_one : (place + 1) * of_one]
-            y, final = _one(CELLS[name](own, still), x, tuple(state[place] for state in states), bool(found))
-            found.append(y)
+            outputs, final = _one(CELLS[name](own, still), y, tuple(state[place] for state in states), bool(found))
+            found.append(outputs)
             finals.append(final)
-        x = found[0] if len(found) == 1 else [torch.cat(both, -1) for both in zip(*found, strict=True)]
-    return x, tuple(torch.stack(entries) for entries in zip(*finals, strict=True))
+        y = found[0] if len(found) == 1 else [torch.cat(both, -1) for both in zip(*found, strict=True)]
+    return y, tuple(torch.stack(entries) for entries in zip(*finals, strict=True))
 
 
 def _one(step: Step, x: Sequence[Tensor], initial: State, is_backward: bool) -> tuple[list[Tensor], State]:

@@ -88,7 +88,8 @@ def test_relevance_is_the_rule_restated(name):
 def test_packed_padded_and_either_axis_agree(name):
     kind, options = KINDS[name]
     options = {**options, "bidirectional": False}  # padding would be read first
-    found = [relevance(Texts(kind, options, *how), lrp.Epsilon(1e-2)) for how in itertools.product((False, True), repeat=2)]
+    ways = itertools.product((False, True), repeat=2)
+    found = [relevance(Texts(kind, options, *way), lrp.Epsilon(1e-2)) for way in ways]
     for other in found[1:]:
         assert_same(other, found[0], 1e-12)
     assert (found[0][MASK == 0] == 0).all()
