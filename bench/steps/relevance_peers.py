@@ -51,6 +51,7 @@ def captum_epsilon(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     for module in copy.modules():
         if hasattr(module, "add"):
             module.add = added()
+            module.shortcut = module.shortcut if len(module.shortcut) else nn.Identity()
     for module in copy.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Identity, added, nn.AdaptiveAvgPool2d)):
             module.rule = rules.EpsilonRule(EPS)
@@ -68,6 +69,12 @@ def _load_lxt() -> ModuleType:
     return importlib.import_module("lxt.efficient.models.llama")
 
 
+class _Functions(dict):
+    """What LXT leaves as a dictionary, as transformers 5 asks it."""
+
+    get_interface = dict.get
+
+
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     llama = _load_lxt()
@@ -75,6 +82,7 @@ def _patched() -> Iterator[None]:
     kept = [dict(vars(target)) for target in targets]
     for target, patch in llama.attnLRP.items():
         patch(target)
+    llama.modeling_llama.ALL_ATTENTION_FUNCTIONS = _Functions(llama.modeling_llama.ALL_ATTENTION_FUNCTIONS)
     try:
         yield
     finally:
