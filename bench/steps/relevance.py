@@ -123,6 +123,7 @@ BENCH = RelevanceSteps(
     arms=ARMS,
     smallest=lambda settings: replace(settings, batch=1, size=8),
     missing=relevance_peers.missing,
+    has_gflop=False,
 )
 
 parse, main = BENCH.parse, BENCH.main
