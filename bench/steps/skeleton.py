@@ -89,8 +89,8 @@ class Steps:
     op: of its rows. module: of its script, with the script's description. arms: by name; the plain step is among them.
     slow: arms measured only where they are named. steps: in a sample of an arm, where not one. smallest: of given
     settings, those of a small case, which loads at its first call what others need not count; without it every peak
-    is taken in a process of its own. missing: why an arm cannot run here. has_gflop: whether arithmetic is counted, which
-    torch cannot where a gradient ends at a model's input.
+    is taken in a process of its own. missing: why an arm cannot run here. has_gflop: whether arithmetic is counted,
+    which torch cannot where a gradient ends at a model's input.
     """
 
     op: str
