@@ -21,13 +21,13 @@ def test_the_plan_of_the_guide_can_be_read(tmp_path):
     assert setting.twins["random"].point({"p": 0.6}, {}) == {"p": 0.6, "attribution": "RD"}
 
 
-def test_the_plan_is_fair():
-    """Every arm has as many trials as it has in the other arms, and no setting shares a seed with its search."""
-    for setting in load(FOLDER / "plan.toml"):
+@pytest.mark.parametrize("plan", sorted(FOLDER.glob("*.toml")), ids=lambda plan: plan.stem)
+def test_the_plans_are_fair(plan):
+    """Every arm has points for as many trials as the others have, and the seeds suffice."""
+    for setting in load(plan):
         for arm in setting.arms:
-            points = setting.grid(arm)
-            assert points is None or len(points) == setting.trials, (setting.name, arm)
-        assert len(setting.seeds) >= 10 or setting.command != "finetune"
+            assert len(setting.grid(arm)) >= setting.trials, (setting.name, arm)
+        assert len(setting.seeds) >= 10
 
 
 @pytest.mark.slow
