@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from attrdrop import ADDropConfig
 from attrdrop.lab.protocol.plan import load
-from attrdrop.lab.protocol.report import COMPARISONS, REPORT, RUNS, StudyReport
+from attrdrop.lab.protocol.report import COMPARISONS, REPORT, RUNS, StudyReport, chosen
 from attrdrop.lab.text.settings import PRESETS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -39,6 +40,17 @@ def test_the_report_is_that_of_the_tables(tmp_path):
     StudyReport.from_tables(settings, FOLDER).save(tmp_path / "again")
     for name in (REPORT, COMPARISONS):
         assert (tmp_path / "again" / name).read_text() == (FOLDER / name).read_text()
+
+
+def test_the_preset_for_small_data_is_what_the_study_chose():
+    settings = load(FOLDER / "plan.toml")
+    search = StudyReport.from_tables(settings, FOLDER).search
+    points = [chosen(setting, search)["ad-drop"] for setting in settings if "ad-drop" in setting.arms]
+    config = ADDropConfig.small_data(seed=3)
+    assert points
+    assert {(point["p"], point["q"]) for point in points} == {(config.p, config.q)}
+    assert config.seed == 3
+    assert ADDropConfig.small_data(p=0.1).p == 0.1
 
 
 def test_the_page_says_how_the_demo_is_run():
