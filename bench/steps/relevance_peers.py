@@ -52,11 +52,16 @@ def captum_epsilon(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         if hasattr(module, "add"):
             module.add = added()
             module.shortcut = module.shortcut if len(module.shortcut) else nn.Identity()
-    for module in copy.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Identity, added, nn.AdaptiveAvgPool2d)):
-            module.rule = rules.EpsilonRule(EPS)
+    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Identity, added, nn.AdaptiveAvgPool2d)
+    treated = [module for module in copy.modules() if isinstance(module, kinds)]
     found = attr.LRP(copy)
-    return lambda images, labels: found.attribute(images, target=labels)
+
+    def call(images: Tensor, labels: Tensor) -> Tensor:
+        for module in treated:  # a call takes them away
+            module.rule = rules.EpsilonRule(EPS)
+        return found.attribute(images, target=labels)
+
+    return call
 
 
 def _load_lxt() -> ModuleType:
