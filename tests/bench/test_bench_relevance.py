@@ -24,7 +24,7 @@ def test_every_arm_of_ours_has_a_row(model):
 
 @pytest.mark.parametrize("arm", ["zennit, epsilon-plus-flat", "LXT, AttnLRP"])
 def test_rivals_agree(arm, monkeypatch):
-    """The others do not quite: captum has BatchNorms as layers, zennit's epsilon at sums is 1e-6 where ours has none."""
+    """The others do not quite: captum has BatchNorms as layers, zennit's epsilon at sums is 1e-6 and ours 0."""
     if relevance_peers.missing(arm) is not None:
         pytest.skip(f"needs {arm.partition(',')[0]}")
     build = relevance.build_model
