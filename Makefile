@@ -12,7 +12,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc tri
 
 CHECK ?=
 
-.PHONY: demo test test-all bench bench-check gpu-kit clean
+.PHONY: demo test test-all docs bench bench-check gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,14 @@ bench: $(VENV)/.test
 # Ratios of small cases against those in bench/check.csv; it names what got slower. CHECK=--store writes them.
 bench-check: $(VENV)/.test
 	$(BIN)/python -m bench.check $(CHECK)
+
+# The documentation site, in build/site; a warning or a dead link fails it.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml
+	@touch $@
 
 # For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
 GPU_PYTHON ?= python3.12
