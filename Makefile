@@ -34,9 +34,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 
-test-all: test
+test-all: test $(VENV)/.docs
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m slow
 
 bench: $(VENV)/.test
@@ -46,12 +47,12 @@ bench: $(VENV)/.test
 bench-check: $(VENV)/.test
 	$(BIN)/python -m bench.check $(CHECK)
 
-# The documentation site, in build/site; a warning or a dead link fails it.
+# The documentation site with its tools, in build/site; a warning or a dead link fails it.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml
+	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml nbclient ipykernel
 	@touch $@
 
 # For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
