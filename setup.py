@@ -44,6 +44,7 @@ class CMakeBuild(build_ext):
             "ATTRDROP_TORCH_DIR": torch_dir,
             "ATTRDROP_STRICT": os.environ.get("ATTRDROP_STRICT", "0"),
             "ATTRDROP_VERSION": self.distribution.get_version(),
+            "ATTRDROP_PORTABLE": os.environ.get("ATTRDROP_PORTABLE", "0"),
             "ATTRDROP_CUDA": os.environ.get("ATTRDROP_CUDA", "AUTO"),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": _pybind11_dir(),
@@ -82,10 +83,16 @@ def _pybind11_dir() -> str | None:
     return pybind11.get_cmake_dir()
 
 
+PORTABLE = os.environ.get("ATTRDROP_PORTABLE") == "1"  # a wheel for others: one for all Pythons, without attrdrop._host
+EXTENSIONS = [Extension("attrdrop._C", [], py_limited_api=True)]
+if not PORTABLE:
+    EXTENSIONS.append(Extension("attrdrop._host", []))
+
 setup(
     packages=["attrdrop.triton_kernels", *find_packages(include=["attrdrop", "attrdrop.*"])],
     py_modules=["attrdrop_command"],
     package_dir={"attrdrop": "attrdrop", "attrdrop.triton_kernels": "triton_kernels"},
-    ext_modules=[Extension("attrdrop._C", [], py_limited_api=True), Extension("attrdrop._host", [])],
+    ext_modules=EXTENSIONS,
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if PORTABLE else {},
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -43,6 +43,19 @@ def facts() -> dict[str, dict[str, Any]]:
     return {name: asdict(fact) for name, fact in found.items()}
 
 
+def next_step(found: dict[str, dict[str, Any]]) -> str:
+    """The first thing to do about these facts."""
+    if not found["torch"]["active"]:
+        return "install torch 2.10 or later: pip install torch"
+    if not found["compiled kernels (_C)"]["active"]:
+        return "build the kernels: ATTRDROP_REQUIRE_C=1 pip install -v . says what is missing"
+    if found["CUDA device"]["active"] and not (found["CUDA kernels"]["active"] or found["triton"]["active"]):
+        return "pip install triton, or rebuild where nvcc is; CUDA tensors are served by plain PyTorch"
+    if not found["transformers"]["active"]:
+        return "pip install transformers to train with AD-DROP; the ops, RelDrop and LRP are ready"
+    return "attrdrop finetune --preset demo"
+
+
 def _package(name: str, purpose: str) -> Fact:
     try:
         return Fact(importlib.import_module(name).__version__, True)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import attrdrop
-from attrdrop.doctor import facts
+from attrdrop.doctor import facts, next_step
 from attrdrop.lab.cli.main import app
 
 NAMES = [
@@ -54,11 +55,44 @@ def test_json_and_table_show_the_same_facts():
     found = json.loads(shown.output)
     table = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "40"})  # piped, nothing is cut
     assert table.exit_code == 0
-    assert len(table.output.splitlines()) == len(found)
+    assert len(table.output.splitlines()) == len(found) + 1
+    assert table.output.splitlines()[-1] == f"Next: {next_step(found)}"
     for name, fact in found.items():
         assert name in table.output
         assert fact["value"] in table.output
         assert fact["why"] in table.output
+
+
+ABSENT_IN_TURN = {
+    "torch": "install torch",
+    "compiled kernels (_C)": "build the kernels",
+    "transformers": "pip install transformers",
+    "nothing": "attrdrop finetune --preset demo",
+}
+
+
+@pytest.mark.parametrize("absent", ABSENT_IN_TURN)
+def test_the_next_step_is_the_first_that_is_missing(absent):
+    names = list(ABSENT_IN_TURN)
+    found = {name: {"active": name == "nothing" or names.index(name) < names.index(absent)} for name in names}
+    found |= {name: {"active": False} for name in ("CUDA device", "CUDA kernels", "triton")}
+    assert next_step(found).startswith(ABSENT_IN_TURN[absent])
+
+
+def test_a_gpu_without_kernels_is_told_of_triton():
+    found = {key: {"active": True} for key in ("torch", "compiled kernels (_C)", "CUDA device", "transformers")}
+    found |= {key: {"active": False} for key in ("CUDA kernels", "triton")}
+    assert "triton" in next_step(found)
+
+
+def test_without_arguments_five_first_steps_are_shown_that_exist():
+    shown = CliRunner().invoke(app, [])
+    assert shown.exit_code == 0
+    lines = shown.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    steps = [line.split()[1] for line in lines if line.startswith("  attrdrop ")]
+    assert len(steps) == 5
+    assert set(steps) <= {name for name in typer.main.get_command(app).commands}
 
 
 def test_overrides_are_shown():

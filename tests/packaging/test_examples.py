@@ -33,3 +33,16 @@ def test_all_examples_are_run():
 def test_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the figures
     assert 0 <= runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**SMALLEST[name]) <= 1
+
+
+@pytest.mark.slow
+def test_notebook_runs_and_holds_the_outputs_of_an_earlier_run():
+    nbclient = pytest.importorskip("nbclient", reason="make test-all installs what a notebook needs")
+    import nbformat
+
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # as it was saved
+    stored = {cell.id: [output.output_type for output in cell.outputs] for cell in code}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert {cell.id: [output.output_type for output in cell.outputs] for cell in code} == stored

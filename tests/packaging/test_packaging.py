@@ -1,6 +1,7 @@
 """What is installed: imports, what they need, and the sdist and wheel a user would get."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.licenses import canonicalize_license_expression
 
 import attrdrop
 
@@ -127,3 +129,10 @@ def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
     assert str(installed) in printed
     assert '"cuda_archs": ""' in printed
     assert f'"version": "{attrdrop.__version__}"' in printed
+
+
+def test_licence_and_version_of_the_metadata_are_those_of_the_tree():
+    project = (ROOT / "pyproject.toml").read_text()
+    (expression,) = re.findall('^license = "(.+)"$', project, re.MULTILINE)
+    assert canonicalize_license_expression(expression) == expression
+    assert f"version: {attrdrop.__version__}\n" in (ROOT / "CITATION.cff").read_text()

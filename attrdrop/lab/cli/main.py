@@ -30,7 +30,6 @@ from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors
 from attrdrop.lab.errors import InputError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,13 +42,27 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit(OK)
 
 
-@app.callback()
+FIRST_STEPS = """Five things to do first:
+
+  attrdrop doctor                        what is active here, and what not
+  attrdrop finetune --preset demo        text: plain training against AD-DROP
+  attrdrop train-images --preset demo    images: plain training against RelDrop
+  attrdrop finetune --train FILE.csv     the comparison on your own texts
+  attrdrop explain --help                what a prediction rests on
+
+All commands: attrdrop --help. Options of one: attrdrop COMMAND --help."""
+
+
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Attribution-driven dropout (AD-DROP, RelDrop): try it, check the installation, measure the kernels."""
+    if context.invoked_subcommand is None:
+        console.print(FIRST_STEPS, highlight=False, soft_wrap=True)
 
 
 app.command()(finetune)
@@ -95,7 +108,7 @@ def report(
 @app.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
     """Show what is active on this machine and why something is not."""
-    from attrdrop.doctor import facts
+    from attrdrop.doctor import facts, next_step
 
     found = facts()
     if json:
@@ -117,6 +130,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as
         else:  # one line a fact, whatever it is read by
             for mark, name, value in rows:
                 console.print(f"{mark or ' ' * 6} {name:{max(map(len, found))}} {value}", soft_wrap=True)
+        console.print(f"Next: {next_step(found)}", highlight=False, soft_wrap=True)
     raise typer.Exit(OK if found["torch"]["active"] else FAILED)
 
 
