@@ -40,8 +40,8 @@ class Count(TrainerCallback):
 
 
 def dtype_of(name):
-    """DeepSpeed trains in float32."""
-    return torch.float32 if name.startswith("zero") else torch.float64
+    """DeepSpeed trains in float32, and FSDP1 takes the norm of gradients in no other."""
+    return torch.float32 if name.startswith(("zero", "fsdp1")) else torch.float64
 
 
 def options_of(name):
