@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -99,12 +100,16 @@ class TransformersFSDP2(FSDP2):
     def wrap(self, model, layers):
         from transformers.distributed import DistributedConfig
 
-        names = (name for name, module in model.named_modules() if module in layers)
+        names = {re.sub(r"\d+", "*", name) for name, module in model.named_modules() if module in layers}
         split = DistributedConfig(fsdp_size=dist.get_world_size(), fsdp_plan=dict.fromkeys(names, "free_full_weight"))
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
+        with tempfile.TemporaryDirectory() as own:
+            (folder, *_) = gathered(own)
+            model.save_pretrained(folder)  # by the first process alone
+            dist.barrier()
             options = dict(attn_implementation="attrdrop", dtype=model.dtype)
-            return type(model).from_pretrained(folder, distributed_config=split, **options).train()
+            loaded = type(model).from_pretrained(folder, distributed_config=split, **options)
+            dist.barrier()
+        return loaded.train()
 
 
 class DeepSpeed(Engine):
