@@ -18,12 +18,10 @@ from transformers import TrainerCallback
 from attrdrop import ADDropConfig, ADDropTrainer
 
 STEPS, SAVED, BATCH = 4, 2, 8
-LAYERS = {"transformer_layer_cls_to_wrap": ["BertLayer"]}
 ENGINES = {
     "alone": {},
     "ddp": {"ddp_backend": "gloo"},
-    "fsdp1": {"fsdp": True, "fsdp_config": {"version": 1, "sync_module_states": False, **LAYERS}},
-    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2, **LAYERS}},
+    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]}},
     **{f"zero{stage}": {"deepspeed": stage} for stage in (1, 2, 3)},
 }
 
@@ -40,8 +38,8 @@ class Count(TrainerCallback):
 
 
 def dtype_of(name):
-    """DeepSpeed trains in float32, and FSDP1 takes the norm of gradients in no other."""
-    return torch.float32 if name.startswith(("zero", "fsdp1")) else torch.float64
+    """DeepSpeed trains in float32."""
+    return torch.float32 if name.startswith("zero") else torch.float64
 
 
 def options_of(name):

@@ -109,7 +109,10 @@ def test_what_accelerate_wraps(tmp_path):
 def test_what_accelerate_wraps_by_a_file(tmp_path, version):
     """As users write it, for `accelerate launch`."""
     plugin = {"fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "fsdp_transformer_layer_cls_to_wrap": "BertLayer"}
-    plugin |= {"fsdp_version": version} | ({"fsdp_use_orig_params": True} if version == 1 else {})
+    plugin["fsdp_version"] = version
+    if version == 1:  # whose other defaults need a GPU
+        plugin |= {"fsdp_use_orig_params": True}
+        plugin |= dict.fromkeys(("fsdp_sync_module_states", "fsdp_cpu_ram_efficient_loading"), False)
     settings = {"distributed_type": "FSDP", "num_processes": 2, "mixed_precision": "no", "main_process_port": 0}
     (tmp_path / "fsdp.json").write_text(json.dumps(settings | {"fsdp_config": plugin}))
     case, results = f"launched-fsdp{version}:GA:5,3", tmp_path / "results.pt"
