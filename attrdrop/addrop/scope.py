@@ -49,10 +49,10 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
             f"{type(inner).__name__}.forward must take **kwargs and pass them on to the {type(pretrained).__name__} "
             "inside, for AD-DROP hands it the keyword attrdrop"
         )
-    if (getattr(pretrained, "tp_size", None) or 1) > 1:
+    if _is_split(pretrained):
         raise ValueError(
-            "AD-DROP does not run under tensor parallelism, where a process has some of the heads only and numbers "
-            "them from 0; load the model without tp_plan and train it with FSDP or DeepSpeed"
+            "AD-DROP does not run under tensor or pipeline parallelism, where a process has some of the heads or "
+            "layers only and numbers them from 0; load the model without tp_plan and train it with FSDP or DeepSpeed"
         )
     is_adapted = adapt(pretrained)
     if not (is_adapted or pretrained._can_set_attn_implementation()):
@@ -63,6 +63,12 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
     for part in () if is_adapted else parts.values():
         _check_implementation(part, is_whole=part.model is pretrained)
     return Scope(parts)
+
+
+def _is_split(model: Any) -> bool:
+    """Whether a process has a part of the heads or layers, as from_pretrained leaves it."""
+    sizes = getattr(model, "tp_size", None), getattr(getattr(model.config, "distributed_config", None), "pp_size", None)
+    return any((size or 1) > 1 for size in sizes)
 
 
 def _check_implementation(part: Part, is_whole: bool) -> None:

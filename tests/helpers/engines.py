@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -91,23 +94,31 @@ class FSDP2(Engine):
         return grad.full_tensor()
 
 
+class TransformersFSDP2(FSDP2):
+    """What from_pretrained itself takes apart as it loads."""
+
+    def wrap(self, model, layers):
+        from transformers.distributed import DistributedConfig
+
+        names = {re.sub(r"\d+", "*", name) for name, module in model.named_modules() if module in layers}
+        split = DistributedConfig(fsdp_size=dist.get_world_size(), fsdp_plan=dict.fromkeys(names, "free_full_weight"))
+        with tempfile.TemporaryDirectory() as own:
+            (folder, *_) = gathered(own)
+            model.save_pretrained(folder)  # by the first process alone
+            dist.barrier()
+            options = dict(attn_implementation="attrdrop", dtype=model.dtype)
+            loaded = type(model).from_pretrained(folder, distributed_config=split, **options)
+            dist.barrier()
+        return loaded.train()
+
+
 class DeepSpeed(Engine):
     """stage: of ZeRO; 0 for none."""
 
     def __init__(self, model, layers, stage):
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # which would be compiled, for a minute
-        config = {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": 0.0,
-            "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-        }
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-        self.model, self.optimizer, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        initialize = _deepspeed().initialize
+        self.model, self.optimizer, *_ = initialize(model=model, optimizer=optimizer, config=zero(stage))
 
     def backward(self, loss):
         self.model.backward(loss)
@@ -121,6 +132,79 @@ class DeepSpeed(Engine):
 
     def step(self):
         self.model.step()
+
+
+def _deepspeed() -> Any:
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # which would be compiled, for a minute
+    return deepspeed
+
+
+def zero(stage: int, **fields: Any) -> dict[str, Any]:
+    """A configuration of DeepSpeed's."""
+    defaults = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    return defaults | fields
+
+
+class AccelerateFSDP1(FSDP1):
+    def wrap(self, model, layers):
+        return _accelerator(layers, **self.options).prepare(model)
+
+
+class AccelerateFSDP2(FSDP2):
+    def __init__(self, model, layers, **options):
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        self.model, self.optimizer = _accelerator(layers(model), **options).prepare(model, optimizer)
+
+
+class AccelerateZero(DeepSpeed):
+    def __init__(self, model, layers, stage):
+        from accelerate import Accelerator, DeepSpeedPlugin
+
+        state_of_accelerate("deepspeed")
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(zero(stage)))
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+
+
+def _accelerator(layers: list[nn.Module], **fields: Any) -> Any:
+    """With a plugin of these fields; without any, that of accelerate's launcher."""
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+
+    state_of_accelerate("fsdp")
+    if not fields:
+        return Accelerator()
+    wrapped = sorted({type(layer).__name__ for layer in layers})
+    policy = dict(auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=wrapped)
+    return Accelerator(fsdp_plugin=FullyShardedDataParallelPlugin(**policy, **fields))
+
+
+def state_of_accelerate(sharding: str) -> None:
+    """Of processes on CPUs for a plugin of "fsdp" or "deepspeed".
+
+    accelerate gives both up where it is told to use CPUs, so it is told of gloo alone. And FSDP's plugins it takes only
+    among several GPUs or the like (AcceleratorState.__init__), so it is told of these.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        os.environ.pop(name, None)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ[f"ACCELERATE_USE_{sharding.upper()}"] = "true"
+    if sharding == "deepspeed":
+        _deepspeed()
+    state = PartialState(backend="gloo")
+    if sharding == "fsdp":
+        state.distributed_type = DistributedType.MULTI_GPU
 
 
 def _plain(name: str) -> str:
@@ -138,10 +222,18 @@ ENGINES: dict[str, tuple[type[Engine], dict[str, Any]]] = {
     "fsdp1": (FSDP1, {}),
     "fsdp2": (FSDP2, {}),
     "fsdp2-no-reshard": (FSDP2, {"reshard_after_forward": False}),
+    "transformers-fsdp2": (TransformersFSDP2, {}),
     "fsdp2-bfloat16": (FSDP2, {"mp_policy": HALF}),
     "zero1": (DeepSpeed, {"stage": 1}),
     "zero2": (DeepSpeed, {"stage": 2}),
     "zero3": (DeepSpeed, {"stage": 3}),
+    "accelerate-fsdp1": (AccelerateFSDP1, {"fsdp_version": 1, "use_orig_params": True}),
+    "accelerate-fsdp2": (AccelerateFSDP2, {"fsdp_version": 2}),
+    "launched-fsdp1": (AccelerateFSDP1, {}),
+    "launched-fsdp2": (AccelerateFSDP2, {}),
+    "accelerate-zero1": (AccelerateZero, {"stage": 1}),
+    "accelerate-zero2": (AccelerateZero, {"stage": 2}),
+    "accelerate-zero3": (AccelerateZero, {"stage": 3}),
 }
 
 
@@ -166,7 +258,7 @@ def gathered(value: Any) -> list[Any]:
 
 def dtype_of(name: str, kind: str) -> torch.dtype:
     """What is trained in: DeepSpeed keeps parameters in float32, and points are found in it."""
-    is_single = name.startswith("zero") or name.endswith(("bfloat16", "float32")) or kind == "points"
+    is_single = "zero" in name or name.endswith(("bfloat16", "float32")) or kind == "points"
     return torch.float32 if is_single else torch.float64
 
 

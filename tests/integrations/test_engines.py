@@ -2,10 +2,7 @@
 
 import functools
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
+import json
 
 import engine_cases
 import engine_images
@@ -13,10 +10,11 @@ import pytest
 import torch
 from engines import dtype_of, parsed
 from models import build
+from torchrun import run
+from transformers import LlamaForCausalLM
 
 from attrdrop import ADDrop
 
-HELPERS = Path(__file__).parents[1] / "helpers"
 TORCH = ["ddp", "ddp-static-graph", "ddp-find-unused", "fsdp1", "fsdp2", "fsdp2-no-reshard"]
 ZERO = ["zero1", "zero2", "zero3"]
 ATTRIBUTIONS = ["GA", "IGA", "AA", "RD", "GA+units", "RD+units"]
@@ -28,13 +26,7 @@ needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is No
 
 def launched(cases, file, processes=2):
     """What each case gave, all of them from one start of so many processes."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        str(HELPERS / "engine_cases.py"), str(file), *cases,
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("engine_cases.py", file, *cases, options=["--standalone", f"--nproc-per-node={processes}"])
     return torch.load(file)
 
 
@@ -74,6 +66,7 @@ def test_the_same_masks_and_pixels_as_in_one_process(tmp_path):
 def test_every_engine_with_every_attribution(tmp_path):
     """But for a static graph whose first call is accumulated, which fails in torch, without AD-DROP too."""
     cases = [f"{name}:{attribution}:4,4" for name in TORCH for attribution in ATTRIBUTIONS]
+    cases += ["transformers-fsdp2:GA:5,3", "transformers-fsdp2:IGA:2,1/2,3"]
     cases += [f"{name}:GA:{sizes}" for name in TORCH for sizes in SIZES if name != "ddp-static-graph" or sizes == "5,3"]
     check(launched(cases, tmp_path / "results.pt"))
 
@@ -103,6 +96,38 @@ def test_mixed_precision_of_fsdp2(tmp_path):
         torch.testing.assert_close(two[0]["gradients"][name], gradient, rtol=5e-2, atol=1e-3, msg=name)
 
 
+@pytest.mark.slow
+def test_what_accelerate_wraps(tmp_path):
+    """By its plugins for FSDP; whoever has them on CPUs lifts a check (engines.state_of_accelerate)."""
+    names = ["accelerate-fsdp1", "accelerate-fsdp2"]
+    cases = [f"{name}:{kind}" for name in names for kind in ("GA:4,4", "GA:2,1/2,3", "IGA:5,3", "blocks:4,4")]
+    check(launched(cases, tmp_path / "results.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_accelerate_wraps_by_a_file(tmp_path, version):
+    """As users write it, for `accelerate launch`."""
+    plugin = {"fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "fsdp_transformer_layer_cls_to_wrap": "BertLayer"}
+    plugin["fsdp_version"] = version
+    if version == 1:  # whose other defaults need a GPU
+        plugin |= {"fsdp_use_orig_params": True}
+        plugin |= dict.fromkeys(("fsdp_sync_module_states", "fsdp_cpu_ram_efficient_loading"), False)
+    settings = {"distributed_type": "FSDP", "num_processes": 2, "mixed_precision": "no", "main_process_port": 0}
+    (tmp_path / "fsdp.json").write_text(json.dumps(settings | {"fsdp_config": plugin}))
+    case, results = f"launched-fsdp{version}:GA:5,3", tmp_path / "results.pt"
+    options = ["launch", "--config_file", tmp_path / "fsdp.json"]
+    run("engine_cases.py", results, case, options=options, launcher="accelerate.commands.accelerate_cli")
+    check(torch.load(results))
+
+
+@needs_deepspeed
+@pytest.mark.slow
+def test_what_accelerate_wraps_by_deepspeed(tmp_path):
+    cases = [f"accelerate-{name}:{kind}" for name in ZERO for kind in ("GA:5,3", "blocks:4,4")]
+    check(launched(cases, tmp_path / "results.pt"))
+
+
 @needs_deepspeed
 @pytest.mark.slow
 def test_deepspeed_with_everything(tmp_path):
@@ -115,5 +140,14 @@ def test_deepspeed_with_everything(tmp_path):
 def test_tensor_parallelism_is_refused():
     model = build("bert")
     model._tp_size = 2  # as from_pretrained(tp_plan="auto") leaves it
-    with pytest.raises(ValueError, match="AD-DROP does not run under tensor parallelism"):
+    with pytest.raises(ValueError, match="AD-DROP does not run under tensor or pipeline parallelism"):
         ADDrop(model)
+
+
+@pytest.mark.slow
+def test_parts_of_heads_and_of_layers_are_refused(tmp_path):
+    LlamaForCausalLM(build("llama").config).save_pretrained(tmp_path / "model")
+    run("split_models.py", tmp_path)
+    refusals = json.loads((tmp_path / "refusals.json").read_text())
+    for split in ("heads", "layers"):
+        assert "AD-DROP does not run under tensor or pipeline parallelism" in refusals[split]

@@ -1,36 +1,12 @@
 """Training goes on where a process was lost, on as many processes as are left, to what an undisturbed run gives."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import elastic_training
 import pytest
 import torch
-
-HELPERS = Path(__file__).parents[1] / "helpers"
-
-
-def started(folder, engine, death, *options):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", *options, str(HELPERS / "elastic_training.py"), str(folder),
-        engine, death,
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def ended(process, seconds=600):
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    finally:
-        process.terminate()  # which takes its workers along; they have sessions of their own
-    assert process.returncode == 0, output[-3000:]
+from torchrun import TWO, ended, run, started
 
 
 def check(folder, processes, tmp_path):
@@ -48,8 +24,8 @@ def check(folder, processes, tmp_path):
 @pytest.mark.parametrize(("engine", "death"), [("ddp", "step"), ("fsdp2", "checkpoint")])
 def test_a_killed_process_is_started_anew(tmp_path, engine, death):
     """Its last checkpoint is the last whole one: a half-written one is passed over."""
-    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=3", "--monitor-interval=0.5"]
-    ended(started(tmp_path, engine, death, *options))
+    options = [*TWO, "--max-restarts=3", "--monitor-interval=0.5"]
+    run("elastic_training.py", tmp_path, engine, death, options=options)
     check(tmp_path, 2, tmp_path)
 
 
@@ -62,11 +38,12 @@ def test_a_lost_machine_is_done_without(tmp_path):
 
     def machine(is_host):
         conf = f"is_host={is_host},last_call_timeout=3,join_timeout=120,keep_alive_interval=1,keep_alive_max_attempt=3"
-        return started(
-            tmp_path, "fsdp2", "machine", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3",
-            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=lost", f"--rdzv-conf={conf}",
-            "--monitor-interval=0.5", "--local-addr=127.0.0.1",
-        )  # fmt: skip
+        options = [
+            "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d",
+            f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=lost", f"--rdzv-conf={conf}", "--monitor-interval=0.5",
+            "--local-addr=127.0.0.1",
+        ]  # fmt: skip
+        return started("elastic_training.py", tmp_path, "fsdp2", "machine", options=options)
 
     stays, dies = machine(1), machine(0)
     ended(stays)

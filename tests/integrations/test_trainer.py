@@ -1,12 +1,7 @@
-"""The Trainer integration and several processes."""
+"""The Trainer integration."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -197,23 +192,3 @@ def test_a_resumed_run_draws_the_same_masks(tmp_path):
     resumed = train(tmp_path / "b", addrop=config, resume=str(checkpoint))
     for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
-
-
-def run_in_two_processes(script, *arguments):
-    helpers = Path(__file__).parents[1] / "helpers"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
-        str(helpers / script), *map(str, arguments),
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(helpers)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.mark.slow
-def test_the_fraction_in_the_log_is_that_of_all_processes(tmp_path):
-    run_in_two_processes("distributed_trainer.py", tmp_path)
-    rows = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    assert rows[0]["dropped"] != rows[1]["dropped"]
-    whole = sum(row["dropped"] for row in rows) / sum(row["valid"] for row in rows)
-    assert [row["logged"] for row in rows] == [[whole]] * 2

@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/howto/many_processes.md").read_text()
-SCRIPTS = {name: code for code, name in re.findall(r"^```py\n(# (\w+\.py)\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)}
+FILES = {name: text for text, name in re.findall(r"^```\w+\n(# (\w+\.\w+)\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)}
 COMMANDS = re.findall(r"^```bash\n(.*?)\n```", PAGE, re.DOTALL | re.MULTILINE)
-NEEDS = {"deepspeed": "deepspeed", "lightning": "lightning", "executor ray": "ray"}
+NEEDS = {"deepspeed": "deepspeed", "zero": "deepspeed", "lightning": "lightning", "executor ray": "ray"}
 
 
 def test_every_script_has_a_command():
-    assert {name for name in SCRIPTS if name != "toy.py"} == set(re.findall(r"train_\w+\.py", " ".join(COMMANDS)))
+    assert FILES.keys() - {"toy.py"} == set(re.findall(r"\w+\.(?:py|yaml)", " ".join(COMMANDS)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[-1])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[-2:]))
 def test_example_runs(command, tmp_path):
     for word, package in NEEDS.items():
         if word in command and importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}")
-    for name, code in SCRIPTS.items():
-        (tmp_path / name).write_text(code)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     launchers = {
         "torchrun": f"{sys.executable} -m torch.distributed.run",
         "accelerate": f"{sys.executable} -m accelerate.commands.accelerate_cli",
