@@ -48,7 +48,7 @@ def rows(batch: Encoded, index: Tensor) -> Encoded:
 def train(arm: str, tokenizer, data: Encoded, test: Encoded, epochs: int, seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(BERT_TINY).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
     alpha = None if ARMS[arm] is None else ARMS[arm]()
     reldrop = None if alpha is None else attrdrop.RelDropTokens(
         model, value=tokenizer.mask_token_id, special=tokenizer.all_special_ids, alpha=alpha, beta=BETA, seed=seed
