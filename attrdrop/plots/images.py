@@ -100,6 +100,32 @@ def compared_maps(
     save(figure, target)
 
 
+def occlusion_sheet(
+    images: Tensor, relevance: Tensor, occluded: Tensor, target: Path | IO[bytes], titles: Sequence[str] | None = None
+) -> None:
+    """Each image, its relevance over it in grey, and what is left of it: what RelDrop looks at and what it hides.
+
+    Args:
+        images, occluded: (N, C, H, W) each, C 1 or 3, uint8 or floating point in [0, 1].
+        relevance: floating point (N, H, W) or (N, C, H, W), whose channels are summed; each map has a scale of its own.
+        target: receives a PNG. titles: one per image.
+
+    Raises:
+        TypeError, ValueError: as :func:`heat_maps`; also: occluded does not have the shape of images.
+    """
+    if occluded.shape != images.shape:
+        raise ValueError(f"occluded must have the shape of images, {tuple(images.shape)}, got {tuple(occluded.shape)}")
+    pictures, left, found = _pictures(images), _pictures(occluded), pixel_relevance(relevance).cpu().numpy()
+    if found.shape != pictures.shape[:3]:
+        raise ValueError(f"relevance must be (N, H, W) = {pictures.shape[:3]}, got {tuple(relevance.shape)}")
+    names = titles or ["image"] * len(pictures)
+    panels = [part for n in range(len(pictures)) for part in (pictures[n], _overlay(pictures[n], found[n]), left[n])]
+    heads = [part for name in names for part in (name, "relevance", "occluded")]
+    figure, _ = _image_sheet(np.stack(panels), 6 if len(pictures) > 1 else 3, heads, footer=SCALE)
+    add_relevance_scale(figure)
+    save(figure, target)
+
+
 def contact_sheet(
     images: Tensor,
     target: Path | IO[bytes],

@@ -288,7 +288,7 @@ def test_lora_and_frozen_models(attribution):
     assert ADDrop(frozen, **options).attribute(**batch("bert")) is not None
 
 
-@pytest.mark.parametrize("attribution", ["GA", "RD"])  # the others' masked pass is GA's
+@pytest.mark.parametrize("attribution", ["GA", pytest.param("RD", marks=pytest.mark.slow)])  # the others' is GA's
 def test_compiled_models(attribution):
     eager, other = build("bert"), build("bert")
     for model in (eager, other):

@@ -40,12 +40,11 @@ def test_iga_is_the_equation_layer_by_layer(steps, region):
     assert equal_bits(bits_of(addrop.attribute(**inputs)), eager_masks(model, inputs, addrop))
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("target", ["pseudo", "gold"])
+@pytest.mark.parametrize(("name", "target"), [*((name, "pseudo") for name in ALL), ("bert", "gold"), ("t5", "gold")])
 def test_steps_in_one_batch_are_the_steps_one_by_one(name, target):
     model, inputs = with_dropout(build(name, torch.float64)), batch(name, dtype=torch.float64)
     single, several, all_at_once = (
-        new_addrop(model, "IGA", iga_steps=6, iga_batch=at_once, pass1="eval", target=target, q=0.7)
+        new_addrop(model, "IGA", iga_steps=4, iga_batch=at_once, pass1="eval", target=target, q=0.7)
         for at_once in (1, 3, 99)
     )
     expected = bits_of(single.attribute(**inputs))

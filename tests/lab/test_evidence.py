@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from attrdrop import ADDropConfig
 from attrdrop.lab.protocol.plan import load
-from attrdrop.lab.protocol.report import COMPARISONS, REPORT, RUNS, StudyReport
+from attrdrop.lab.protocol.report import COMPARISONS, REPORT, RUNS, StudyReport, chosen
 from attrdrop.lab.text.settings import PRESETS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -21,13 +22,13 @@ def test_the_plan_of_the_guide_can_be_read(tmp_path):
     assert setting.twins["random"].point({"p": 0.6}, {}) == {"p": 0.6, "attribution": "RD"}
 
 
-def test_the_plan_is_fair():
-    """Every arm has as many trials as it has in the other arms, and no setting shares a seed with its search."""
-    for setting in load(FOLDER / "plan.toml"):
+@pytest.mark.parametrize("plan", sorted(FOLDER.glob("*.toml")), ids=lambda plan: plan.stem)
+def test_the_plans_are_fair(plan):
+    """Every arm has points for as many trials as the others have, and the seeds suffice."""
+    for setting in load(plan):
         for arm in setting.arms:
-            points = setting.grid(arm)
-            assert points is None or len(points) == setting.trials, (setting.name, arm)
-        assert len(setting.seeds) >= 10 or setting.command != "finetune"
+            assert len(setting.grid(arm)) >= setting.trials, (setting.name, arm)
+        assert len(setting.seeds) >= 10
 
 
 @pytest.mark.slow
@@ -39,6 +40,17 @@ def test_the_report_is_that_of_the_tables(tmp_path):
     StudyReport.from_tables(settings, FOLDER).save(tmp_path / "again")
     for name in (REPORT, COMPARISONS):
         assert (tmp_path / "again" / name).read_text() == (FOLDER / name).read_text()
+
+
+def test_the_preset_for_small_data_is_what_the_study_chose():
+    settings = load(FOLDER / "plan.toml")
+    search = StudyReport.from_tables(settings, FOLDER).search
+    points = [chosen(setting, search)["ad-drop"] for setting in settings if "ad-drop" in setting.arms]
+    config = ADDropConfig.small_data(seed=3)
+    assert points
+    assert {(point["p"], point["q"]) for point in points} == {(config.p, config.q)}
+    assert config.seed == 3
+    assert ADDropConfig.small_data(p=0.1).p == 0.1
 
 
 def test_the_page_says_how_the_demo_is_run():

@@ -231,6 +231,9 @@ def test_a_killed_study_goes_on_as_it_would_have(plan, tmp_path):
     study(plan, tmp_path / "whole")
     for name in ("search.csv", "runs.csv", "comparisons.csv", "report.md"):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    search = pd.read_csv(tmp_path / "whole" / "search.csv")
+    # All points of the one, as many as there are trials of the other, also where optuna proposes one twice.
+    assert search.groupby("arm")["point"].nunique().to_dict() == {"plain": 2, "reldrop": 3}
     runs = pd.read_csv(tmp_path / "whole" / "runs.csv")
     assert len(runs) == 9
     assert set(zip(runs["arm"], runs["seed"], strict=True)) == set(itertools.product(set(runs["arm"]), (7, 8, 9)))

@@ -107,7 +107,7 @@ def test_neighbours_found_before():
     assert not torch.equal(net(moved, neighbours=neighbours), net(moved))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["pointnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ssg", "msg"))])
 def test_compiles_without_graph_breaks(name):
     net, points = small(name).train(), clouds()
     valid = torch.rand(3, 64, generator=torch.Generator().manual_seed(2)) < 0.8

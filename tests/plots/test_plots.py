@@ -10,7 +10,7 @@ from drawings import drawn, pixels, size
 from matplotlib.figure import Figure
 
 from attrdrop.plots import flipping_curves, loss_curves, point_loss_curves
-from attrdrop.plots.images import compared_maps, contact_sheet, heat_maps
+from attrdrop.plots.images import compared_maps, contact_sheet, heat_maps, occlusion_sheet
 from attrdrop.plots.letters import spelled
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -109,6 +109,19 @@ def test_contact_sheet_outlines_boxes():
     assert is_red.nonzero()[0].max() < 0.8 * plain.shape[0]
 
 
+def test_an_occlusion_sheet_shows_image_relevance_and_what_is_left(figures):
+    left = IMAGES.clone()
+    left[:, :, 2:5, 3:6] = 0.5
+    occlusion_sheet(IMAGES, MAPS, left, None, ["cat", "dog", "cow"])
+    panels = [axes for axes in figures[0].axes if axes.images]
+    assert [axes.get_title() for axes in panels] == [
+        title for name in ("cat", "dog", "cow") for title in (name, "relevance", "occluded")
+    ]
+    shown = [np.asarray(axes.images[0].get_array()) for axes in panels]
+    np.testing.assert_allclose(shown[3], IMAGES[1].permute(1, 2, 0).double().numpy())
+    np.testing.assert_allclose(shown[5], left[1].permute(1, 2, 0).double().numpy())
+
+
 def test_columns_shape_the_sheet():
     wide, tall = (size(drawn(contact_sheet, IMAGES, columns=columns)) for columns in (8, 1))
     assert wide == tall[::-1]
@@ -139,6 +152,8 @@ def test_flipping_curves():
         (lambda: drawn(heat_maps, 2 * IMAGES - 1, MAPS), ValueError, "images must lie in .*, got -.*undo their"),
         (lambda: drawn(heat_maps, IMAGES, MAPS[:2]), ValueError, r"relevance must have shape .*got \(2, 8, 8\)"),
         (lambda: drawn(heat_maps, IMAGES, MAPS, titles=["a"]), ValueError, "titles must be a list of 3, one per image"),
+        (lambda: drawn(occlusion_sheet, IMAGES, MAPS, IMAGES[:2]), ValueError, "occluded must have the shape"),
+        (lambda: drawn(occlusion_sheet, IMAGES, MAPS[:2], IMAGES), ValueError, r"relevance must be .*got \(2, 8, 8\)"),
         (lambda: drawn(contact_sheet, IMAGES, columns=0), ValueError, "columns must be a positive int, got 0"),
         (lambda: drawn(contact_sheet, IMAGES, boxes=[1]), TypeError, "boxes must be a torch.Tensor, got list"),
         (lambda: drawn(contact_sheet, IMAGES, boxes=torch.ones(3, 2)), ValueError, r"boxes must have .*got \(3, 2\)"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import IO
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from attrdrop.plots.panels import panels
 from attrdrop.plots.sheets import save
@@ -28,5 +29,6 @@ def forest(compared: pd.DataFrame, target: Path | IO[bytes]) -> None:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(str(name), fontsize=9, parse_math=False)
         words = rows["measure"].iloc[0].replace("_", " "), "lower" if sign < 0 else "higher"
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("{} {} by, with 95 % interval".format(*words))
     save(figure, target)

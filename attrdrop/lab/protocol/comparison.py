@@ -1,6 +1,7 @@
 """What paired runs say of two arms: intervals, a permutation test, and the difference that they could have shown."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
         return result | dict.fromkeys(("bootstrap", "p", "detectable"))
     return result | {
         "bootstrap": _bootstrap(differences),
-        "p": _permuted(differences),
+        "p": _permuted(tuple(differences)),
         "detectable": detectable(found["std"], found["n"]),
     }
 
@@ -55,7 +56,8 @@ def _bootstrap(differences: np.ndarray) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def _permuted(differences: np.ndarray) -> float:
+@cache  # seconds each, and a report is written anew after every arm
+def _permuted(differences: tuple[float, ...]) -> float:
     test = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, batch=4096, rng=0
     )

@@ -25,7 +25,6 @@
 An arm or twin is trained as the arm of its name unless it names another, as in arm = "ad-drop".
 """
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -82,11 +81,9 @@ class Setting:
     twins: dict[str, Twin] = field(default_factory=dict)
     shots: int | None = None
 
-    def grid(self, arm: str) -> list[Point] | None:
-        """Every point of an arm, where they are no more than its trials."""
+    def grid(self, arm: str) -> list[Point]:
+        """Every point of an arm."""
         choices = self.arms[arm]
-        if math.prod(map(len, choices.values())) > self.trials:
-            return None
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
     @property

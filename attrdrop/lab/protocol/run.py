@@ -1,5 +1,6 @@
 """A study: the search of every arm, then fresh runs of what it chose, on disk after each run."""
 
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,10 +45,9 @@ class Study:
 
     @property
     def total(self) -> int:
-        """Runs in all; a search may propose a point twice, and then there are fewer."""
+        """Runs in all."""
         return sum(
-            sum(min(setting.trials, len(setting.grid(arm) or range(setting.trials))) for arm in setting.arms)
-            * len(setting.search_seeds)
+            sum(min(setting.trials, len(setting.grid(arm))) for arm in setting.arms) * len(setting.search_seeds)
             + len(setting.all_arms) * len(setting.seeds)
             for setting in self.settings
         )
@@ -90,9 +90,12 @@ class Study:
         self.report.save(self.output)
 
     def _search(self, setting: Setting, arm: str, do: Callable[[list[Trial]], int]) -> int:
-        """Every point of an arm where its trials suffice for that, else those that optuna proposes."""
+        """Every point of an arm where its trials suffice for that, else those that optuna proposes.
+
+        Every arm tries as many points: where optuna proposes one again, chance chooses another.
+        """
         points = setting.grid(arm)
-        if points is not None:
+        if len(points) <= setting.trials:
             return do([trial for point in points for trial in self._trials(setting, SEARCH, arm, point)])
         from attrdrop.lab.studies.search import search
 
@@ -104,7 +107,7 @@ class Study:
             failures += do([trial for group in groups for trial in group])
             return [self._mean(group, setting.chosen_by) for group in groups]
 
-        search(
+        tried = search(
             setting.arms[arm],
             evaluate,
             self.output,
@@ -113,6 +116,12 @@ class Study:
             direction="minimize" if setting.chosen_by in LOWER else "maximize",
             subject=self._trials(setting, SEARCH, arm, {})[0] | {"seed": setting.search_seeds},
         )
+        known = [point.params for point in tried]
+        distinct = [point for point in points if point in known]
+        others = random.Random(min(setting.search_seeds)).sample(
+            [point for point in points if point not in known], setting.trials - len(distinct)
+        )
+        evaluate(others)
         return failures
 
     def _mean(self, trials: list[Trial], measure: str) -> float | None:

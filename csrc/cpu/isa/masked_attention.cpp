@@ -9,6 +9,7 @@ namespace ATTRDROP_ISA {
 
 constexpr int64_t BLOCK_Q = 48, BLOCK_K = 192, TILE_WORDS = BLOCK_K / 32;
 static const float NEG_INF = -__builtin_inff();
+constexpr double LOG2_E = 1.4426950408889634;  // exponents are to the base 2
 
 // Of one (sample, key head); panels by PANEL keys (K^T, V^T) or by PANEL features (K, V).
 struct AttentionScratch {
@@ -100,36 +101,39 @@ static bool find_kept(const AttentionProblem& p, const Tile& t, uint32_t* kept) 
   return any != 0;
 }
 
-// The bias of one row of a tile, as float32; null where there is none.
+// The bias of one row of a tile, to the base 2; null where there is none.
 static const float* load_bias(const AttentionProblem& p, const Tile& t, int64_t r, float* out) {
   if (!p.bias.data) return nullptr;
   with_type(p.bias, [=, &p, &t](auto* data) {
     const auto* row = data + (t.row + r) * p.bias.row_stride + t.key * p.bias_column_stride;
-    for (int64_t j = 0; j < t.keys; ++j) out[j] = as_float(row[j * p.bias_column_stride]);
+    for (int64_t j = 0; j < t.keys; ++j) out[j] = as_float(row[j * p.bias_column_stride]) * static_cast<float>(LOG2_E);
     for (int64_t j = t.keys; j < t.columns(); ++j) out[j] = 0.0f;
   });
   return out;
 }
 
-// scale (q k^T) + bias
+// scale (q k^T) + bias, all to the base 2
 static inline vfloat logits(vfloat scores, float scale, const float* bias, int64_t j) {
   return bias ? fmadd(scores, broadcast(scale), load<vfloat>(bias + j)) : scores * scale;
 }
 
-// Running maximum and sum of a row.
+static inline float binary_scale(const AttentionProblem& p) { return static_cast<float>(p.scale * LOG2_E); }
+
+// Running maximum, to the base 2, and sum of a row.
 struct Online {
   float max, sum;
 };
 
-// scores -> exp(z - max) of the set bits, dropped ones 0; what was accumulated is scaled to the new maximum.
+// scores -> 2^(z - max) of the set bits, dropped ones 0; what was accumulated is scaled to the new maximum.
 template <bool DROPS>
 static void soften_row(const AttentionProblem& p, const Tile& t, const uint32_t* kept, const uint32_t* dropped,
                        const float* bias, float* scores, Online& state, float* accumulator, int64_t width) {
+  const float scale = binary_scale(p);
   vfloat lane_max = broadcast(NEG_INF);
   for (int64_t w = 0; w < word_count(t.keys); ++w)
     for (int i = 0; i < 32; i += LANES) {
       float* at = scores + 32 * w + i;
-      const vfloat z = choose(kept[w], i, logits(load<vfloat>(at), p.scale, bias, 32 * w + i), broadcast(NEG_INF));
+      const vfloat z = choose(kept[w], i, logits(load<vfloat>(at), scale, bias, 32 * w + i), broadcast(NEG_INF));
       lane_max = larger(z, lane_max);
       store(at, z);
     }
@@ -140,12 +144,12 @@ static void soften_row(const AttentionProblem& p, const Tile& t, const uint32_t*
   for (int64_t w = 0; w < word_count(t.keys); ++w)
     for (int i = 0; i < 32; i += LANES) {
       float* at = scores + 32 * w + i;
-      const vfloat e = exponential(load<vfloat>(at) - shift);
+      const vfloat e = exponential2(load<vfloat>(at) - shift);
       lane_sum += e;
       store(at, DROPS ? choose(dropped[w], i, vfloat{}, e) : e);
     }
   if (max != state.max) {
-    const vfloat factor = exponential(broadcast(state.max) - shift);
+    const vfloat factor = exponential2(broadcast(state.max) - shift);
     state.sum *= factor[0];
     for (int64_t j = 0; j < width; j += LANES) store(accumulator + j, load<vfloat>(accumulator + j) * factor);
     state.max = max;
@@ -195,7 +199,7 @@ void attention(const AttentionProblem& p, int64_t begin, int64_t end, void* scra
     for (int64_t r = 0; r < rows; ++r) {
       const float sum = state[r].sum;
       factors[r] = sum == 0.0f ? 0.0f : dropout_scale(p.draw) / sum;
-      p.lse[row + r] = sum == 0.0f ? NEG_INF : state[r].max + __builtin_logf(sum);
+      p.lse[row + r] = sum == 0.0f ? NEG_INF : static_cast<float>(state[r].max / LOG2_E + __builtin_log(sum));
     }
     write_rows(p.out, row, rows, p.d_v, s.accumulator, d_v, factors);
   }
@@ -219,13 +223,14 @@ static void walk_row(const AttentionBackwardProblem& b, const Tile& t, const uin
                      float* grad_bias) {
   const AttentionProblem& p = b.forward;
   const vfloat scale_up = broadcast(dropout_scale(p.draw));
+  const float scale = binary_scale(p), binary_lse = static_cast<float>(lse * LOG2_E);
   for (int64_t w = 0; w < word_count(t.keys); ++w) {
     const uint32_t set = lse == NEG_INF ? 0u : kept[w];
     for (int i = 0; i < 32; i += LANES) {
       const int64_t j = 32 * w + i;
       vfloat upstream = load<vfloat>(products + j);
-      const vfloat z = logits(load<vfloat>(scores + j), p.scale, bias, j);
-      const vfloat probability = choose(set, i, exponential(z - lse), vfloat{});
+      const vfloat z = logits(load<vfloat>(scores + j), scale, bias, j);
+      const vfloat probability = choose(set, i, exponential2(z - binary_lse), vfloat{});
       vfloat passed = probability;
       if (DROPS) {
         const vfloat multiplier = choose(dropped[w], i, vfloat{}, scale_up);
