@@ -185,8 +185,9 @@ def _rows(operands: _Operands, rows: Tensor, valid: Tensor | None, is_causal: bo
     return b
 
 
-def _shape(grad_out: Tensor | None, v: Tensor | None, weight_q: Tensor | None, weight_k: Tensor | None):
+def _shape(*operands: Any) -> tuple[Tensor, int]:
     """A tensor of the queries, and the number of keys."""
+    grad_out, v, weight_q, weight_k = operands
     queries, keys = (weight_q, weight_k) if grad_out is None else (grad_out, v)
     return queries, keys.shape[2]
 
