@@ -49,18 +49,6 @@ def counted_positions(
 
 
 @triton.jit
-def queries_of(
-    grad_out, weight_q, p_lse, sample, head, place, o_row, m_row, n_q,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr,
-):  # fmt: skip
-    """dO (rows, BLOCK_D), Q (rows, BLOCK_E) and lse (rows,) of rows in any order; None where they are not given."""
-    b_out = None if grad_out is None else picked_rows(head_of(grad_out, sample, head), o_row, m_row, D, BLOCK_D)
-    b_q = None if weight_q is None else picked_rows(head_of(weight_q, sample, head), o_row, m_row, E, BLOCK_E)
-    b_lse = None if p_lse is None else tl.load(p_lse + place * n_q + o_row, mask=m_row, other=0.0)
-    return b_out, b_q, b_lse
-
-
-@triton.jit
 def picked_rows(head, o_row, m_row, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """(rows, BLOCK_D); 0 where there is no row, and beyond column D."""
     p_x, stride, _ = head
@@ -70,24 +58,11 @@ def picked_rows(head, o_row, m_row, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def keys_of(
-    v, weight_k, sample, head, start_k, n_k, BLOCK_K: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, E: tl.constexpr, BLOCK_E: tl.constexpr,
-):  # fmt: skip
-    """Vᵀ (BLOCK_D, BLOCK_K) and Kᵀ (BLOCK_E, BLOCK_K) of a block of keys; None where they are not given."""
-    b_v = None if v is None else load_columns(head_of(v, sample, head), start_k, n_k, BLOCK_K, D, BLOCK_D)
-    b_k = None if weight_k is None else load_columns(head_of(weight_k, sample, head), start_k, n_k, BLOCK_K, E, BLOCK_E)
-    return b_v, b_k
-
-
-@triton.jit
 def position_values(
-    queries, keys, bias, sample, head, o_row, m_row, start_k, n_k, scale,
+    b_out, b_v, b_q, b_k, b_lse, bias, sample, head, o_row, m_row, start_k, n_k, scale,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(rows, BLOCK_K): dO Vᵀ, exp(scale Q Kᵀ + bias - lse), or their product."""
-    b_out, b_q, b_lse = queries
-    b_v, b_k = keys
+    """(rows, BLOCK_K): dO Vᵀ, exp(scale Q Kᵀ + bias - lse), or their product; what is not given is None."""
     b_b = None if b_out is None else tl.dot(b_out, b_v, input_precision=PRECISION)
     if b_q is not None:
         b_scores = tl.dot(b_q, b_k, input_precision=PRECISION) * scale
@@ -110,17 +85,22 @@ def attention_attribution_sums_kernel(
     """Sums over all rows for a block of keys."""
     block, sample, head = locate(heads, tl.cdiv(n_k, BLOCK_K))
     place = sample * heads + head
+    head_v = None if v is None else head_of(v, sample, head // groups)
+    head_k = None if weight_k is None else head_of(weight_k, sample, head // groups)
     head_words = None if words is None else head_of(words, sample, head)
     start_k = block * BLOCK_K
-    keys = keys_of(v, weight_k, sample, head // groups, start_k, n_k, BLOCK_K, D, BLOCK_D, E, BLOCK_E)
+    b_v = None if v is None else load_columns(head_v, start_k, n_k, BLOCK_K, D, BLOCK_D)
+    b_k = None if weight_k is None else load_columns(head_k, start_k, n_k, BLOCK_K, E, BLOCK_E)
     b_sums = tl.zeros((BLOCK_K,), tl.float32)
     for i in range(tl.cdiv(n_q, BLOCK_Q)):
         o_row = i * BLOCK_Q + tl.arange(0, BLOCK_Q)
         m_row = o_row < n_q
-        queries = queries_of(
-            grad_out, weight_q, p_lse, sample, head, place, o_row, m_row, n_q, D, BLOCK_D, E, BLOCK_E
+        b_out = None if grad_out is None else picked_rows(head_of(grad_out, sample, head), o_row, m_row, D, BLOCK_D)
+        b_q = None if weight_q is None else picked_rows(head_of(weight_q, sample, head), o_row, m_row, E, BLOCK_E)
+        b_lse = None if p_lse is None else tl.load(p_lse + place * n_q + o_row, mask=m_row, other=0.0)
+        b_b = position_values(
+            b_out, b_v, b_q, b_k, b_lse, bias, sample, head, o_row, m_row, start_k, n_k, scale, BLOCK_K, PRECISION
         )  # fmt: skip
-        b_b = position_values(queries, keys, bias, sample, head, o_row, m_row, start_k, n_k, scale, BLOCK_K, PRECISION)
         m_counts = counted_positions(head_words, o_row, m_row, start_k, n_k, BLOCK_Q, BLOCK_K, IS_CAUSAL)
         b_sums += tl.sum(tl.where(m_counts, b_b, 0.0), 0)
     o_k = start_k + tl.arange(0, BLOCK_K)
@@ -136,15 +116,22 @@ def attention_attribution_rows_kernel(
     """A block of the picked rows."""
     block, sample, head = locate(heads, tl.cdiv(picked, BLOCK_Q))
     place = sample * heads + head
+    head_v = None if v is None else head_of(v, sample, head // groups)
+    head_k = None if weight_k is None else head_of(weight_k, sample, head // groups)
     head_words = None if words is None else head_of(words, sample, head)
     o_pick = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     m_row = o_pick < picked
     o_row = tl.load(p_index + o_pick, mask=m_row, other=0)
-    queries = queries_of(grad_out, weight_q, p_lse, sample, head, place, o_row, m_row, n_q, D, BLOCK_D, E, BLOCK_E)
+    b_out = None if grad_out is None else picked_rows(head_of(grad_out, sample, head), o_row, m_row, D, BLOCK_D)
+    b_q = None if weight_q is None else picked_rows(head_of(weight_q, sample, head), o_row, m_row, E, BLOCK_E)
+    b_lse = None if p_lse is None else tl.load(p_lse + place * n_q + o_row, mask=m_row, other=0.0)
     for i in range(tl.cdiv(n_k, BLOCK_K)):
         start_k = i * BLOCK_K
-        keys = keys_of(v, weight_k, sample, head // groups, start_k, n_k, BLOCK_K, D, BLOCK_D, E, BLOCK_E)
-        b_b = position_values(queries, keys, bias, sample, head, o_row, m_row, start_k, n_k, scale, BLOCK_K, PRECISION)
+        b_v = None if v is None else load_columns(head_v, start_k, n_k, BLOCK_K, D, BLOCK_D)
+        b_k = None if weight_k is None else load_columns(head_k, start_k, n_k, BLOCK_K, E, BLOCK_E)
+        b_b = position_values(
+            b_out, b_v, b_q, b_k, b_lse, bias, sample, head, o_row, m_row, start_k, n_k, scale, BLOCK_K, PRECISION
+        )  # fmt: skip
         m_counts = counted_positions(head_words, o_row, m_row, start_k, n_k, BLOCK_Q, BLOCK_K, IS_CAUSAL)
         o_k = start_k + tl.arange(0, BLOCK_K)
         o_place = (place * picked + o_pick[:, None]) * n_k + o_k[None, :]
@@ -170,15 +157,22 @@ def attention_attribution_top_kernel(
     blocks = tl.cdiv(n_q, BLOCK_Q)
     block, sample, head = locate(heads, blocks)
     place = sample * heads + head
+    head_v = None if v is None else head_of(v, sample, head // groups)
+    head_k = None if weight_k is None else head_of(weight_k, sample, head // groups)
     head_words = None if words is None else head_of(words, sample, head)
     o_row = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     m_row = o_row < n_q
-    queries = queries_of(grad_out, weight_q, p_lse, sample, head, place, o_row, m_row, n_q, D, BLOCK_D, E, BLOCK_E)
+    b_out = None if grad_out is None else picked_rows(head_of(grad_out, sample, head), o_row, m_row, D, BLOCK_D)
+    b_q = None if weight_q is None else picked_rows(head_of(weight_q, sample, head), o_row, m_row, E, BLOCK_E)
+    b_lse = None if p_lse is None else tl.load(p_lse + place * n_q + o_row, mask=m_row, other=0.0)
     b_best = tl.full((TOP,), NOTHING, tl.int64)
     for i in range(tl.cdiv(n_k, BLOCK_K)):
         start_k = i * BLOCK_K
-        keys = keys_of(v, weight_k, sample, head // groups, start_k, n_k, BLOCK_K, D, BLOCK_D, E, BLOCK_E)
-        b_b = position_values(queries, keys, bias, sample, head, o_row, m_row, start_k, n_k, scale, BLOCK_K, PRECISION)
+        b_v = None if v is None else load_columns(head_v, start_k, n_k, BLOCK_K, D, BLOCK_D)
+        b_k = None if weight_k is None else load_columns(head_k, start_k, n_k, BLOCK_K, E, BLOCK_E)
+        b_b = position_values(
+            b_out, b_v, b_q, b_k, b_lse, bias, sample, head, o_row, m_row, start_k, n_k, scale, BLOCK_K, PRECISION
+        )  # fmt: skip
         m_counts = counted_positions(head_words, o_row, m_row, start_k, n_k, BLOCK_Q, BLOCK_K, IS_CAUSAL)
         b_index = o_row[:, None].to(tl.int64) * n_k + (start_k + tl.arange(0, BLOCK_K))[None, :]
         b_keys = tl.where(m_counts, sort_keys(b_b, b_index), NOTHING)

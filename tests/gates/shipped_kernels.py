@@ -196,6 +196,8 @@ def cases() -> Iterator[Case]:
             types = {"p_rows": "*fp32"} if name == "rows" else {}
             yield Case(f"attribution_{name}-sm{arch}", kernel, arch, attribution | unweighted, types=types)
             yield Case(f"attribution_{name}-sm{arch}-relevance", kernel, arch, attribution, types=types)
+            alone = attribution | dict(D=0, BLOCK_D=16, grad_out=None, v=None, bias=None)
+            yield Case(f"attribution_{name}-sm{arch}-probability", kernel, arch, alone, types=types)
         words = dict(ROWS=dropout_words.ROWS, WORDS=dropout_words.WORDS, HAS_COLS=True)
         yield Case(f"dropout_words-sm{arch}", dropout_words.masked_attention_dropout_kernel, arch, words)
         block = dict(BLOCK=pack_mask.BLOCK_WORDS, stride_column=1)
