@@ -9,31 +9,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+Still = Callable[[Tensor], Tensor]
+"""Makes a constant of an activation."""
+
 
 def layer_norm(
-    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+    *, still: Still,
+) -> Tensor:  # fmt: skip
     """LayerNorm with its deviation as a constant (AttnLRP): linear in the input."""
     axes = list(range(-len(normalized_shape), 0))
-    return _affine(_standardise(input, axes, eps), weight, bias).to(input.dtype)
+    return _affine(_standardise(input, axes, eps, still), weight, bias).to(input.dtype)
 
 
-def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def rms_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None, *, still: Still
+) -> Tensor:
     """RMSNorm with the root mean square as a constant."""
     axes = list(range(-len(normalized_shape), 0))
     wide = input.to(torch.promote_types(input.dtype, torch.float32))
     eps = torch.finfo(input.dtype).eps if eps is None else eps
-    return _affine(wide * torch.rsqrt(wide.detach().square().mean(axes, keepdim=True) + eps), weight, None).to(
+    return _affine(wide * torch.rsqrt(still(wide).square().mean(axes, keepdim=True) + eps), weight, None).to(
         input.dtype
     )
 
 
 def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+    *, still: Still,
+) -> Tensor:  # fmt: skip
     """GroupNorm with its deviations as constants."""
     grouped = input.unflatten(1, (num_groups, -1))
-    y = _standardise(grouped, list(range(2, grouped.dim())), eps).flatten(1, 2)
+    y = _standardise(grouped, list(range(2, grouped.dim())), eps, still).flatten(1, 2)
     by_channel = (-1, *(1,) * (input.dim() - 2))
     weight, bias = (None if x is None else x.view(by_channel) for x in (weight, bias))
     return _affine(y, weight, bias).to(input.dtype)
@@ -48,16 +55,20 @@ def instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    still: Still,
 ) -> Tensor:
     """InstanceNorm with its deviations as constants, or the affine map of its running statistics."""
     if use_input_stats:
-        return group_norm(input, input.shape[1], weight, bias, eps)
+        return group_norm(input, input.shape[1], weight, bias, eps, still=still)
     return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
+def normalize(
+    input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None, *, still: Still
+) -> Tensor:
     """x / |x| with the length as a constant."""
-    return input / input.detach().norm(p, dim, keepdim=True).clamp_min(eps)
+    return input / still(input).norm(p, dim, keepdim=True).clamp_min(eps)
 
 
 NORMS: dict[str, Callable[..., Tensor]] = {
@@ -173,9 +184,9 @@ def _merged_mask(
     return merged
 
 
-def _standardise(x: Tensor, axes: list[int], eps: float) -> Tensor:
+def _standardise(x: Tensor, axes: list[int], eps: float, still: Still) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    var = wide.detach().var(axes, correction=0, keepdim=True)
+    var = still(wide).var(axes, correction=0, keepdim=True)
     return (wide - wide.mean(axes, keepdim=True)) * torch.rsqrt(var + eps)
 
 

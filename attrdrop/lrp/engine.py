@@ -5,37 +5,28 @@ It sees every torch function that the model calls, in the order in which data fl
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from functools import cached_property, wraps
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attrdrop.lrp import decompositions
+from attrdrop.lrp import decompositions, recurrent
 from attrdrop.lrp import torch_functions as known
 from attrdrop.lrp.calls import LinearCall
-from attrdrop.lrp.carriers import Carried, Relevance, ScaleGradient
+from attrdrop.lrp.carriers import Carried, Relevance
+from attrdrop.lrp.choices import Choices
 from attrdrop.lrp.facts import Fact, Facts, comes_from
-from attrdrop.lrp.gates import Pending
+from attrdrop.lrp.gates import Pending, gate, scaled
 from attrdrop.lrp.nests import each, tensors
-from attrdrop.lrp.rules import Choice, Epsilon, Layer, LayerRule, Rule, Zero
-from attrdrop.ops.relevance_gate import relevance_gate
+from attrdrop.lrp.rules import LayerRule, Rule
+from attrdrop.lrp.twice import Walk
 
 ATTENTIONS = ("attnlrp", "detach")
 OPAQUE = "code that attribution cannot see into, such as a custom autograd.Function"
-
-
-class Told(NamedTuple):
-    """What a layer got: the innermost module whose code ran it, its function; no choice: part of the layer before."""
-
-    name: str
-    module: nn.Module
-    function: str
-    choice: Choice | None
 
 
 def _finishing(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,23 +50,39 @@ class Propagation(TorchFunctionMode):
         attention: see :func:`attrdrop.lrp.relevance`.
         unknown: "error", or "gradient" to let the plain gradient through functions that have no rule.
         model: for the names of its modules.
-
-    told: where it is a list, it gets what each layer gets.
+        is_twice: whether relevance is to have a gradient of its own.
     """
 
-    def __init__(self, composite: Rule | None, attention: str, unknown: str, model: nn.Module) -> None:
+    def __init__(
+        self, composite: Rule | None, attention: str, unknown: str, model: nn.Module, is_twice: bool = False
+    ) -> None:
         super().__init__()
-        self.composite, self.attention, self.unknown, self.model = composite, attention, unknown, model
+        self.walk = Walk() if is_twice else None
+        self.composite, self.attention, self.unknown = composite, attention, unknown
+        self.choices = Choices(composite, model, is_twice)
         self.facts = Facts()
         self.roots: list[Tensor] = []
         self.linear_layers = 0
+        self.rule_in_force: LayerRule | None = None
         self.is_busy = False
-        self.told: list[Told] | None = None
 
     def start(self, x: Tensor, carrier: Tensor | None = None, is_raw: bool = True) -> None:
         """Declares an activation that relevance is wanted for; carrier: zeros that receive it as their gradient."""
         self.roots += [x] if carrier is None else [x, carrier]
         self.facts.note(x, carrier=carrier, is_raw=is_raw)
+
+    def root(self, x: Tensor) -> Tensor:
+        """The activation as one where the walk ends."""
+        if self.walk is None or not x.requires_grad:
+            return x.detach().requires_grad_(True)
+        return x.view_as(x)
+
+    def still(self, x: Tensor) -> Tensor:
+        """The activation as a constant."""
+        if self.walk is None or not x.requires_grad:
+            return x.detach()
+        with torch._C.DisableTorchFunction():
+            return self._constants(self.walk.still(x))
 
     def finished(self, x: Tensor) -> Tensor:
         """The activation that x stands for, with its gate in place."""
@@ -83,7 +90,7 @@ class Propagation(TorchFunctionMode):
         while fact is not None:
             if fact.pending is not None:
                 with torch.enable_grad():  # the model may be looking on without, and use it later
-                    fact.replacement = fact.pending.finish(x, relu=False)
+                    fact.replacement = fact.pending.finish(x, self.walk, relu=False)
                 fact.pending = None
                 self.facts.note(fact.replacement)
             if fact.replacement is None:
@@ -105,7 +112,7 @@ class Propagation(TorchFunctionMode):
         if func.__name__ in known.HOOKS:
             return known.HOOKS[func.__name__]()
         if self.composite is None:
-            return func(*each(args, _without_graph), **each(kwargs, _without_graph))
+            return func(*each(args, self._untaught), **each(kwargs, self._untaught))
         base, is_in_place = known.identify(func)
         if base is None or base in known.SIZES:
             return func(*args, **kwargs)
@@ -113,7 +120,7 @@ class Propagation(TorchFunctionMode):
             self.facts.unspoil(args[0], args[2])
         args, kwargs = each(args, self._current), each(kwargs, self._current)
         if not self._active(args, kwargs):
-            return func(*args, **kwargs)
+            return self._constants(func(*args, **kwargs))
         if not args and "input" in kwargs and base not in known.INPUT_IS_LATER:
             args = (kwargs.pop("input"),)
         if not torch.is_grad_enabled():
@@ -131,14 +138,36 @@ class Propagation(TorchFunctionMode):
         if base in decompositions.PARTS:
             with self:
                 return decompositions.PARTS[base](*args, **kwargs)
+        if base in recurrent.FUNCTIONS:
+            return self._recurrent(base, args, kwargs)
         return self._busily(self._apply, func, base, args, kwargs)
+
+    def _recurrent(self, base: str, args: tuple, kwargs: dict) -> Any:
+        """The equations of a cell; all its layers and places have the rule of its module, as one layer."""
+        args = each(args, self._unmoved)
+        self.rule_in_force = self.choices.rule("linear", False, base)
+        try:
+            with self:
+                return recurrent.run(base, self.still, *args, **kwargs)
+        finally:
+            self.rule_in_force = None
+
+    def _unmoved(self, x: Tensor) -> Tensor:
+        """The activation as one that does not count as the input: a rule for the first layer is not for it."""
+        if not self._is_active(x):
+            return x
+        x = self.finished(x)
+        with torch._C.DisableTorchFunction():
+            y = x.view_as(x)
+        self.facts.note(y, is_nonnegative=self._fact(x).is_nonnegative)
+        return y
 
     def _without_gradient(self, func: Any, base: str, args: tuple, kwargs: dict) -> Any:
         """What a model does with gradients off, as within a custom autograd.Function: a view still is an activation."""
         if known.identify(func)[1] and self._is_active(args[0]):
             raise ValueError(
-                f"{self._running_module()}the model changes an activation in place where gradients are off, which "
-                "attribution cannot follow; give the model an out-of-place form"
+                f"{self.choices.running_words()}the model changes an activation in place where gradients are off, "
+                "which attribution cannot follow; give the model an out-of-place form"
             )
         args, kwargs = each(args, self.finished), each(kwargs, self.finished)
         active = self._active(args, kwargs)
@@ -195,14 +224,14 @@ class Propagation(TorchFunctionMode):
         self.check_seen(input, f"{base} works on")
         fact = self._fact(input)
         is_conv = base != "linear"
-        rule = self._rule("conv" if is_conv else "linear", fact.is_raw, base)
+        rule = self.rule_in_force or self.choices.rule("conv" if is_conv else "linear", fact.is_raw, base)
         call = LinearCall(
             func, input, weight, bias, rest, options, is_conv, "transpose" in base, fact.is_nonnegative, fact.carrier
         )
         z = call.run(input, weight, bias)
         misfit = rule.misfit(call, z)
         if misfit is not None:
-            raise ValueError(f"{self._running_module()}{misfit}")
+            raise ValueError(f"{self.choices.running_words()}{misfit}")
         self.linear_layers += 1
         self.facts.note(z, pending=Pending(rule, call))
         return z
@@ -224,7 +253,7 @@ class Propagation(TorchFunctionMode):
         """An affine map per channel: part of the linear layer before it, or a linear layer of its own."""
         if mean is None or var is None or training:
             axes = [0, *range(2, input.dim())]
-            var, mean = (x.detach() for x in torch.var_mean(self.finished(input), axes, correction=0))
+            var, mean = torch.var_mean(self.still(self.finished(input)), axes, correction=0)
         wide = torch.promote_types(var.dtype, torch.float32)
         scale = torch.rsqrt(var.to(wide) + eps)
         scale = scale if weight is None else scale * weight
@@ -233,37 +262,19 @@ class Propagation(TorchFunctionMode):
         before = fact.pending if fact is not None else None
         if before is not None and before.takes_affine(input, scale.numel()):
             pending = Pending(before.rule, before.call, scale, shift)
-            self._tell("batch_norm", None)
+            self.choices.tell("batch_norm", None)
         else:
             input = self.finished(input)
             self.check_seen(input, "batch_norm works on")
-            pending = Pending(self._norm_rule("batch_norm"), None, scale, shift)
+            pending = Pending(self.choices.norm_rule("batch_norm"), None, scale, shift)
         stand_in = input.view_as(input)  # not the value yet: whoever uses it gets the finished one
         self.facts.note(stand_in, pending=pending)
         return stand_in
 
-    def _rule(self, kind: str, is_first: bool, base: str) -> LayerRule:
-        """What the composite has for the layer that runs."""
-        choice = self.composite.choose(Layer(kind, is_first, self._running))  # type: ignore[union-attr]
-        self._tell(base, choice)
-        return choice.rule
-
-    def _norm_rule(self, base: str) -> LayerRule:
-        """Of a norm, or of a product with a constant: each output has its own input."""
-        choice = self.composite.choose(Layer("linear", False, self._running))  # type: ignore[union-attr]
-        if not isinstance(choice.rule, (Epsilon, Zero)):
-            choice = Choice(Epsilon(1e-6), f"a {base} has no {type(choice.rule).__name__}")
-        self._tell(base, choice)
-        return choice.rule
-
-    def _tell(self, base: str, choice: Choice | None) -> None:
-        if self.told is not None:
-            self.told.append(Told(*self._running(), base, choice))
-
     def _relu(self, func: Any, base: str, /, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         fact = self.facts.get(x)
         if fact is not None and fact.pending is not None:
-            y = fact.pending.finish(x, relu=True)
+            y = fact.pending.finish(x, self.walk, relu=True)
         else:
             x = self.finished(x)
             self.check_seen(x, "relu works on")
@@ -287,11 +298,11 @@ class Propagation(TorchFunctionMode):
 
     @_finishing
     def _constant(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
-        return func(*each(args, torch.detach), **each(kwargs, torch.detach))
+        return self._constants(func(*each(args, self.still), **each(kwargs, self.still)))
 
     @_finishing
     def _quotient(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
-        args, kwargs = (args[0], *each(args[1:], torch.detach)), each(kwargs, torch.detach)
+        args, kwargs = (args[0], *each(args[1:], self.still)), each(kwargs, self.still)
         return self._noted(func(*args, **kwargs), base, func, args, kwargs)
 
     @_finishing
@@ -301,22 +312,22 @@ class Propagation(TorchFunctionMode):
         if len(active) > 1:
             gates = [x for x in active if self._is_gate(x)]
             if 0 < len(gates) < len(active):
-                args = each(args, lambda x: x.detach() if any(x is gate for gate in gates) else x)
+                args = each(args, lambda x: self.still(x) if any(x is gate for gate in gates) else x)
             else:
-                args = each(args, lambda x: ScaleGradient.apply(x, 0.5) if self._is_active(x) else x)
+                args = each(args, lambda x: scaled(self.walk, x, 0.5) if self._is_active(x) else x)
         y = func(*args, **kwargs)
         if base in known.MATRIX_PRODUCTS and len(active) == 1:
             self.linear_layers += 1
-            self.facts.note(y, pending=Pending(self._norm_rule(base), None))
+            self.facts.note(y, pending=Pending(self.choices.norm_rule(base), None))
             return y
         return self._noted(y, base, func, args, kwargs) if len(active) == 1 else self._noted(y, base)
 
     @_finishing
     def _activation(self, func: Any, base: str, /, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """y = f(z) with the gradient c (f(z) - f(0)) / z."""
-        y = func(z, *args, **kwargs).detach()
+        y = self.still(func(z, *args, **kwargs))
         at_zero = func(z.detach().new_zeros(()), *args, **kwargs).detach() if base in known.SHIFTED else None
-        y = relevance_gate(y if at_zero is None else y - at_zero, 0.0, surrogate=z.to(y.dtype))
+        y = gate(self.walk, y if at_zero is None else y - at_zero, 0.0, surrogate=z.to(y.dtype))
         y = y if at_zero is None else y + at_zero
         self.facts.note(y, is_gate=base in known.GATES)
         return y
@@ -326,9 +337,9 @@ class Propagation(TorchFunctionMode):
         """A constant; of a deviation and a mean, the mean is an activation."""
         result = func(*args, **kwargs)
         if base not in ("var_mean", "std_mean"):
-            return each(result, torch.detach)
+            return each(result, self.still)
         self.facts.note(result[1])
-        return result[0].detach(), result[1]
+        return self.still(result[0]), result[1]
 
     def _power(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Any:
         if not (args and isinstance(args[0], Tensor) and self._is_active(args[0])):
@@ -338,7 +349,7 @@ class Propagation(TorchFunctionMode):
 
     @_finishing
     def _norm(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
-        return self._noted(decompositions.NORMS[base](*args, **kwargs), base)
+        return self._noted(decompositions.NORMS[base](*args, **kwargs, still=self.still), base)
 
     @_finishing
     def _softmax(self, func: Any, base: str, /, *args: Any, **kwargs: Any) -> Tensor:
@@ -352,10 +363,10 @@ class Propagation(TorchFunctionMode):
     ) -> Tensor:
         """softmax(q kᵀ) v: AttnLRP halves at each of the two products, or the probabilities are constants."""
         if self.attention == "detach":
-            query, key = query.detach(), key.detach()
+            query, key = self.still(query), self.still(key)
         else:
             query, key, value = (
-                ScaleGradient.apply(x, factor) for x, factor in ((query, 0.25), (key, 0.25), (value, 0.5))
+                scaled(self.walk, x, factor) for x, factor in ((query, 0.25), (key, 0.25), (value, 0.5))
             )
         return self._noted(func(query, key, value, *rest, **options), "attention")
 
@@ -366,6 +377,8 @@ class Propagation(TorchFunctionMode):
         """Points seen from centres, which are constants: what a point gets is its own, wherever it is seen from."""
         if centres is None:
             return self._carried(func, base, points, index, centres=None, **options)
+        if self.walk is not None:
+            raise ValueError("create_graph is not there for points that are grouped around centres")
         fact = self._fact(points)
         carrier = func(Relevance.apply(points) if fact.carrier is None else fact.carrier, index, **options)
         y = Carried.apply(func(points.detach(), index, centres=centres.detach(), **options), carrier)
@@ -424,12 +437,25 @@ class Propagation(TorchFunctionMode):
         x = self.facts.current(x)
         fact = self.facts.get(x)
         if fact is None and x.requires_grad and (isinstance(x, nn.Parameter) or not comes_from(x, self.roots)):
-            return x.detach()
+            return x.detach() if self.walk is None else self._constants(x)
         if fact is not None and fact.spoiler is not None:
-            raise ValueError(f"{self._running_module()}it uses an activation whose memory the model changed in place "
-                             "through a view, which attribution cannot follow; give the model an out-of-place "
-                             "form")  # fmt: skip
+            raise ValueError(
+                f"{self.choices.running_words()}it uses an activation whose memory the model changed in place through "
+                "a view, which attribution cannot follow; give the model an out-of-place form"
+            )
         return x
+
+    def _untaught(self, x: Tensor) -> Tensor:
+        """Without graph, if it is a parameter."""
+        return x.detach() if self.walk is None and isinstance(x, nn.Parameter) else x
+
+    def _constants(self, result: Any) -> Any:
+        """What came about of constants alone: with a graph only where relevance is to have a gradient."""
+        if self.walk is not None:
+            for x in tensors(result):
+                if x.requires_grad:
+                    self.facts.note(x, is_constant=True)
+        return result
 
     def _fact(self, x: Tensor) -> Fact:
         """What is known about x, if anything."""
@@ -441,7 +467,7 @@ class Propagation(TorchFunctionMode):
 
     def _is_active(self, x: Tensor) -> bool:
         if x.requires_grad:
-            return True
+            return self.walk is None or not self._fact(x).is_constant
         fact = self.facts.get(x)
         return fact is not None and fact.pending is not None
 
@@ -452,30 +478,8 @@ class Propagation(TorchFunctionMode):
     def _refuse(self, reason: str) -> None:
         if self.unknown == "gradient":
             return
-        raise ValueError(f"{self._running_module()}{reason}; unknown='gradient' passes the plain gradient through")
-
-    def _running_module(self) -> str:
-        """The innermost module whose code runs, as messages begin."""
-        if torch.compiler.is_compiling():
-            return ""
-        name, module = self._running()
-        return f"layer {name or '(the model itself)'} ({type(module).__name__}): "
-
-    def _running(self) -> tuple[str, nn.Module]:
-        """The innermost module whose code runs, from the call stack."""
-        if torch.compiler.is_compiling():
-            raise ValueError("inside torch.compile a composite cannot tell layers by name, type or predicate")
-        frame = sys._getframe()
-        while frame is not None:
-            module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and id(module) in self._names:
-                return self._names[id(module)], module
-            frame = frame.f_back  # type: ignore[assignment]
-        return "", self.model
-
-    @cached_property
-    def _names(self) -> dict[int, str]:
-        return {id(module): name for name, module in self.model.named_modules()}
+        where = self.choices.running_words()
+        raise ValueError(f"{where}{reason}; unknown='gradient' passes the plain gradient through")
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
@@ -502,8 +506,3 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 
 def _are_tensors(args: tuple, kwargs: dict) -> bool:
     return not kwargs and all(isinstance(x, Tensor) for x in args)
-
-
-def _without_graph(x: Tensor) -> Tensor:
-    """Of parameters only."""
-    return x.detach() if isinstance(x, nn.Parameter) else x

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from attrdrop._core.modules import unwrap
 from attrdrop._core.warning import warn
+from attrdrop.lrp.choices import Told
 from attrdrop.lrp.composites import Composite, EpsilonPlusFlat, condition_holds, described, warn_of_unmatched
-from attrdrop.lrp.engine import Told
 from attrdrop.lrp.request import Request, unpacked
 from attrdrop.lrp.rules import LayerRule, Rule
 from attrdrop.lrp.walk import told

@@ -19,8 +19,9 @@ class Fact:
 
     pending: a linear layer's output that has met no consumer yet. replacement: what later uses of the tensor mean.
     carrier: moved along with raw input, see LinearCall. is_raw: no layer stands between the input and it.
-    is_gate: it only says how much of another activation passes. spoiler: what its memory got through another tensor.
-    node: the grad_fn that the fact is about. source: of a view made without gradients, the activation that it shows.
+    is_gate: it only says how much of another activation passes. is_constant: it has a graph, and yet is no activation.
+    spoiler: what its memory got through another tensor. node: the grad_fn that the fact is about. source: of a view
+    made without gradients, the activation that it shows.
     """
 
     tensor: Callable[[], Tensor | None]
@@ -30,6 +31,7 @@ class Fact:
     is_raw: bool = False
     is_nonnegative: bool = False
     is_gate: bool = False
+    is_constant: bool = False
     spoiler: Tensor | None = None
     node: Any = None
     source: Tensor | None = None
@@ -115,7 +117,7 @@ def overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def comes_from(x: Tensor, roots: list[Tensor]) -> bool:
-    """Whether the autograd graph of x reaches one of the leaves. What a model kept from before, say, does not."""
+    """Whether the autograd graph of x reaches one of the roots. What a model kept from before, say, does not."""
     if torch.compiler.is_compiling():
         return True
     pending, seen = [x.grad_fn], set()
@@ -124,7 +126,7 @@ def comes_from(x: Tensor, roots: list[Tensor]) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if any(getattr(node, "variable", None) is root for root in roots):
+        if any(getattr(node, "variable", None) is root or node is root.grad_fn for root in roots):
             return True
         pending += [source for source, _ in node.next_functions]
     return any(x is root for root in roots)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attrdrop.lrp.calls import LinearCall
+from attrdrop.lrp.carriers import ScaleGradient
 from attrdrop.lrp.rules import JoinRule, LayerRule, SurrogateRule
+from attrdrop.lrp.twice import Walk
 from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
+
+
+def gate(walk: Walk | None, z: Tensor, eps: float, relu: bool = False, **options: Any) -> Tensor:
+    """relevance_gate, or what has its gradients."""
+    if walk is not None:
+        return walk.gate(z, eps, relu, **options)
+    return (relevance_gate_relu if relu else relevance_gate)(z, eps, **options)
+
+
+def scaled(walk: Walk | None, x: Tensor, factor: float) -> Tensor:
+    """x, whose gradient is multiplied by a number."""
+    return ScaleGradient.apply(x, factor) if walk is None else walk.scaled(x, factor)
 
 
 @dataclass
@@ -30,17 +45,16 @@ class Pending:
             return False
         return (self.call.is_conv or z.dim() == 2) and z.shape[1] == channels
 
-    def finish(self, z: Tensor, relu: bool) -> Tensor:
+    def finish(self, z: Tensor, walk: Walk | None, relu: bool) -> Tensor:
         """The output, with its gradient treated by the rule."""
-        gate = relevance_gate_relu if relu else relevance_gate
         rule, scale, shift = self.rule, self.scale, self.shift
         if self.call is None or not isinstance(rule, (SurrogateRule, JoinRule)):
-            return gate(z, rule.eps, scale=scale, shift=shift)
+            return gate(walk, z, rule.eps, relu, scale=scale, shift=shift)
         call = self.call.folded(scale, shift)
         if isinstance(rule, JoinRule):
-            return rule.join(call, gate(z, rule.eps, scale=scale, shift=shift))
+            return rule.join(call, gate(walk, z, rule.eps, relu, scale=scale, shift=shift))
         if not relu and (scale is not None or shift is not None):
-            with torch.no_grad():  # what goes back goes to the surrogate
-                z, scale, shift = relevance_gate(z, rule.eps, scale=scale, shift=shift), None, None
+            with torch.set_grad_enabled(walk is not None):  # what goes back goes to the surrogate
+                z, scale, shift = gate(walk, z, rule.eps, scale=scale, shift=shift), None, None
         surrogate = rule.surrogate(call, z, relu)
-        return gate(z, rule.eps, scale=scale, shift=shift, surrogate=surrogate.to(z.dtype))
+        return gate(walk, z, rule.eps, relu, scale=scale, shift=shift, surrogate=surrogate.to(z.dtype))

@@ -30,6 +30,7 @@ def relevance(
     embedding: str | nn.Module | None = None,
     position: str | int | Tensor | None = None,
     per: str = "token",
+    create_graph: bool = False,
 ) -> Tensor:
     """Layer-wise relevance propagation: how much each input element speaks for the target class.
 
@@ -62,6 +63,8 @@ def relevance(
         position: of logits (N, T, classes), the places explained: "last" for the last token that an attention mask does
             not call padding, an index, int64 (N,), or a bool mask (N, T), whose logits are explained together.
         per: relevance of a "token", the sum over its embedding, or of each "dimension" of that.
+        create_graph: whether relevance has a gradient itself, for the model's parameters and for inputs that require
+            one, so that it can be part of a loss. There for Epsilon, Zero, ZPlus, Gamma and plain gradients.
 
     Returns:
         Relevance, shape of inputs (with stop_at: of that module's output; of tokens per dimension: (N, T, D)), float32
@@ -75,7 +78,7 @@ def relevance(
     modules = [] if stop_at is None else [submodule("stop_at", inner, stop_at)]
     rule = EpsilonPlusFlat() if rule is None else rule
     x, others, keyword = unpacked(inputs, arguments, of)
-    means = (rule, start, attention, unknown, output, others, keyword, embedding, position, per)
+    means = (rule, start, attention, unknown, output, others, keyword, embedding, position, per, create_graph)
     return propagate(Request(inner, x, target, *means, modules=modules))[0]
 
 

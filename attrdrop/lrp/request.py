@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attrdrop._core.checks import check_choice, check_tensor
+from attrdrop._core.sharded import is_sharded
 from attrdrop.lrp.engine import ATTENTIONS
 from attrdrop.lrp.rules import AbsGradient, GradientTimesInput, Rule
 
@@ -41,6 +42,7 @@ class Request:
     embedding: str | nn.Module | None = None
     position: str | int | Tensor | None = None
     per: str = "token"
+    create_graph: bool = False
     modules: Sequence[nn.Module] = ()
     stops: bool = True
 
@@ -94,6 +96,10 @@ def check(request: Request) -> None:
         raise TypeError(
             f"inputs must be floating point (normalised images, say), or int64 or int32 tokens, got {inputs.dtype}"
         )
+    if not isinstance(request.create_graph, bool):
+        raise TypeError(f"create_graph must be True or False, got {request.create_graph!r}")
+    if request.create_graph and is_sharded(model):
+        raise ValueError("create_graph is not there for models whose parameters are sharded (FSDP, ZeRO)")
     if inputs.dim() < 2:
         raise ValueError(f"inputs must have a batch dimension and one more, got shape {tuple(inputs.shape)}")
     if not isinstance(rule, Rule):

@@ -60,9 +60,13 @@ class Rule:
 
 
 class LayerRule(Rule):
-    """A rule that single layers can have. eps: what damps the gradient at the layer's output."""
+    """A rule that single layers can have.
+
+    eps: what damps the gradient at the layer's output. has_gradient: whether its relevance has one in turn.
+    """
 
     eps = 0.0
+    has_gradient = False
 
     def choose(self, layer: Layer) -> Choice:
         return Choice(self, "every layer")
@@ -80,6 +84,8 @@ class Epsilon(LayerRule):
         eps: stabiliser, above 0; large values keep relevance away from weak outputs.
     """
 
+    has_gradient = True
+
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -92,6 +98,8 @@ class Zero(LayerRule):
 
     In a network of ReLUs it is gradient times input, its noise included.
     """
+
+    has_gradient = True
 
 
 class SurrogateRule(LayerRule):
@@ -123,6 +131,8 @@ class ZPlus(SurrogateRule):
     Args:
         stabilizer: added to the denominator, above 0.
     """
+
+    has_gradient = True
 
     stabilizer: float = 1e-6
 
@@ -178,6 +188,8 @@ class Gamma(SurrogateRule):
             value of the first shell pattern that its name matches.
         stabilizer: added to the denominator, above 0.
     """
+
+    has_gradient = True
 
     gamma: float | Mapping[str, float] | tuple[tuple[str, float], ...] = 0.25
     stabilizer: float = 1e-6

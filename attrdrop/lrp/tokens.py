@@ -30,7 +30,7 @@ def embedded(request: Request, propagation: Propagation, points: list[Tensor]) -
         if not is_wanted and not _is_of_tokens(request, module):
             return None
         with torch._C.DisableTorchFunction():
-            output = output.detach().requires_grad_(True)
+            output = propagation.root(output)
             propagation.start(output, is_raw=False)
         if is_wanted:
             points.append(output)

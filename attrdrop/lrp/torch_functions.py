@@ -52,7 +52,7 @@ MOVES = {
     "channel_shuffle", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu", "atleast_1d",
     "atleast_2d", "atleast_3d", "iter", "masked_fill", "constant_pad_nd", "native_channel_shuffle",
     "ravel", "hsplit", "vsplit", "dsplit", "column_stack", "row_stack", "broadcast_tensors", "as_strided", "index_fill",
-    "group_points",
+    "group_points", "pack_padded_sequence", "pad_packed_sequence",
 }  # fmt: skip
 """Elements are moved, copied or left out, never computed with. Relevance moves with them."""
 
@@ -76,7 +76,8 @@ SUMS = DROPOUTS | {
 """Linear in their activations, or choosing among them: the ordinary gradient carries c, R = a c divides itself."""
 
 ADDITIONS = {"add", "radd"}
-NONNEGATIVE_KEPT = ADDITIONS | (MOVES - {"pad", "constant_pad_nd", "masked_fill", "index_fill"}) | {
+FILLS = {"pad", "constant_pad_nd", "masked_fill", "index_fill", "pad_packed_sequence"}
+NONNEGATIVE_KEPT = ADDITIONS | (MOVES - FILLS) | {
     "sum", "mean", "cumsum", "max", "amax", "maximum", "relu", "topk", "sort", "min", "amin",
     "minimum",
 } | {name for name in SUMS if "pool" in name}  # fmt: skip

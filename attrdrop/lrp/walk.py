@@ -13,8 +13,9 @@ from attrdrop._core.halves import saturated
 from attrdrop._core.modules import BACKWARD_HOOKS, evaluation_mode, uncompiled, without_hooks
 from attrdrop._core.sharded import whole_parameters
 from attrdrop.lrp.checkpoints import without_checkpoints
+from attrdrop.lrp.choices import Told
 from attrdrop.lrp.composites import warn_of_unmatched
-from attrdrop.lrp.engine import Propagation, Told
+from attrdrop.lrp.engine import Propagation
 from attrdrop.lrp.modes import check_modes
 from attrdrop.lrp.request import Request, check, check_outcome
 from attrdrop.lrp.rules import AbsGradient, Rule
@@ -27,14 +28,15 @@ def propagate(request: Request) -> list[Tensor]:
     if not torch.compiler.is_compiling():
         warn_of_unmatched(request.rule, request.model)
     model, inputs, modules = request.model, request.inputs, request.modules
-    propagation = Propagation(None if request.is_plain else request.rule, request.attention, request.unknown, model)
+    rule = None if request.is_plain else request.rule
+    propagation = Propagation(rule, request.attention, request.unknown, model, request.create_graph)
     caught: dict[int, Tensor] = {}
 
     if torch.compiler.is_compiling():
-        if modules or model.training or request.has_tokens:
+        if modules or model.training or request.has_tokens or request.create_graph:
             raise ValueError(
-                "inside torch.compile the model must be in eval mode, inputs floating point, and stop_at and layers "
-                "are not there"
+                "inside torch.compile the model must be in eval mode, inputs floating point, and stop_at, layers and "
+                "create_graph are not there"
             )
         x = inputs.detach().requires_grad_(True)
         return _walk_back(request, _run(request, x, propagation), [x], propagation)
@@ -73,6 +75,8 @@ def isolated(request: Request, propagation: Propagation) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(uncompiled())
+        if request.create_graph:  # its other kernels have no gradient of their gradient
+            stack.enter_context(nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH))
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(evaluation_mode(request.model))
         stack.enter_context(without_checkpoints())
@@ -86,17 +90,20 @@ def told(request: Request) -> list[Told]:
     """What each layer gets, from a forward alone."""
     check(request)
     propagation = Propagation(request.rule, request.attention, request.unknown, request.model)
-    propagation.told = []
+    found: list[Told] = []
+    propagation.choices.told = found
     with isolated(request, propagation), embedded(request, propagation, []), propagation:
         x = _leaf(request)
         propagation.start(x)
         request.call(x)
-    return propagation.told
+    return found
 
 
 def _leaf(request: Request) -> Tensor:
     """The inputs; the graph begins there, unless it does at embeddings or at modules."""
     inputs = request.inputs
+    if request.create_graph and inputs.requires_grad:
+        return inputs.view_as(inputs)
     x = inputs.clone() if inputs.is_inference() else inputs.detach()
     return x if request.has_tokens else x.requires_grad_(not (request.modules and request.stops))
 
@@ -112,7 +119,7 @@ class _Forward(NamedTuple):
 def _run(request: Request, x: Tensor, propagation: Propagation) -> _Forward:
     """The forward from x."""
     carrier = None
-    if not request.modules and not request.is_plain and not request.has_tokens:
+    if not (request.modules or request.is_plain or request.has_tokens or request.create_graph):
         carrier = torch.zeros_like(x).requires_grad_(True)
     propagation.start(x, carrier)
     is_seen = request.has_tokens or (x.requires_grad and not request.is_plain)
@@ -129,14 +136,17 @@ def _walk_back(request: Request, forward: _Forward, points: list[Tensor], propag
     x, carrier, logits = forward
     check_outcome(request, logits, is_treated=propagation.linear_layers > 0 or not x.requires_grad)
     roots = points if carrier is None else [*points, carrier]
-    seed = _seed(logits.detach(), targets(request), request.start)
+    seed = _seed(logits if request.create_graph else logits.detach(), targets(request), request.start)
+    walk = contextlib.nullcontext() if propagation.walk is None else propagation.walk.on()
     try:
-        grads = torch.autograd.grad(logits, roots, seed, allow_unused=True)
+        with walk:
+            grads = torch.autograd.grad(logits, roots, seed, allow_unused=True, create_graph=request.create_graph)
     except RuntimeError as error:
         if "inplace" in str(error):
             reason = "the model changes an activation in place that its gradient needs"
             raise ValueError(f"{reason}: {error}") from error
         raise
+    points = points if request.create_graph else [point.detach() for point in points]
     found = [_times(point, grad, request.rule) for point, grad in zip(points, grads, strict=False)]
     if carrier is not None and grads[1] is not None:
         found[0] = found[0] + grads[1].to(found[0].dtype)
@@ -149,7 +159,7 @@ def _times(point: Tensor, grad: Tensor | None, rule: Rule) -> Tensor:
     if grad is None:
         return torch.zeros_like(point, dtype=wide)
     grad = saturated(grad, grad.dtype).to(wide)
-    return grad.abs() if isinstance(rule, AbsGradient) else point.detach() * grad
+    return grad.abs() if isinstance(rule, AbsGradient) else point * grad
 
 
 def _seed(logits: Tensor, target: Tensor | str, start: str) -> Tensor:
@@ -190,7 +200,7 @@ def catching(
         with torch._C.DisableTorchFunction():
             main = propagation.finished(main)
             if stops:
-                main = main.detach().requires_grad_(True)
+                main = propagation.root(main)
                 propagation.start(main, is_raw=False)
         caught[place] = main
         return main if is_tensor else type(output)((main, *output[1:]))

@@ -55,7 +55,7 @@ def sheet(
         axes = figure.add_axes(place, **panel)
         axes.set_axis_off()
         if wrapped:
-            axes.set_title(wrapped[index], fontsize=TITLE_SIZE, pad=2, linespacing=1.1, parse_math=False)
+            axes.set_title(wrapped[index], fontsize=TITLE_SIZE, pad=3.5, linespacing=1.1, parse_math=False)
         panels.append(axes)
     return figure, panels
 

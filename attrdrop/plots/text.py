@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from attrdrop._core.checks import check_floats
+from attrdrop.plots.letters import spelled
 from attrdrop.plots.sheets import COLOURS, SCALE, add_relevance_scale, check_titles, save
 
 LETTER, LINE = 0.085, 0.24  # inches, of a fixed-width font of this size
@@ -86,8 +87,9 @@ def _piece(token: str) -> str:
     """What a token adds to the text, with a space before it where it begins a word."""
     if token.startswith("##"):
         return token[2:]
+    token = token.replace("Ċ", "↵")  # a line's end, as byte-level tokenizers spell it
     if token[:1] in ("Ġ", "▁"):
-        return " " + token[1:]
+        return " " + token[1:].replace("Ġ", " ")
     return token if token.startswith(" ") else f" {token}"
 
 
@@ -114,7 +116,7 @@ def _drawn(texts: list[list[tuple[str, float]]], titles: Sequence[str] | None, l
             placed.append((str(titles[place]), None, 0, line))
             line += 1
         column = 0
-        for piece, value in text:
+        for piece, value in ((spelled(piece), value) for piece, value in text):
             if column and column + _width(piece) > WIDTH:
                 line, column = line + 1, 0
             piece = piece if column else piece.lstrip()

@@ -89,7 +89,8 @@ class Steps:
     op: of its rows. module: of its script, with the script's description. arms: by name; the plain step is among them.
     slow: arms measured only where they are named. steps: in a sample of an arm, where not one. smallest: of given
     settings, those of a small case, which loads at its first call what others need not count; without it every peak
-    is taken in a process of its own. missing: why an arm cannot run here.
+    is taken in a process of its own. missing: why an arm cannot run here. has_gflop: whether arithmetic is counted,
+    which torch cannot where a gradient ends at a model's input.
     """
 
     op: str
@@ -101,6 +102,7 @@ class Steps:
     steps: Mapping[str, int] = field(default_factory=dict)
     smallest: Callable[[Any], Any] | None = None
     missing: Callable[[str], Exception | None] = lambda arm: None
+    has_gflop: bool = True
 
     @property
     def every(self) -> tuple[str, ...]:
@@ -164,7 +166,8 @@ class Steps:
             call = plain if arm == "plain" else self.build(settings, arm)
             backend = self.ran(settings, arm, call)
             steps = self.steps.get(arm, 1)
-            gflop = None if arm.endswith("CUDA graph") else flops.counted(call) / steps
+            is_counted = self.has_gflop and not arm.endswith("CUDA graph")
+            gflop = flops.counted(call) / steps if is_counted else None
             calls = {"plain": plain, arm: call}
             samples = timing.interleave(calls, device, budget=budget / len(arms), rounds=(5, 50), clock=settings.clock)
             times = {name: timing.Timing(tuple(ms / self.steps.get(name, 1) for ms in found.samples))

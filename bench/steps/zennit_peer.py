@@ -83,7 +83,7 @@ def _forward(model: ResNet, images: Tensor) -> Tensor:
     return model.head(model.pool(x).flatten(1))
 
 
-def _in_modules(model: ResNet, divides: bool) -> ResNet:
+def in_modules(model: ResNet, divides: bool) -> ResNet:
     """A copy of the model in eval mode, without weight gradients, all of whose functions are modules."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.pool = nn.AdaptiveAvgPool2d(1)
@@ -118,7 +118,7 @@ class Relevance:
     def __init__(self, model: ResNet, dtype: torch.dtype, released: bool = False) -> None:
         zennit = _load()
         self.released = released
-        self.copy = _in_modules(model, divides=not released).to(dtype)
+        self.copy = in_modules(model, divides=not released).to(dtype)
         canonizers = [zennit.canonizers.NamedMergeBatchNorm(_norms(self.copy))]
         if released:
             epsilon = (zennit.types.Linear, zennit.rules.Epsilon(epsilon=1e-3))  # convolutions are among these

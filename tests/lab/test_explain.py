@@ -47,10 +47,33 @@ def test_images(tmp_path):
     done = run(*means, "--image", tmp_path / "red.png", "--target", 6, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "red.png: 6, " in done.output
+    others = [
+        run(*means, "--image", tmp_path / "red.png", "--target", 6, "--output", tmp_path / str(place), *given).output
+        for place, given in enumerate([("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"), ("--mean", "0")])
+    ]
+    assert others[0].splitlines()[0] == done.output.splitlines()[0] != others[1].splitlines()[0]
+    for given, message in (
+        (("--mean", "a"), "--mean: 'a' must be a number, or three with commas between"),
+        (("--std", "1,2"), "--std: '1,2' must be a number, or three"),
+        (("--std", "0"), "--std: 0 must be above 0"),
+    ):
+        refused = run(*means, *given, "--image", tmp_path / "red.png", "--output", tmp_path / "no")
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.output.split())
     assert (tmp_path / "out" / "explained.png").read_bytes().startswith(b"\x89PNG")
     refused = run(*means, "--image", tmp_path / "weights.pt", "--output", tmp_path / "other")
     assert refused.exit_code == 2
     assert "could not be read as an image" in " ".join(refused.output.split())
+
+
+def test_normalisation_is_what_is_said_or_what_the_model_says():
+    from attrdrop.lab.images.explained import MEAN, STD, normalisation
+
+    model = torch.nn.Identity()
+    assert normalisation(model, "", "") == (list(MEAN), list(STD))
+    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    assert normalisation(model, "", "") == ([0.5] * 3, [0.25] * 3)
+    assert normalisation(model, "0.1", "1,2,3") == ([0.1], [1, 2, 3])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ def test_html_has_each_token_in_its_colour(tmp_path):
     assert page in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_line_ends_of_byte_level_tokenizers_are_seen():
+    page = text_heatmap([["Ċ", "ĠĠand", "ĊĊ"]], torch.ones(1, 3))
+    assert (" ↵</span>" in page, ">  and</span>" in page, " ↵↵</span>" in page) == (True, True, True)
+
+
 def test_the_picture_depends_on_relevance_and_wraps():
     first, other = (pixels(drawn(text_heatmap, TOKENS, r)) for r in (RELEVANCE, -RELEVANCE))
     assert first.shape == other.shape

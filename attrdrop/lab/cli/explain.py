@@ -20,6 +20,10 @@ def explain(
     image: Annotated[list[Path] | None, typer.Option(help="An image file; may be given several times.")] = None,
     weights: Annotated[str, typer.Option(help="Of an image model: a file, or pretrained.")] = "",
     image_size: Annotated[int, typer.Option(help="Pixels a side that images are cut to.", min=1)] = 224,
+    mean: Annotated[str, typer.Option(help="Of images in [0, 1]: one number or three, such as 0.5,0.5,0.5.")] = "",
+    std: Annotated[
+        str, typer.Option(help="Their deviation; as --mean. Default: the model's own, else ImageNet's.")
+    ] = "",
     target: Annotated[int | None, typer.Option(help="Class to explain; default the predicted one.")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = RULES[0],
     epsilon: Annotated[float, typer.Option(help="Of the epsilon rule.")] = 1e-6,
@@ -31,7 +35,8 @@ def explain(
 
     Texts: a classifier, such as finetune --save leaves, or a language
     model, whose next token is explained. Images: a model of
-    train-images, torchvision or timm; normalised as for ImageNet.
+    train-images, torchvision or timm; normalised by --mean and --std,
+    else as the model says (timm), else as for ImageNet.
     """
     with one_sentence():
         if bool(text) == bool(image):
@@ -44,7 +49,11 @@ def explain(
 
         check_output(output, overwrite)
         means = rule_of(rule, epsilon), target, resolve_device(device)
-        files = _texts(model, text, *means) if text else _images(model, weights, image or [], image_size, *means)
+        files = (
+            _texts(model, text, *means)
+            if text
+            else _images(model, weights, image or [], image_size, (mean, std), *means)
+        )
         replace_files(output, files)
         console.print(f"Written to [bold]{output}[/]: {', '.join(files)}")
 
@@ -65,11 +74,13 @@ def _texts(model: str, texts: list[str], *means: Any) -> dict[str, bytes]:
     return {"explained.png": picture, "explained.html": page.encode()}
 
 
-def _images(model: str, weights: str, files: list[Path], size: int, *means: Any) -> dict[str, bytes]:
+def _images(
+    model: str, weights: str, files: list[Path], size: int, given: tuple[str, str], *means: Any
+) -> dict[str, bytes]:
     from attrdrop.lab.images.explained import explained
     from attrdrop.plots.images import heat_maps
 
-    images, relevance, classes, logits = explained(model, weights, files, size, *means)
+    images, relevance, classes, logits = explained(model, weights, files, size, given, *means)
     titles = [f"{path.name}: {c}, {logit:.3f}" for path, c, logit in zip(files, classes, logits, strict=True)]
     for title in titles:
         console.print(title, markup=False)

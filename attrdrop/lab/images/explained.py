@@ -1,10 +1,11 @@
 """Which pixels of an image file a classifier's answer rests on."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrdrop import lrp
 from attrdrop.lab.errors import InputError
@@ -15,12 +16,22 @@ MEAN, STD, IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1000  # of I
 
 
 def explained(
-    name: str, weights: str, files: Sequence[Path], size: int, rule: lrp.Rule, target: int | None, device: torch.device
+    name: str,
+    weights: str,
+    files: Sequence[Path],
+    size: int,
+    given: tuple[str, str],
+    rule: lrp.Rule,
+    target: int | None,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, list[int], list[float]]:
-    """Images (N, 3, size, size) in [0, 1], their relevance, the classes explained and their logits."""
+    """Images (N, 3, size, size) in [0, 1], their relevance, the classes explained and their logits.
+
+    given: mean and deviation that the model's images are normalised with, as text; "" where nothing is said.
+    """
     images = torch.stack([_read(path, size) for path in files])
     model = build(name, weights, _classes(weights), 3, (size, size)).to(device).eval()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in normalisation(model, *given))
     x = ((images - mean) / std).to(device)
     with torch.no_grad():
         logits = model(x)
@@ -29,6 +40,29 @@ def explained(
     chosen = logits.argmax(1) if target is None else torch.full((len(files),), target, device=device)
     relevance = lrp.relevance(model, x, chosen, rule=rule).cpu()
     return images, relevance, chosen.tolist(), logits.gather(1, chosen[:, None])[:, 0].tolist()
+
+
+def normalisation(model: nn.Module, mean: str, std: str) -> tuple[list[float], list[float]]:
+    """What was said, else what a model of timm says of itself, else that of ImageNet."""
+    own = getattr(model, "pretrained_cfg", None) or {}
+    usual = (own.get("mean", MEAN), own.get("std", STD))
+    found = [_numbers(*entry) for entry in zip(("--mean", "--std"), (mean, std), usual, strict=True)]
+    if min(found[1]) <= 0:
+        raise InputError(f"--std: {std} must be above 0.")
+    return found[0], found[1]
+
+
+def _numbers(option: str, text: str, usual: Sequence[float]) -> list[float]:
+    """One a channel of red, green and blue, or one for all."""
+    if not text:
+        return list(usual)
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise InputError(f"{option}: {text!r} must be a number, or three with commas between, such as 0.5,0.5,0.5.")
+    return values
 
 
 def _classes(weights: str) -> int:
