@@ -33,7 +33,15 @@ from attrdrop.ops import (
 
 if TYPE_CHECKING:
     from attrdrop import lrp, metrics, schedules
-    from attrdrop.addrop import ADDrop, ADDropConfig, DropStatistics
+    from attrdrop.addrop import (
+        ADDrop,
+        ADDropConfig,
+        AttentionLayer,
+        DropStatistics,
+        ExplainedAttention,
+        attention_rollout,
+        explain_attention,
+    )
     from attrdrop.integrations.transformers import ADDropTrainer
     from attrdrop.reldrop import (
         BlockStatistics,
@@ -42,14 +50,20 @@ if TYPE_CHECKING:
         RelCutMix,
         RelDrop,
         RelDropPoints,
+        RelDropTokens,
         RelMixUp,
+        TokenStatistics,
     )
 
 # Imported when first asked for: the Trainer needs transformers, and the ops need none of these.
 _LAZY = {
     "ADDrop": "attrdrop.addrop",
     "ADDropConfig": "attrdrop.addrop",
+    "AttentionLayer": "attrdrop.addrop",
     "DropStatistics": "attrdrop.addrop",
+    "ExplainedAttention": "attrdrop.addrop",
+    "attention_rollout": "attrdrop.addrop",
+    "explain_attention": "attrdrop.addrop",
     "ADDropTrainer": "attrdrop.integrations.transformers",
     "BlockStatistics": "attrdrop.reldrop",
     "CacheStatistics": "attrdrop.reldrop",
@@ -57,7 +71,9 @@ _LAZY = {
     "RelDrop": "attrdrop.reldrop",
     "PointStatistics": "attrdrop.reldrop",
     "RelDropPoints": "attrdrop.reldrop",
+    "RelDropTokens": "attrdrop.reldrop",
     "RelMixUp": "attrdrop.reldrop",
+    "TokenStatistics": "attrdrop.reldrop",
 }
 _SUBMODULES = ("lrp", "metrics", "schedules")
 
@@ -75,22 +91,28 @@ __all__ = [
     "ADDrop",
     "ADDropConfig",
     "ADDropTrainer",
+    "AttentionLayer",
     "AttentionWeight",
     "BlockStatistics",
     "CacheStatistics",
     "DropStatistics",
+    "ExplainedAttention",
     "KeepMask",
     "KeptScores",
     "PointStatistics",
     "RelCutMix",
     "RelDrop",
     "RelDropPoints",
+    "RelDropTokens",
     "RelMixUp",
+    "TokenStatistics",
     "TopEntries",
     "__version__",
     "attention_attribution",
+    "attention_rollout",
     "ball_query",
     "draw_images",
+    "explain_attention",
     "farthest_point_sample",
     "fill_blocks",
     "get_backend",

@@ -66,6 +66,15 @@ inline ValidBits head_bits(const std::optional<Tensor>& bits, int64_t sample, in
   return {data + sample * step(0) + head * step(1), step(2), is_causal};
 }
 
+// A bias (B|1, H|1, n_q|1, n_k|1): the matrix of one (sample, head) and the stride of its columns, 0 where it is broadcast.
+inline void head_bias(const Tensor& bias, int64_t sample, int64_t head, Matrix& matrix, int64_t& column_stride) {
+  const auto step = [&](int dim) { return bias.size(dim) == 1 ? 0 : bias.stride(dim); };
+  const int64_t item = bias.scalar_type() == ScalarType::Float ? 4 : 2;
+  const char* data = static_cast<const char*>(bias.const_data_ptr());
+  matrix = {data + item * (sample * step(0) + head * step(1)), step(2), kernel_dtype(bias, "bias")};
+  column_stride = step(3);
+}
+
 inline uint32_t sample_id(const std::optional<Tensor>& ids, int64_t sample) {
   return static_cast<uint32_t>(ids ? ids->const_data_ptr<int64_t>()[sample * ids->stride(0)] : sample);
 }

@@ -34,7 +34,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ranked_attent
     Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor keep, Tensor keep_cols,
     std::optional<Tensor> bias, double scale, double dropout_p, int64_t seed, std::optional<Tensor> sample_ids,
     bool needs_grad_bias, double p, double rate, int64_t mask_seed, int64_t layer, bool low, bool bf16_keys);
-std::tuple<Tensor, Tensor> attention_attribution_cpu(Tensor grad_out, Tensor v, std::optional<Tensor> valid,
+std::tuple<Tensor, Tensor> attention_attribution_cpu(std::optional<Tensor> grad_out, std::optional<Tensor> v,
+                                                     std::optional<Tensor> weight_q, std::optional<Tensor> weight_k,
+                                                     std::optional<Tensor> weight_lse, double scale,
+                                                     std::optional<Tensor> bias, std::optional<Tensor> valid,
                                                      bool is_causal, int64_t k);
 Tensor relevance_gate_cpu(Tensor z, std::optional<Tensor> scale, std::optional<Tensor> shift, bool relu);
 Tensor relevance_gate_backward_cpu(Tensor grad, Tensor y, std::optional<Tensor> surrogate, std::optional<Tensor> scale,

@@ -44,6 +44,14 @@ def told_by_all(number: int) -> list[int]:
     return numbers.tolist()
 
 
+def summed_over_all(numbers: Tensor) -> Tensor:
+    """Numbers on the CPU, summed over all processes, which wait for one another."""
+    if process_count() > 1:
+        numbers = numbers.clone()
+        torch.distributed.all_reduce(numbers, group=_host_group())
+    return numbers
+
+
 def rows_of_all(rows: Tensor, held: list[int], order: list[int]) -> Tensor:
     """This process's part of the rows of all processes in a new order, from where they are.
 

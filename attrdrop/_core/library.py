@@ -28,7 +28,8 @@ SCHEMAS = (
     " Tensor keep_cols, Tensor? bias, float scale, float dropout_p, SymInt seed, Tensor? sample_ids,"
     " bool needs_grad_bias, float p, float rate, SymInt mask_seed, int layer, bool low, bool bf16_keys)"
     " -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor rows, Tensor cols, Tensor counts)",
-    "attention_attribution(Tensor grad_out, Tensor v, Tensor? valid, bool is_causal, int k)"
+    "attention_attribution(Tensor? grad_out, Tensor? v, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse,"
+    " float scale, Tensor? bias, Tensor? valid, bool is_causal, int k)"
     " -> (Tensor values, Tensor indices)",
     "relevance_gate(Tensor z, Tensor? scale, Tensor? shift, bool relu) -> Tensor",
     "relevance_gate_backward(Tensor grad, Tensor y, Tensor? surrogate, Tensor? scale, float eps) -> Tensor",
@@ -47,8 +48,9 @@ SCHEMAS = (
 )
 
 TRITON_SCHEMAS = (
-    "attribution_rows(Tensor grad_out, Tensor v, Tensor rows, Tensor? valid, bool is_causal) -> Tensor",
-)  # fmt: skip
+    "attribution_rows(Tensor? grad_out, Tensor? v, Tensor? weight_q, Tensor? weight_k, Tensor? weight_lse,"
+    " float scale, Tensor? bias, Tensor rows, Tensor? valid, bool is_causal) -> Tensor",
+)
 
 TRITON_KERNELS = {
     "pack_mask": "pack_mask",

@@ -121,8 +121,9 @@ def keep_mask(
         raise TypeError(f"scale must be a number, got {type(scale).__name__}")
     if bias is None and scale != 1:
         raise ValueError(f"scale must be 1 where no bias is given, got {scale}")
-    weight_q, weight_k, lse, scale, bias = _check_weight(weight, x, y) or (None, None, None, float(scale), bias)
-    bias = _check_bias("bias" if weight is None else "weight bias", bias, (batch, heads, n_q, n_k), x)
+    weighing = None if weight is None else check_weight(weight, x, y)
+    weight_q, weight_k, lse, scale, bias = weighing or (None, None, None, float(scale), bias)
+    bias = check_bias("bias" if weight is None else "weight bias", bias, (batch, heads, n_q, n_k), x)
     bf16_keys = ranks_in_bf16(keys, x.dtype)
     arguments = (
         x.detach(),
@@ -229,7 +230,8 @@ def _too_long_for_triton(n_k: int) -> str | None:
     return f"it ranks rows of up to 32768 keys, got {n_k}" if n_k > 32768 else None
 
 
-def _check_bias(name: str, bias: Tensor | None, shape: tuple[int, int, int, int], x: Tensor) -> Tensor | None:
+def check_bias(name: str, bias: Tensor | None, shape: tuple[int, int, int, int], x: Tensor) -> Tensor | None:
+    """Floating point, broadcastable to shape, in the dtype of x or float32."""
     bias = checks.check_bias(name, bias, shape, x.device)
     if bias is None:
         return None
@@ -237,24 +239,31 @@ def _check_bias(name: str, bias: Tensor | None, shape: tuple[int, int, int, int]
     return bias if bias.dtype in (x.dtype, torch.float32) else bias.float()
 
 
-def _check_weight(weight, x: Tensor, y: Tensor) -> AttentionWeight | None:
-    if weight is None:
-        return None
+def check_weight(weight: object, x: Tensor | None, y: Tensor | None) -> AttentionWeight:
+    """What weighs x yᵀ, or probabilities alone, where there are no x and y; of the bias the caller knows the shape."""
     if not isinstance(weight, tuple) or len(weight) not in (4, 5):
         what = f"{len(weight)} entries" if isinstance(weight, tuple) else type(weight).__name__
         raise TypeError(f"weight must be a tuple (q, k, lse, scale) or (q, k, lse, scale, bias), got {what}")
     q, k, lse, scale, bias = AttentionWeight(*weight)
-    q = checks.check_heads("weight q", q, x.dtype, x.device)
-    k = checks.check_heads("weight k", k, x.dtype, x.device)
+    q = checks.check_heads("weight q", q, *(() if x is None else (x.dtype, x.device)))
+    k = checks.check_heads("weight k", k, q.dtype, q.device)
     lse = checks.check_tensor("weight lse", lse)
-    if q.shape[:3] != x.shape[:3]:
+    if not checks.is_number(scale):
+        raise TypeError(f"weight scale must be a number, got {type(scale).__name__}")
+    batch, heads, _, e = q.shape
+    if x is not None and q.shape[:3] != x.shape[:3]:
         raise ValueError(f"weight q must have shape {tuple(x.shape[:3])} + (e,), got {tuple(q.shape)}")
-    if k.shape[:3] != y.shape[:3] or k.shape[3] != q.shape[3]:
-        raise ValueError(f"weight k must have shape {(*y.shape[:3], q.shape[3])}, got {tuple(k.shape)}")
-    if lse.shape != x.shape[:3] or lse.dtype not in (torch.float32, x.dtype) or lse.device != x.device:
-        raise ValueError(f"weight lse must be float32 of shape {tuple(x.shape[:3])} on {x.device}, got {lse.dtype} "
+    if y is not None and (k.shape[:3] != y.shape[:3] or k.shape[3] != e):
+        raise ValueError(f"weight k must have shape {(*y.shape[:3], e)}, got {tuple(k.shape)}")
+    if k.shape[0] != batch or k.shape[3] != e:
+        raise ValueError(
+            f"weight k must have shape ({batch}, H_kv, n_k, {e}) to go with weight q, got {tuple(k.shape)}"
+        )
+    checks.check_groups("weight k", k.shape[1], heads)
+    if lse.shape != q.shape[:3] or lse.dtype not in (torch.float32, q.dtype) or lse.device != q.device:
+        raise ValueError(f"weight lse must be float32 of shape {tuple(q.shape[:3])} on {q.device}, got {lse.dtype} "
                          f"of shape {tuple(lse.shape)} on {lse.device}")  # fmt: skip
-    if x.dtype != torch.float64:
+    if q.dtype != torch.float64:
         lse = lse.float()
     return AttentionWeight(q.detach(), k.detach(), lse.detach().contiguous(), float(scale), bias)
 

@@ -38,6 +38,13 @@ def scale_and_add(b: Tensor, scale: float | Tensor, bias: Tensor) -> Tensor:
     return torch.where(is_cut, bits + step, bits).view(torch.float64).float()
 
 
+def probability(q: Tensor, k: Tensor, lse: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """exp(scale q kᵀ + bias - lse), the attention probabilities of the positions that lse counts."""
+    scores = attribution(q, k)
+    scores = scores * scale if bias is None else scale_and_add(scores, scale, bias)
+    return torch.exp(scores - lse.to(scores.dtype).unsqueeze(-1))
+
+
 def valid_columns(valid: Tensor | None, is_causal: bool, shape: Sequence[int], device: torch.device) -> Tensor:
     """Bool (B, H, n_q, n_k) of the columns that a row may attend to."""
     n_q, n_k = shape[2:]
@@ -89,9 +96,7 @@ def keep_mask(
     shape = (*x.shape[:3], y.shape[2])
     b = attribution(x, y)
     if weight_q is not None and weight_k is not None and weight_lse is not None:
-        scores = attribution(weight_q, weight_k)
-        scores = scores * scale if bias is None else scale_and_add(scores, scale, bias)
-        b = b * torch.exp(scores - weight_lse.to(b.dtype).unsqueeze(-1))
+        b = b * probability(weight_q, weight_k, weight_lse, scale, bias)
     elif bias is not None:
         b = scale_and_add(b, scale, bias)
     b = b.bfloat16().to(b.dtype) if bf16_keys else b

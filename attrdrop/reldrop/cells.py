@@ -31,7 +31,7 @@ def choose_cells(
     """
     count, _, height, width = images.shape
     rows, columns = -(-height // side), -(-width // side)
-    guide = None if relevance is None else _pooled(relevance, height, width, side).flatten(1)
+    guide = None if relevance is None else pooled(relevance, height, width, side).flatten(1)
     cells = torch.zeros(count, rows * columns, 1, device=images.device)
     _, dropped = occlude_points(
         cells, guide, alpha=alpha, beta=beta, mode=select, seed=seed, sample_ids=sample_ids, inplace=True
@@ -40,7 +40,7 @@ def choose_cells(
     return spread[:, :, :height, :width]
 
 
-def _pooled(relevance: Tensor, height: int, width: int, side: int) -> Tensor:
+def pooled(relevance: Tensor, height: int, width: int, side: int) -> Tensor:
     """(N, rows, columns)"""
     wide = relevance.detach().float()
     maps = wide[:, None] if wide.dim() == 3 else wide.sum(1, keepdim=True)

@@ -16,7 +16,7 @@ from attrdrop._core.distributed import held_by_all, process_rank, told_by_all
 from attrdrop._core.seeds import derive_seed
 from attrdrop._core.sharded import is_sharded
 from attrdrop.reldrop.cache import CacheStatistics, RelevanceCache
-from attrdrop.schedules import Schedule, check_schedule, scheduled
+from attrdrop.schedules import Balance, Schedule, check_schedule, scheduled
 
 Attribution = lrp.Rule | str | Callable[[nn.Module, Tensor, Tensor | None], Tensor]
 TARGETS = ("label", "pred")
@@ -28,6 +28,10 @@ class Guided:
     Args:
         schedules: by name, numbers in [0, 1] that change with the step.
         name: of the batch in messages.
+
+    Attributes:
+        occluded: bool (N,), which samples of the last batch lost something; None before the first. For
+            :class:`attrdrop.schedules.Balance`.
     """
 
     def __init__(
@@ -50,8 +54,7 @@ class Guided:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         for schedule, value in schedules.items():
-            check_schedule(schedule, value)
-            setattr(self, schedule, value)
+            self._set_schedule(schedule, value)
         check_choice("target", target, TARGETS)
         for what, number, least in (("every", every, 1), ("cache_epochs", cache_epochs, 1), ("warmup", warmup, 0)):
             if not is_int(number) or number < least:
@@ -62,6 +65,7 @@ class Guided:
         self.seed = check_seed(seed)
         self._name, self._target = name, target
         self._lrp: dict[str, Any] = {"start": start, "stop_at": stop_at, "unknown": unknown, "output": output}
+        self.occluded: Tensor | None = None
         self._step = 0
         self._held = [0]  # samples of the batch, by process
         self._takes_part = True  # in what all processes do at once
@@ -84,13 +88,30 @@ class Guided:
         return CacheStatistics() if self._cache is None else self._cache.statistics()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in training, for resuming with the same draws, and the relevance that is kept."""
-        return {"step": self._step} | ({} if self._cache is None else {"cache": self._cache.state_dict()})
+        """The place in training, for resuming with the same draws, relevance that is kept, and schedules' states."""
+        found: dict[str, Any] = {"step": self._step}
+        if self._cache is not None:
+            found["cache"] = self._cache.state_dict()
+        balances = {name: balance.state_dict() for name, balance in self._balances().items()}
+        return found | ({"schedules": balances} if balances else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._step = state["step"]
         if self._cache is not None and "cache" in state:
             self._cache.load_state_dict(state["cache"])
+        for name, balance in self._balances().items():
+            if name in state.get("schedules", {}):
+                balance.load_state_dict(state["schedules"][name])
+
+    def _set_schedule(self, name: str, value: Schedule) -> None:
+        check_schedule(name, value)
+        setattr(self, name, value)
+        self._schedules = (*getattr(self, "_schedules", ()), name)
+
+    def _balances(self) -> dict[str, Balance]:
+        """Those of the schedules that learn from training."""
+        found = ((name, getattr(self, name)) for name in self._schedules)
+        return {name: schedule for name, schedule in found if isinstance(schedule, Balance)}
 
     def _scheduled(self, name: str) -> float:
         """The value of a schedule at this step."""
@@ -185,7 +206,7 @@ class Guided:
         target: Tensor | str = "pred" if self._target == "pred" or labels is None else labels
         return lrp.relevance(self.model, inputs, target, rule=self.rule, arguments=arguments, **self._lrp)
 
-    def _check_batch(self, inputs: Tensor, labels: Tensor | None, shape: str) -> None:
+    def _check_batch(self, inputs: Tensor, labels: Tensor | None, shape: str, of_floats: bool = True) -> None:
         """shape: what inputs must have, such as "(N, C, H, W)"."""
         if is_capturing():
             raise RuntimeError(
@@ -202,7 +223,7 @@ class Guided:
         if not isinstance(inputs, Tensor) or inputs.dim() != shape.count(",") + 1:
             got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise ValueError(f"{self._name} must be a tensor of shape {shape}, got {got}")
-        if isinstance(self.rule, lrp.Rule) and not inputs.is_floating_point():
+        if of_floats and isinstance(self.rule, lrp.Rule) and not inputs.is_floating_point():
             raise TypeError(f"{self._name} must be floating point, as the model takes them, got {inputs.dtype}")
         if labels is not None and not isinstance(labels, Tensor):
             raise TypeError(

@@ -13,9 +13,9 @@ from attrdrop._core.checks import check_choice, check_positive_int
 from attrdrop._core.modules import outside_graphs, unwrap
 from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_images, fill_blocks, occlude_blocks
 from attrdrop.ops.occlude_points import MODES as SELECTIONS
-from attrdrop.reldrop.cells import choose_cells
+from attrdrop.reldrop.cells import choose_cells, pooled
 from attrdrop.reldrop.guided import Attribution, Guided
-from attrdrop.schedules import Schedule, check_schedule
+from attrdrop.schedules import Schedule
 
 MODES = ("block", "pixel", "patch")
 
@@ -96,11 +96,15 @@ class Blocks(OnImages):
         k_centers: int = 1,
         border: str = "clip",
         per: str = "image",
+        patch: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
         check_choice("border", border, BORDERS)
         check_choice("per", per, PER)
+        if patch is not None:
+            check_positive_int("patch", patch)
+        self.patch = patch
         self._block: dict[str, Any] = {"scale": scale, "ratio": ratio, "k_centers": k_centers, "border": border}
         self._per = per
         occlude_blocks(torch.zeros(0, 1, 1, 1), p=0.0, seed=0, **self._block)
@@ -130,13 +134,34 @@ class Blocks(OnImages):
                     raise ValueError(f"stop_at must give relevance of shape (N, C, h, w), got {tuple(relevance.shape)}")
             else:
                 index = None
-        images, boxes = occlude_blocks(
-            images, relevance, p=p, alpha=alpha, per=self._per, seed=seed, index=index,
-            sample_ids=self._ids(count, images.device), **self._block, **fill,
-        )  # fmt: skip
+        ids = self._ids(count, images.device)
+        place: dict[str, Any] = {"p": p, "alpha": alpha, "per": self._per, "index": index, **self._block}
+        if self.patch is None:
+            images, boxes = occlude_blocks(images, relevance, seed=seed, sample_ids=ids, **place, **fill)
+        else:
+            boxes = self._boxes_of_patches(images, relevance, seed=seed, sample_ids=ids, **place)
+            images = fill_blocks(images, boxes, seed=seed, sample_ids=ids, **fill)
         areas = boxes[:, 2:].prod(1)
+        self.occluded = areas > 0
         self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
         return images, boxes
+
+    def _boxes_of_patches(self, images: Tensor, relevance: Tensor | None, **place: Any) -> Tensor:
+        """Boxes of whole patches: blocks of an image whose pixels are the patches."""
+        assert self.patch is not None
+        height, width = images.shape[2:]
+        grid = torch.zeros(
+            images.shape[0], 1, -(-height // self.patch), -(-width // self.patch), device=images.device
+        )  # fmt: skip
+        guide = None if relevance is None else pooled(relevance, height, width, self.patch)
+        _, boxes = occlude_blocks(grid, guide, inplace=True, **place)
+        boxes = boxes * self.patch
+        return torch.cat([boxes[:, :2], torch.minimum(boxes[:, 2:], _from(boxes, height, width))], 1)
+
+
+def _from(boxes: Tensor, height: int, width: int) -> Tensor:
+    """How much of the image there is from each corner on, (N, 2)."""
+    return torch.stack([height - boxes[:, 0], width - boxes[:, 1]], 1)
 
 
 class RelDrop(Blocks):
@@ -162,8 +187,9 @@ class RelDrop(Blocks):
             they take the share beta with the largest scores, and all drawn images are attributed where alpha < 1.
         scale, ratio, k_centers, border: of blocks, see :func:`attrdrop.occlude_blocks`.
         beta: of pixels and patches: how much is dropped, in [0, 1]; a number or a callable.
-        patch: side of the patches in pixels; those at the lower and right border are smaller. The relevance of one is
-            the mean over it.
+        patch: side of the patches in pixels, default 8; those at the lower and right border are smaller. The relevance
+            of one is the mean over it. With mode="block", blocks are of whole patches, as a ViT has them (patch=16),
+            around the most relevant one; default, of pixels.
         select: "calibrated", the share beta exactly, or "threshold", as of :func:`attrdrop.occlude_points`.
         value: what takes the place, see :func:`attrdrop.occlude_blocks`; 0 is the data set's mean after normalisation.
         per: "image", or "batch" to occlude a whole batch or none of it.
@@ -194,7 +220,6 @@ class RelDrop(Blocks):
         *,
         mode: str = "block",
         beta: Schedule = 0.15,
-        patch: int = 8,
         select: str = "calibrated",
         value: Value = 0.0,
         policy: str = "drop",
@@ -205,10 +230,9 @@ class RelDrop(Blocks):
         check_choice("mode", mode, MODES)
         check_choice("policy", policy, POLICIES)
         check_choice("select", select, SELECTIONS)
-        check_positive_int("patch", patch)
-        check_schedule("beta", beta)
-        self.beta, self.value, self.policy, self.inplace = beta, value, policy, inplace
-        self._side = {"block": 0, "pixel": 1, "patch": patch}[mode]
+        self._set_schedule("beta", beta)
+        self.value, self.policy, self.inplace = value, policy, inplace
+        self._side = {"block": 0, "pixel": 1, "patch": self.patch or 8}[mode]
         self._select = select
 
     @outside_graphs
@@ -249,6 +273,7 @@ class RelDrop(Blocks):
         beta = self._scheduled("beta")
         seed, ids = self._step_seed(), self._ids(count, "cpu")
         index = draw_images(count, p, seed=seed, per=self._per, sample_ids=ids).nonzero().squeeze(1)
+        self.occluded = torch.zeros(count, dtype=torch.bool, device=device)
         if not (len(index) and height * width):
             self._count([torch.zeros((), device=device)] * 2, count, 0)
             return images
@@ -269,6 +294,7 @@ class RelDrop(Blocks):
             drawn.detach(), whole.to(device, non_blocking=True), value=self.value, seed=seed, sample_ids=ids[index]
         )
         occluded = torch.where(mask if self.policy == "drop" else ~mask, filling, drawn)
+        self.occluded[place] = shares > 0
         self._count([(shares > 0).sum(), shares.sum()], count, attributed)
         if self.inplace:
             return images.index_copy_(0, place, occluded)

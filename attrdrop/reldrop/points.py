@@ -157,6 +157,7 @@ class RelDropPoints(Guided):
         occluded, dropped = occlude_points(
             points, relevance, alpha=alpha, beta=beta, valid=valid, seed=seed, sample_ids=ids, **self._drop
         )
+        self.occluded = dropped.any(1)
         there = dropped.new_full((), dropped.numel(), dtype=torch.int64) if valid is None else valid.sum()
         self._count([there, dropped.sum()], count, attributed)
         return occluded

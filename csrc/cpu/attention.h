@@ -54,12 +54,7 @@ struct AttentionArguments {
     p.v = head_matrix(v, b, h / groups, "v");
     const ValidBits bits = head_bits(keep, b, h, false);
     p.keep = bits.data, p.keep_row_stride = bits.row_stride;
-    if (bias) {
-      const int64_t item = bias->scalar_type() == ScalarType::Float ? 4 : 2;
-      p.bias = {static_cast<const char*>(bias->const_data_ptr()) + item * (b * step(*bias, 0) + h * step(*bias, 1)),
-                step(*bias, 2), kernel_dtype(*bias, "bias")};
-      p.bias_column_stride = step(*bias, 3);
-    }
+    if (bias) head_bias(*bias, b, h, p.bias, p.bias_column_stride);
     p.scale = static_cast<float>(scale);
     p.draw = head_draw(seed, 0, h, sample_id(sample_ids, b), dropout_p);
     p.n_q = n_q, p.n_k = n_k, p.d = d, p.d_v = d_v;

@@ -31,9 +31,10 @@ struct Counts {
   int64_t valid, candidates, dropped, rescued_rows;
 };
 
-// One (sample, head) of keep_mask: x (n_q, d), y (n_k, d), optionally weighted by exp(scale * q k^T + bias - lse), or
-// scale * x y^T + bias, which with d = 0 is the bias alone.
-struct KeepMaskProblem {
+// What the positions of one (sample, head) are worth: x (n_q, d), y (n_k, d), optionally weighted by
+// exp(scale * q k^T + bias - lse), or that weight alone where y is null; or scale * x y^T + bias, which with d = 0 is the
+// bias alone.
+struct Positions {
   Matrix x, y;
   Matrix weight_q, weight_k;
   const float* weight_lse;  // (n_q); null: not weighted
@@ -42,6 +43,10 @@ struct KeepMaskProblem {
   float scale;
   int64_t n_q, n_k, d, d_weight;
   ValidBits valid;
+};
+
+// One (sample, head) of keep_mask.
+struct KeepMaskProblem : Positions {
   Draw draw;
   Region region;
   float share_below;
@@ -78,11 +83,8 @@ struct AttentionBackwardProblem {
 
 enum class Reduction : int { sum, topk };
 
-// One (sample, head) of attention_attribution: x = grad_out (n_q, d), y = v (n_k, d).
-struct AttributionProblem {
-  Matrix x, y;
-  int64_t n_q, n_k, d;
-  ValidBits valid;
+// One (sample, head) of attention_attribution: x = grad_out, y = v.
+struct AttributionProblem : Positions {
   Reduction reduction;
   float* values;      // sum: (n_k); topk: (k), descending, padded with -inf
   int64_t* indices;   // topk: (k), row * n_k + column, padded with -1

@@ -208,7 +208,10 @@ int main() {
     std::vector<float> values(k > n_k ? k : n_k);
     std::vector<int64_t> indices(k);
     const Reduction reduction = coin() ? Reduction::topk : Reduction::sum;
-    const AttributionProblem attribution{keep.x, keep.y, n_q, n_k, d, keep.valid, reduction, values.data(), indices.data(), k};
+    AttributionProblem attribution{keep};
+    if (keep.weight_lse && coin()) attribution.x = attribution.y = {}, attribution.d = 0;
+    attribution.reduction = reduction, attribution.values = values.data(), attribution.indices = indices.data();
+    attribution.k = k;
     kernel.attribution(attribution, Scratch(kernel.attribution_scratch(attribution)).data);
   }
   std::printf("%s: 400 problems\n", kernel.isa);

@@ -60,7 +60,7 @@ TYPES = {
 ALIGNED = {f"stride_{x}{y}" for x in "qkvoxy" for y in "bhn"} | {"padded_q", "size", "channels"}
 BLACKWELL = 100, 120
 MATRICES = {
-    **dict.fromkeys(("q", "k", "v", "grad_out"), ("stride_b", "stride_h", "stride_n")),
+    **dict.fromkeys(("q", "k", "v", "grad_out", "weight_q", "weight_k"), ("stride_b", "stride_h", "stride_n")),
     **dict.fromkeys(("words", "survivors"), ()), "bias": ("stride_n", "stride_m"),
 }  # fmt: skip
 """Arguments that are launch.Matrices, and which of their strides are multiples of 16 where they are not 1."""
@@ -186,12 +186,18 @@ def cases() -> Iterator[Case]:
         yield tiled_case(kernel, "half", width, 90, "unmasked")
         for arch, flags in itertools.product(BLACKWELL, ("plain", "dropout", "bias")):
             yield tiled_case(kernel, "half", width, arch, flags)
-    attribution = dict(D=64, BLOCK_D=64, BLOCK_Q=32, BLOCK_K=32, PRECISION="ieee", IS_CAUSAL=True, TOP=16)
+    attribution = dict(
+        D=64, BLOCK_D=64, E=64, BLOCK_E=64, BLOCK_Q=32, BLOCK_K=32, PRECISION="ieee", IS_CAUSAL=True, TOP=16,
+    )  # fmt: skip
+    unweighted = dict.fromkeys(("weight_q", "weight_k", "p_lse", "bias"))
     for arch in (80, 90, *BLACKWELL):
         for name in ("sums", "rows", "top"):
             kernel = getattr(attention_attribution, f"attention_attribution_{name}_kernel")
             types = {"p_rows": "*fp32"} if name == "rows" else {}
-            yield Case(f"attribution_{name}-sm{arch}", kernel, arch, attribution, types=types)
+            yield Case(f"attribution_{name}-sm{arch}", kernel, arch, attribution | unweighted, types=types)
+            yield Case(f"attribution_{name}-sm{arch}-relevance", kernel, arch, attribution, types=types)
+            alone = attribution | dict(D=0, BLOCK_D=16, grad_out=None, v=None, bias=None)
+            yield Case(f"attribution_{name}-sm{arch}-probability", kernel, arch, alone, types=types)
         words = dict(ROWS=dropout_words.ROWS, WORDS=dropout_words.WORDS, HAS_COLS=True)
         yield Case(f"dropout_words-sm{arch}", dropout_words.masked_attention_dropout_kernel, arch, words)
         block = dict(BLOCK=pack_mask.BLOCK_WORDS, stride_column=1)

@@ -1,9 +1,20 @@
 """A public function on one backend, with CPU tensors in and out whatever the backend."""
 
+import importlib.util
+
 import pytest
 import torch
 
+HAS_GPU = torch.cuda.is_available()
+TRITON = pytest.param("triton", marks=[pytest.mark.gpu] if HAS_GPU else [])
+EVERYWHERE = ["reference", "cpp", TRITON] if importlib.util.find_spec("triton") else ["reference", "cpp"]
+"""Backends that run without a GPU, Triton's in the interpreter, and with one there."""
+
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+
+
+def device_of(backend):
+    return "cuda" if HAS_GPU and backend == "triton" else "cpu"
 
 
 def on_gpu(call):

@@ -77,6 +77,8 @@ def masks(layout, backend):
     attrdrop.attention_attribution(x, y, backend=backend)
     attrdrop.attention_attribution(x, y, topk=5, backend=backend)
     attrdrop.attention_attribution(x, y, rows=torch.tensor([1, 3]), backend=backend)
+    weight = attrdrop.AttentionWeight(x, y, layout(torch.randn(2, 4, 7)), 0.3, bias)
+    attrdrop.attention_attribution(quantity="probability", weight=weight, valid=valid, backend=backend)
 
 
 def gates(layout, backend):

@@ -1,19 +1,11 @@
 """attention_attribution: rows, sums and top entries against the materialised dO Vᵀ."""
 
-import importlib.util
-
 import pytest
 import torch
+from backends import EVERYWHERE as BACKENDS
+from backends import device_of
 
 from attrdrop import attention_attribution, pack_mask
-
-HAS_GPU = torch.cuda.is_available()
-TRITON = pytest.param("triton", marks=[pytest.mark.gpu] if HAS_GPU else [])
-BACKENDS = ["reference", "cpp", TRITON] if importlib.util.find_spec("triton") else ["reference", "cpp"]
-
-
-def device_of(backend):
-    return "cuda" if HAS_GPU and backend == "triton" else "cpu"
 
 
 def problem(n_q=40, n_k=63, dtype=torch.float32, integers=True):
@@ -113,11 +105,14 @@ def test_empty_input(backend):
     assert top.values.eq(-torch.inf).all()
 
 
+WEIGHTLESS = None, None, None, 1.0, None  # weight_q, weight_k, weight_lse, scale, bias
+
+
 def test_opcheck_and_compile():
     grad_out, v = problem()
     valid = pack_mask(torch.rand(2, 1, 1, 63) < 0.8)
     for k in (0, 4):
-        torch.library.opcheck(torch.ops.attrdrop.attention_attribution, (grad_out, v, valid, True, k))
+        torch.library.opcheck(torch.ops.attrdrop.attention_attribution, (grad_out, v, *WEIGHTLESS, valid, True, k))
     compiled = torch.compile(attention_attribution, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(grad_out, v), attention_attribution(grad_out, v))
     assert torch.equal(compiled(grad_out, v, topk=3).columns, attention_attribution(grad_out, v, topk=3).columns)

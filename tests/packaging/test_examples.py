@@ -13,6 +13,7 @@ SMALLEST = {
     "reldrop_images": {"epochs": 2, "size": 100, "test_size": 50},
     "reldrop_pictures": {"epochs": 2, "size": 100, "test_size": 50},
     "reldrop_points": {"epochs": 1, "points": 32, "test_size": 26},
+    "reldrop_text": {"epochs": 1, "size": 32, "test_size": 16, "seeds": 1},
     "trainer": {"epochs": 2, "train_size": 16, "test_size": 8},
 }
 

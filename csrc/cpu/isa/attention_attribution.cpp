@@ -1,12 +1,11 @@
-// Statistics of B = dO V^T (Eq. 5) from eight rows at a time: sums over rows, or the k largest entries.
+// Statistics of dF/dA = dO V^T (Eq. 5), A or their product from eight rows at a time: sums over rows, or the k largest.
+#include "cpu/isa/positions.h"
 #include "cpu/isa/row_keys.h"
-#include "cpu/isa/tile.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
 
-struct AttributionScratch {
-  float *panels, *x_block, *values;
+struct AttributionScratch : PositionScratch {
   double* sums;
   int32_t* keys;
   int16_t* upper;
@@ -23,9 +22,7 @@ struct Entry {
 static int64_t carve(const AttributionProblem& p, char* base, AttributionScratch& s) {
   const int64_t n = padded(p.n_k);
   Carver carver{base};
-  carver.take(s.panels, n * p.d);
-  carver.take(s.x_block, BLOCK_ROWS * p.d);
-  carver.take(s.values, BLOCK_ROWS * n);
+  carve(carver, p, s);
   carver.take(s.sums, p.reduction == Reduction::sum ? n : 0);
   carver.take(s.keys, n);
   carver.take(s.upper, n);
@@ -84,12 +81,12 @@ void attribution(const AttributionProblem& p, void* scratch) {
   carve(p, static_cast<char*>(scratch), s);
   const int64_t words = word_count(p.n_k), columns = 32 * words;
   int64_t found = 0;
-  pack_panels(p.y, p.n_k, p.d, s.panels);
+  pack_operands(p, s);
   if (p.reduction == Reduction::sum)
     for (int64_t j = 0; j < columns; ++j) s.sums[j] = 0.0;
   for (int64_t begin = 0; begin < p.n_q; begin += BLOCK_ROWS) {
-    load_rows(p.x, begin, p.n_q, p.d, s.x_block);
-    multiply(s.x_block, s.panels, p.d, columns, s.values, columns);
+    if (p.y.data) load_rows(p.x, begin, p.n_q, p.d, s.x_block);
+    position_block(p, s, begin, words, columns);
     for (int64_t row = begin; row < begin + BLOCK_ROWS && row < p.n_q; ++row) {
       const float* values = s.values + (row - begin) * columns;
       valid_words(p.valid, row, p.n_k, words, s.valid);
