@@ -155,6 +155,8 @@ ARMS: dict[str, Callable[[Settings], Forward]] = {
     "ADDrop, RD": partial(addrop, attribution="RD"),
     "ADDrop, RD first layer": partial(addrop, attribution="RD", layers="first"),
     "ADDrop, IGA": partial(addrop, attribution="IGA"),
+    "ADDrop, IGA by Gauss": partial(addrop, attribution="IGA", iga_rule="gauss"),
+    "ADDrop, IGA by Gauss, joint": partial(addrop, attribution="IGA", iga_rule="gauss", iga_scope="joint"),
     "ADDrop, IGA first layer": partial(addrop, attribution="IGA", layers="first"),
     "ADDrop, IGA first layer, one batch": partial(
         addrop, attribution="IGA", layers="first", pass1="eval", iga_batch=19
@@ -164,7 +166,7 @@ ARMS: dict[str, Callable[[Settings], Forward]] = {
     "per-layer loop, IGA": partial(loop, kind=IntegratedLoop),
     "per-layer loop, IGA first layer": partial(loop, kind=IntegratedLoop, layers=1),
 }
-SLOW = ("ADDrop, IGA", "per-layer loop, IGA")  # some 50 and 100 plain steps each: measured where they are named
+SLOW = ("ADDrop, IGA", "ADDrop, IGA by Gauss", "per-layer loop, IGA")  # 10 to 100 plain steps: measured where named
 MASK_OPS = dict.fromkeys(("ADDrop, RD", "ADDrop, RD first layer"), "random_keep_mask")
 
 
