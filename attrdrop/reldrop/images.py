@@ -143,7 +143,7 @@ class Blocks(OnImages):
             images = fill_blocks(images, boxes, seed=seed, sample_ids=ids, **fill)
         areas = boxes[:, 2:].prod(1)
         self.occluded = areas > 0
-        self._count([(areas > 0).sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
+        self._count([self.occluded.sum(), areas.sum() / max(images.shape[2:].numel(), 1)], count, attributed)
         return images, boxes
 
     def _boxes_of_patches(self, images: Tensor, relevance: Tensor | None, **place: Any) -> Tensor:

@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> attention_attribution_cpu(std::optional<Tensor> grad_
     for (int64_t slice = begin; slice < end; ++slice) {
       const int64_t b = slice / heads, h = slice % heads;
       AttributionProblem problem{};
-      problem.n_q = n_q, problem.n_k = n_k, problem.k = k;
+      problem.n_q = n_q, problem.n_k = n_k, problem.k = k, problem.is_weight_alone = !grad_out;
       if (grad_out) {
         problem.x = head_matrix(*grad_out, b, h, "grad_out");
         problem.y = head_matrix(*v, b, h / groups, "v");

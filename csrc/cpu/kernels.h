@@ -38,6 +38,7 @@ struct Positions {
   Matrix x, y;
   Matrix weight_q, weight_k;
   const float* weight_lse;  // (n_q); null: not weighted
+  bool is_weight_alone;     // without x y^T
   Matrix bias;              // (n_q, n_k), row stride 0 where it is broadcast; data null: none
   int64_t bias_column_stride;
   float scale;

@@ -85,7 +85,7 @@ void attribution(const AttributionProblem& p, void* scratch) {
   if (p.reduction == Reduction::sum)
     for (int64_t j = 0; j < columns; ++j) s.sums[j] = 0.0;
   for (int64_t begin = 0; begin < p.n_q; begin += BLOCK_ROWS) {
-    if (p.y.data) load_rows(p.x, begin, p.n_q, p.d, s.x_block);
+    if (!p.is_weight_alone) load_rows(p.x, begin, p.n_q, p.d, s.x_block);
     position_block(p, s, begin, words, columns);
     for (int64_t row = begin; row < begin + BLOCK_ROWS && row < p.n_q; ++row) {
       const float* values = s.values + (row - begin) * columns;

@@ -22,7 +22,7 @@ static void carve(Carver& carver, const Positions& p, PositionScratch& s) {
 }
 
 static void pack_operands(const Positions& p, const PositionScratch& s) {
-  if (p.y.data) pack_panels(p.y, p.n_k, p.d, s.y_panels);
+  if (!p.is_weight_alone) pack_panels(p.y, p.n_k, p.d, s.y_panels);
   if (p.weight_lse) pack_panels(p.weight_k, p.n_k, p.d_weight, s.k_panels);
 }
 
@@ -54,7 +54,7 @@ static void position_block(const Positions& p, const PositionScratch& s, int64_t
     for (int64_t r = 0; r < rows; ++r) load_bias(p, row + r, 32 * words, s.values + r * stride);
     return;
   }
-  if (p.y.data) multiply(s.x_block, s.y_panels, p.d, 32 * words, s.values, stride);
+  if (!p.is_weight_alone) multiply(s.x_block, s.y_panels, p.d, 32 * words, s.values, stride);
   if (!p.weight_lse) {
     for (int64_t r = 0; p.bias.data && r < rows; ++r)
       scale_and_add(p, row + r, 32 * words, s.bias, s.values + r * stride);
@@ -68,7 +68,7 @@ static void position_block(const Positions& p, const PositionScratch& s, int64_t
     for (int64_t j = r * stride; j < r * stride + 32 * words; j += LANES) {
       const vfloat z = fmadd(load<vfloat>(s.weights + j), scale, -lse);
       const vfloat weight = exponential(z > 88.0f ? broadcast(88.0f) : z);
-      store(s.values + j, p.y.data ? load<vfloat>(s.values + j) * weight : weight);
+      store(s.values + j, p.is_weight_alone ? weight : load<vfloat>(s.values + j) * weight);
     }
   }
 }
