@@ -1,4 +1,4 @@
-"""Tables and figures from the CSVs: `python -m bench.plot` draws, `--readme README.md` rewrites its table."""
+"""Tables and figures from the CSVs: `python -m bench.plot` draws, `--pages .` rewrites the tables of the documents."""
 
 import argparse
 import re
@@ -92,13 +92,25 @@ def markdown(found: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def rewrite(readme: Path, text: str) -> None:
-    """Put `text` between the markers of `readme`."""
-    old = readme.read_text()
+def length_table(found: pd.DataFrame) -> str:
+    """The medians of the figure over length, in plain training steps."""
+    lines = ["| tokens | published procedure | one gradient call, in plain PyTorch | attrdrop | bound |"]
+    lines.append("| ---: | ---: | ---: | ---: | ---: |")
+    for _, part in _over_length(found):
+        for n, rows in part.groupby("n"):
+            ratios = rows.set_index("variant").ratio.reindex(list(LENGTHS))
+            shown = [f"{ratio:.2f}" if pd.notna(ratio) else "-" for ratio in ratios]
+            lines.append(f"| {n:,} | {' | '.join(shown)} | {rows.bound[rows.variant == 'ADDrop'].iloc[0]:.2f} |")
+    return "\n".join(lines)
+
+
+def rewrite(page: Path, text: str) -> None:
+    """Put `text` between the markers of `page`."""
+    old = page.read_text()
     if START not in old or END not in old:
-        raise ValueError(f"{readme} must hold the lines {START} and {END}")
+        raise ValueError(f"{page} must hold the lines {START} and {END}")
     new = re.sub(f"{START}.*?{END}", lambda _: f"{START}\n{text}\n{END}", old, flags=re.DOTALL)
-    readme.write_text(new)
+    page.write_text(new)
 
 
 def draw(found: pd.DataFrame, folder: Path) -> list[Path]:
@@ -174,19 +186,24 @@ LENGTHS = {
 }
 
 
+def _over_length(found: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """By processor and model, steps on texts of three lengths or more, measured in processor time."""
+    found = found[(found.op == "step") & (found.clock == "processor")]
+    found = found.join(found["shape"].str.extract(r"^(?P<model>\S+) B\d+ n(?P<n>\d+)$"))
+    groups = [
+        (key, part.assign(n=part.n.astype(int)).sort_values("n")) for key, part in found.groupby(["name", "model"])
+    ]
+    return [(key, part) for key, part in groups if part.n.nunique() >= 3]
+
+
 def draw_over_length(found: pd.DataFrame, folder: Path) -> list[Path]:
-    """One figure per processor with steps on texts at three lengths or more: cost in plain steps against length."""
+    """One figure per processor: cost in plain steps against length."""
     import seaborn as sns
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    found = found[(found.op == "step") & (found.clock == "processor")]
-    found = found.join(found["shape"].str.extract(r"^(?P<model>\S+) B\d+ n(?P<n>\d+)$"))
     written = []
-    for (name, model), part in found.groupby(["name", "model"], sort=False):
-        part = part.assign(n=part.n.astype(int)).sort_values("n")
-        if part.n.nunique() < 3:
-            continue
+    for (name, model), part in _over_length(found):
         with sns.axes_style("whitegrid"):
             figure = Figure(figsize=(6.4, 4), layout="constrained")
             axes = figure.subplots()
@@ -194,17 +211,25 @@ def draw_over_length(found: pd.DataFrame, folder: Path) -> list[Path]:
             rows = part[part.variant == variant]
             axes.plot(rows.n, rows.ratio, marker="o", color=color, label=label)
             for row in rows.itertuples():
-                axes.annotate(f"{row.ratio:.2f}", (row.n, row.ratio), (0, 6), textcoords="offset points", ha="center",
+                place = (0, -13 if variant == "ADDrop" else 6)  # the lowest line has its numbers below it
+                axes.annotate(f"{row.ratio:.2f}", (row.n, row.ratio), place, textcoords="offset points", ha="center",
                               fontsize=8)  # fmt: skip
         bounds = part[part.variant == "ADDrop"]
-        axes.plot(bounds.n, bounds.bound, "--", color="black", linewidth=1, label="arithmetic, each product once")
+        axes.plot(
+            bounds.n,
+            bounds.bound,
+            "--",
+            color="black",
+            linewidth=1,
+            label="bound: ratio of operations",
+        )
         axes.axhline(1, color="black", linewidth=0.8)
         lengths = sorted(part.n.unique())
         axes.set(xscale="log", yscale="log", xticks=lengths, xticklabels=lengths, yticks=(ticks := (1, 2, 4, 8, 16)),
                  yticklabels=ticks, xlabel="tokens", ylabel="plain training steps")  # fmt: skip
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_locator(NullLocator())
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower center", ncols=2)
         axes.set_title(f"A step of AD-DROP, all layers, {model}, {name}", fontsize=10)
         written.append(_save(figure, folder, name, "step-over-length"))
     return written
@@ -215,7 +240,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
     parser.add_argument("csv", nargs="*", type=Path, help="default: all in bench/results")
     parser.add_argument("--figures", type=Path, default=RESULTS, help="folder of the figures")
-    parser.add_argument("--readme", type=Path, help="file whose table is rewritten")
+    parser.add_argument(
+        "--pages", type=Path, help="folder of README.md and docs/measured.md, whose tables are rewritten"
+    )
     options = parser.parse_args()
     found = load(options.csv or sorted(RESULTS.glob("*.csv")))
     for path in (
@@ -224,8 +251,9 @@ def main() -> int:
         *draw_over_length(found, options.figures),
     ):
         print(path)
-    if options.readme:
-        rewrite(options.readme, markdown(found))
+    if options.pages:
+        rewrite(options.pages / "README.md", length_table(found))
+        rewrite(options.pages / "docs" / "measured.md", markdown(found))
     return 0
 
 

@@ -290,8 +290,17 @@ def test_the_cost_over_length_is_drawn_where_it_was_measured(tmp_path):
     rows.append(found, tmp_path / "rows.csv")
     (path,) = plot.draw_over_length(plot.load([tmp_path / "rows.csv"]), tmp_path)
     assert path.name == "a-cpu-step-over-length.png"
+    table = plot.length_table(plot.load([tmp_path / "rows.csv"])).splitlines()
+    ratios = {"128": "1.70", "512": "1.60", "1,024": "1.50"}
+    assert table[2:] == [f"| {n} | {ratio} | {ratio} | {ratio} | 1.60 |" for n, ratio in ratios.items()]
     rows.append(found[:4], tmp_path / "one.csv")
     assert plot.draw_over_length(plot.load([tmp_path / "one.csv"]), tmp_path) == []
+
+
+def test_the_tables_of_the_documents_are_those_of_the_rows():
+    found = plot.load(sorted(rows.RESULTS.glob("*.csv")))
+    for page, table in (("README.md", plot.length_table(found)), ("docs/measured.md", plot.markdown(found))):
+        assert f"{plot.START}\n{table}\n{plot.END}" in (ROOT / page).read_text(), "python -m bench.plot --pages ."
 
 
 def measured(**columns):

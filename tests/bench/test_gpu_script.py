@@ -48,6 +48,7 @@ def test_nothing_begins_after_the_deadline(tmp_path):
     assert done.stdout.splitlines() == ["== bert: no time left", "all stages passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal is for machines without a GPU")
 @pytest.mark.parametrize(
     "stages", [["load", "smoke", "keep_mask"], pytest.param(STAGES, marks=pytest.mark.slow)], ids=len

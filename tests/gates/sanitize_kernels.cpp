@@ -209,7 +209,7 @@ int main() {
     std::vector<int64_t> indices(k);
     const Reduction reduction = coin() ? Reduction::topk : Reduction::sum;
     AttributionProblem attribution{keep};
-    if (keep.weight_lse && coin()) attribution.x = attribution.y = {}, attribution.d = 0;
+    if (keep.weight_lse && coin()) attribution.x = attribution.y = {}, attribution.d = 0, attribution.is_weight_alone = true;
     attribution.reduction = reduction, attribution.values = values.data(), attribution.indices = indices.data();
     attribution.k = k;
     kernel.attribution(attribution, Scratch(kernel.attribution_scratch(attribution)).data);

@@ -122,6 +122,7 @@ def test_what_attention_is_not_asked_about_is_refused(name, attrdrop):
     assert out.shape == (1, 2, 1, 4)
 
 
+@pytest.mark.slow
 def test_every_argument_that_a_model_of_transformers_hands_to_attention_is_known():
     known = {
         "query", "key", "value", "attention_mask", "scaling", "dropout", "is_causal", "position_bias",

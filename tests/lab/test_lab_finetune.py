@@ -232,6 +232,7 @@ def test_interrupt_keeps_finished_runs(tiny_bert, tmp_path):
     assert loaded.summary() == content["summary"]
 
 
+@pytest.mark.slow
 def test_a_command_in_the_background_of_a_script_ends_on_sigterm(tiny_bert, tmp_path):
     """Such a process ignores Ctrl-C."""
     output = tmp_path / "out"

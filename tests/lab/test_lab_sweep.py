@@ -152,6 +152,7 @@ def test_settings_of_the_paper_by_task(sweep):
     assert "differs among squad-questions, brown-names" in " ".join(refused.output.split())
 
 
+@pytest.mark.slow
 def test_sigkill_loses_the_run_under_way_and_nothing_else(tiny_bert, tmp_path):
     output = tmp_path / "out"
     command = [

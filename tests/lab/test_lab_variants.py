@@ -71,6 +71,7 @@ def sweep(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_sweep_chooses_on_dev_and_reports_on_test(sweep):
     outcome, output = sweep()
     assert outcome.exit_code == 0, outcome.output

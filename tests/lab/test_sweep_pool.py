@@ -73,6 +73,7 @@ def test_this_process_kills_at_many_moments(folder, toy):
     assert_each_has_one_result(folder, trials)
 
 
+@pytest.mark.slow
 def test_workers_are_interrupted_and_their_parent_is_killed(folder, toy, tmp_path):
     trials, said = plan(50, milliseconds=80), tmp_path / "said"
 

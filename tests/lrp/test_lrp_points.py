@@ -113,6 +113,7 @@ def test_a_centre_is_a_constant_wherever_it_comes_from(maps):
     torch.testing.assert_close(found, r.detach(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_compiles_without_graph_breaks():
     net, points, target = build("ssg")
     expected = lrp.relevance(net, points, target, rule=lrp.EpsilonFlat())
