@@ -63,10 +63,10 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml nbclient ipykernel
+	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml nbclient ipykernel ipywidgets
 	@touch $@
 
-# A wheel for every Python from 3.10 and torch from 2.10, and an sdist, in dist; ATTRDROP_CUDA=ON adds CUDA code (nvcc 12.8).
+# A wheel by the stable interfaces of Python 3.10 and torch 2.10, and an sdist, in dist; ATTRDROP_CUDA=ON adds CUDA code (nvcc 12.8).
 wheels: $(VENV)/.wheels
 	rm -rf dist build/lib.* build/bdist.* && mkdir -p dist/raw
 	$(BIN)/python -m build --sdist --no-isolation --outdir dist .

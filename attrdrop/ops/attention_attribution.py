@@ -185,16 +185,10 @@ def _rows(operands: _Operands, rows: Tensor, valid: Tensor | None, is_causal: bo
     return b
 
 
-def _shape(*operands: Any) -> tuple[Tensor, int]:
-    """A tensor of the queries, and the number of keys."""
-    grad_out, v, weight_q, weight_k = operands
-    queries, keys = (weight_q, weight_k) if grad_out is None else (grad_out, v)
-    return queries, keys.shape[2]
-
-
 @register_fake("attention_attribution")
 def _(grad_out, v, weight_q, weight_k, weight_lse, scale, bias, valid, is_causal, k):
-    queries, n_k = _shape(grad_out, v, weight_q, weight_k)
+    operands = _Operands(grad_out, v, weight_q, weight_k, weight_lse, scale, bias)
+    queries, n_k = operands.queries(), operands.keys().shape[2]
     batch, heads = queries.shape[:2]
     values = queries.new_empty((batch, heads, k if k > 0 else n_k), dtype=torch.float32)
     return values, queries.new_empty((batch, heads, k), dtype=torch.int64)
@@ -202,5 +196,6 @@ def _(grad_out, v, weight_q, weight_k, weight_lse, scale, bias, valid, is_causal
 
 @register_fake("attribution_rows")
 def _(grad_out, v, weight_q, weight_k, weight_lse, scale, bias, rows, valid, is_causal):
-    queries, n_k = _shape(grad_out, v, weight_q, weight_k)
+    operands = _Operands(grad_out, v, weight_q, weight_k, weight_lse, scale, bias)
+    queries, n_k = operands.queries(), operands.keys().shape[2]
     return queries.new_empty((*queries.shape[:2], rows.shape[0], n_k), dtype=torch.float32)

@@ -54,7 +54,8 @@ class Guided:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         for schedule, value in schedules.items():
-            self._set_schedule(schedule, value)
+            check_schedule(schedule, value)
+            setattr(self, schedule, value)
         check_choice("target", target, TARGETS)
         for what, number, least in (("every", every, 1), ("cache_epochs", cache_epochs, 1), ("warmup", warmup, 0)):
             if not is_int(number) or number < least:
@@ -103,15 +104,9 @@ class Guided:
             if name in state.get("schedules", {}):
                 balance.load_state_dict(state["schedules"][name])
 
-    def _set_schedule(self, name: str, value: Schedule) -> None:
-        check_schedule(name, value)
-        setattr(self, name, value)
-        self._schedules = (*getattr(self, "_schedules", ()), name)
-
     def _balances(self) -> dict[str, Balance]:
         """Those of the schedules that learn from training."""
-        found = ((name, getattr(self, name)) for name in self._schedules)
-        return {name: schedule for name, schedule in found if isinstance(schedule, Balance)}
+        return {name: value for name, value in vars(self).items() if isinstance(value, Balance)}
 
     def _scheduled(self, name: str) -> float:
         """The value of a schedule at this step."""

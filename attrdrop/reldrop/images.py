@@ -15,7 +15,7 @@ from attrdrop.ops.occlude_blocks import BORDERS, PER, POLICIES, Value, draw_imag
 from attrdrop.ops.occlude_points import MODES as SELECTIONS
 from attrdrop.reldrop.cells import choose_cells, pooled
 from attrdrop.reldrop.guided import Attribution, Guided
-from attrdrop.schedules import Schedule
+from attrdrop.schedules import Schedule, check_schedule
 
 MODES = ("block", "pixel", "patch")
 
@@ -230,8 +230,8 @@ class RelDrop(Blocks):
         check_choice("mode", mode, MODES)
         check_choice("policy", policy, POLICIES)
         check_choice("select", select, SELECTIONS)
-        self._set_schedule("beta", beta)
-        self.value, self.policy, self.inplace = value, policy, inplace
+        check_schedule("beta", beta)
+        self.beta, self.value, self.policy, self.inplace = beta, value, policy, inplace
         self._side = {"block": 0, "pixel": 1, "patch": self.patch or 8}[mode]
         self._select = select
 
@@ -295,7 +295,7 @@ class RelDrop(Blocks):
         )
         occluded = torch.where(mask if self.policy == "drop" else ~mask, filling, drawn)
         self.occluded[place] = shares > 0
-        self._count([(shares > 0).sum(), shares.sum()], count, attributed)
+        self._count([self.occluded.sum(), shares.sum()], count, attributed)
         if self.inplace:
             return images.index_copy_(0, place, occluded)
         return images.index_copy(0, place, occluded)
