@@ -26,6 +26,7 @@ from bench import rows, timing
 from bench.ops import kernels
 from bench.ops.registry import REGISTRY, Entry
 from bench.ops.shapes import DROPOUT, FACTORS, FEATURES, IMAGES, NAMED, POINTS, AnyShape, Inputs
+from bench.steps.cli import count
 
 OURS = "attrdrop"
 KNOWN = NAMED | IMAGES | FEATURES | POINTS
@@ -207,7 +208,10 @@ def seen_on_cuda(variant: Variant, mode: str, device: torch.device) -> dict:
 def measure(case: Case, device: torch.device, budget: float, selection: Selection = ALL) -> list[rows.Row]:
     """One row per variant; ratios are to ours."""
     found = agreeing(case, variants(case, device, selection))
-    times = timing.interleave({name: variant.call for name, variant in found.items()}, device, budget=budget)
+    clock = timing.clock(device)
+    times = timing.interleave(
+        {name: variant.call for name, variant in found.items()}, device, budget=budget, clock=clock
+    )
     dtype = case.entry.dtypes[device.type]
     cost, factor = case.entry.cost(case.shape, dtype.itemsize), case.entry.factors[case.mode]
 
@@ -227,6 +231,7 @@ def measure(case: Case, device: torch.device, budget: float, selection: Selectio
             ratio_to=OURS,
             gflop=cost.flop * factor.flop / 1e9,
             mbytes=cost.bytes * factor.bytes / 1e6,
+            clock=clock,
             **seen,
         )
 
@@ -318,6 +323,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--n", type=listed(int), default=(), help="sequence lengths, 1024,2048 for instance")
     parser.add_argument("--modes", type=listed(str, modes), default=(), help=f"of {', '.join(modes)}")
     parser.add_argument("--peers", type=listed(str), default=(), help="how their names begin, SDPA,eager for instance")
+    parser.add_argument("--threads", type=count, help="of a CPU; one is timed in processor time (default: all)")
     parser.add_argument("--output", type=Path, help="CSV to append to, or a folder of them, such as bench/results")
     parser.add_argument("--verify", action="store_true", help="run each op's tests first and time only what passes")
     return parser.parse_args(arguments)
@@ -326,6 +332,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Verify or measure."""
     options = parse(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     if options.verify:
         return max(verify(op, options.output) for op in options.ops or REGISTRY)
     selection = Selection(options.shapes, options.n, options.modes, options.peers)

@@ -55,6 +55,11 @@ def _cold(device: torch.device) -> torch.Tensor:
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
+def clock(device: torch.device) -> str:
+    """Of one thread of a CPU, processor time, in which other programs do not count; else the wall's."""
+    return "processor" if device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+
 def sample(call: Callable[[], object], device: torch.device, repeats: int = 1, clock: str = "wall") -> float:
     """Milliseconds of one call; on CUDA with a flushed L2 cache, and without the time the host takes to launch it."""
     if device.type == "cuda":

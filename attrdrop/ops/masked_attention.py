@@ -174,7 +174,8 @@ class _MaskedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, cols, backend):
         out, lse = operators(backend).masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
-        ctx.save_for_backward(q, k, v, out, lse, rows, cols, bias, sample_ids)
+        by_key = rows if backend == "cpp" and rows.device.type == "cpu" else cols  # the CPU's kernel reads rows alone
+        ctx.save_for_backward(q, k, v, out, lse, rows, by_key, bias, sample_ids)
         ctx.constants = scale, dropout_p, seed
         ctx.backend = backend
         ctx.mark_non_differentiable(lse)

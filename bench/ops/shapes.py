@@ -119,7 +119,8 @@ def _over_n(lengths: tuple[int, ...] = LENGTHS) -> tuple[Shape, ...]:
     return *named.values(), *others
 
 
-OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n()}
+CPU_OVER_N = (Shape(4, 12, 512, 32), Shape(1, 8, 1024, 128), Shape(1, 12, 2048, 32), Shape(1, 12, 2048, 64))
+OVER_N = {"cpu": SHAPES["cpu"] + CPU_OVER_N, "cuda": _over_n()}
 RANKED_OVER_N = {"cpu": SHAPES["cpu"], "cuda": _over_n((64, *LENGTHS))}
 
 FACTORS = {  # of a mode's work and traffic to those of the forward

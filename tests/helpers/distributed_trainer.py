@@ -1,7 +1,7 @@
 """ADDropTrainer under an engine on each process of a gloo group: four steps, then the last two again from a checkpoint.
 
-Run by torchrun with a folder and the name of an engine. Rank 0 saves the models; each process, what it dropped and what
-its log says.
+Run by torchrun with a folder, the name of an engine and attributions. Rank 0 saves the models in a folder for each of
+these; each process, what it dropped and what its log says.
 """
 
 import json
@@ -54,28 +54,35 @@ def options_of(name):
     return options
 
 
-def train(folder, name, dtype, processes=1, resume=None):
+def train(folder, name, attribution, dtype, processes=1, resume=None):
     """The trainer, and what it counted; samples of a step are the same however many processes share them."""
     counter = Count()
     options = dict(max_steps=STEPS, save_strategy="steps", save_steps=SAVED, logging_strategy="steps", logging_steps=1)
     options["per_device_train_batch_size"] = BATCH // processes
     options["average_tokens_across_devices"] = False  # which makes gradients of BERT twice as large in two processes
+    addrop = ADDropConfig(p=0.4, q=0.5, attribution=attribution, iga_steps=3, cross_tuning=False)
     trainer = ADDropTrainer(
         build("bert", dtype), arguments(folder, **options, **options_of(name)), train_dataset=Sentences(24),
-        callbacks=[counter], addrop=ADDropConfig(p=0.4, q=0.5, cross_tuning=False),
+        callbacks=[counter], addrop=addrop,
     )  # fmt: skip
     counter.trainer = trainer
     trainer.train(resume_from_checkpoint=resume)
     return trainer, counter.counted
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    trainer, counted = train(folder, name, dtype_of(name), 2)
+def main(folder, name, attribution):
+    how = name, attribution, dtype_of(name), 2
+    trainer, counted = train(folder, *how)
     trainer.save_model(folder / "whole")
     logged = [row["addrop_fraction_dropped"] for row in trainer.state.log_history if "loss" in row]
-    resumed, _ = train(folder / "again", name, dtype_of(name), 2, folder / f"checkpoint-{SAVED}")
+    resumed, _ = train(folder / "again", *how, resume=folder / f"checkpoint-{SAVED}")
     resumed.save_model(folder / "resumed")
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps({"counted": counted, "logged": logged}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, name, *attributions = sys.argv[1:]
+    for attribution in attributions:
+        main(Path(folder) / attribution, name, attribution)
     dist.destroy_process_group()

@@ -175,6 +175,28 @@ class AccelerateZero(DeepSpeed):
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
 
+class LightningFabric(Engine):
+    """What Lightning's Trainer wraps a model in too."""
+
+    def __init__(self, model, layers, strategy):
+        from lightning.fabric import Fabric
+
+        self.fabric = Fabric(accelerator="cpu", devices=place()[1], strategy=strategy)
+        self.fabric.launch()
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        self.model, self.optimizer = self.fabric.setup(model, optimizer)
+
+    def micro_step(self, is_last):
+        return self.fabric.no_backward_sync(self.model, enabled=not is_last)
+
+    def backward(self, loss):
+        self.fabric.backward(loss)
+
+    def gradients(self):
+        named = self.model.module.named_parameters()
+        return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+
+
 def _accelerator(layers: list[nn.Module], **fields: Any) -> Any:
     """With a plugin of these fields; without any, that of accelerate's launcher."""
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -229,6 +251,7 @@ ENGINES: dict[str, tuple[type[Engine], dict[str, Any]]] = {
     "zero3": (DeepSpeed, {"stage": 3}),
     "accelerate-fsdp1": (AccelerateFSDP1, {"fsdp_version": 1, "use_orig_params": True}),
     "accelerate-fsdp2": (AccelerateFSDP2, {"fsdp_version": 2}),
+    "lightning-ddp": (LightningFabric, {"strategy": "ddp"}),
     "launched-fsdp1": (AccelerateFSDP1, {}),
     "launched-fsdp2": (AccelerateFSDP2, {}),
     "accelerate-zero1": (AccelerateZero, {"stage": 1}),
@@ -257,9 +280,9 @@ def gathered(value: Any) -> list[Any]:
 
 
 def dtype_of(name: str, kind: str) -> torch.dtype:
-    """What is trained in: DeepSpeed keeps parameters in float32, and points are found in it."""
-    is_single = "zero" in name or name.endswith(("bfloat16", "float32")) or kind == "points"
-    return torch.float32 if is_single else torch.float64
+    """What is trained in: DeepSpeed keeps parameters in float32, Fabric gives it back, and points are found in it."""
+    is_single = "zero" in name or name.startswith("lightning") or name.endswith(("bfloat16", "float32"))
+    return torch.float32 if is_single or kind == "points" else torch.float64
 
 
 def parsed(case: str) -> tuple[str, str, list[list[int]]]:

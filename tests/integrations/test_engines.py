@@ -21,6 +21,10 @@ ATTRIBUTIONS = ["GA", "IGA", "AA", "RD", "GA+units", "RD+units"]
 SIZES = ["2,2/2,2", "5,3", "2,1/2,3"]  # accumulation, uneven batches, and both
 IMAGES = ["blocks", "patches", "kept", "stage", "cutmix", "cutmix-source", "mixup", "vit"]
 
+WRAPPED = [*(f"{attribution}:5,3" for attribution in ATTRIBUTIONS), "blocks:4,4"]
+"""Of engines that wrap in the manner of another one."""
+
+needs_lightning = pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs the extra lightning")
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra deepspeed")
 
 
@@ -66,7 +70,7 @@ def test_the_same_masks_and_pixels_as_in_one_process(tmp_path):
 def test_every_engine_with_every_attribution(tmp_path):
     """But for a static graph whose first call is accumulated, which fails in torch, without AD-DROP too."""
     cases = [f"{name}:{attribution}:4,4" for name in TORCH for attribution in ATTRIBUTIONS]
-    cases += ["transformers-fsdp2:GA:5,3", "transformers-fsdp2:IGA:2,1/2,3"]
+    cases += [f"transformers-fsdp2:{attribution}:5,3" for attribution in ATTRIBUTIONS]
     cases += [f"{name}:GA:{sizes}" for name in TORCH for sizes in SIZES if name != "ddp-static-graph" or sizes == "5,3"]
     check(launched(cases, tmp_path / "results.pt"))
 
@@ -100,7 +104,7 @@ def test_mixed_precision_of_fsdp2(tmp_path):
 def test_what_accelerate_wraps(tmp_path):
     """By its plugins for FSDP; whoever has them on CPUs lifts a check (engines.state_of_accelerate)."""
     names = ["accelerate-fsdp1", "accelerate-fsdp2"]
-    cases = [f"{name}:{kind}" for name in names for kind in ("GA:4,4", "GA:2,1/2,3", "IGA:5,3", "blocks:4,4")]
+    cases = [f"{name}:{kind}" for name in names for kind in (*WRAPPED, "GA:2,1/2,3")]
     check(launched(cases, tmp_path / "results.pt"))
 
 
@@ -124,7 +128,13 @@ def test_what_accelerate_wraps_by_a_file(tmp_path, version):
 @needs_deepspeed
 @pytest.mark.slow
 def test_what_accelerate_wraps_by_deepspeed(tmp_path):
-    cases = [f"accelerate-{name}:{kind}" for name in ZERO for kind in ("GA:5,3", "blocks:4,4")]
+    check(launched([f"accelerate-{name}:{kind}" for name in ZERO for kind in WRAPPED], tmp_path / "results.pt"))
+
+
+@needs_lightning
+@pytest.mark.slow
+def test_what_lightning_wraps(tmp_path):
+    cases = [f"lightning-ddp:{kind}" for kind in (*WRAPPED, "GA:2,1/2,3", "kept:5,3", "cutmix:4,4")]
     check(launched(cases, tmp_path / "results.pt"))
 
 

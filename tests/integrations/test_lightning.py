@@ -3,13 +3,9 @@
 import pytest
 import torch
 from models import batch, build
-from sentences import Sentences
-from torch.utils.data import DataLoader
+from torchrun import run
 
 from attrdrop import ADDrop
-
-EPOCHS, ACCUMULATED = 2, 2
-SETTINGS = dict(p=0.4, q=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -17,60 +13,48 @@ def lightning():
     return pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
 
 
-def rows():
-    return DataLoader(Sentences(8), batch_size=2)
+@pytest.fixture(scope="module")
+def training(lightning):
+    import lightning_training
+
+    return lightning_training
 
 
-def plainly():
-    """The weights and the fraction dropped in the second epoch."""
+def check(training, attribution, weights, dropped):
+    """What Lightning gave is what a plain loop gives."""
     model = build("bert", torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    addrop = ADDrop(model, accumulation_steps=ACCUMULATED, **SETTINGS)
-    for epoch in range(1, EPOCHS + 1):
+    addrop = ADDrop(model, accumulation_steps=training.ACCUMULATED, attribution=attribution, **training.SETTINGS)
+    for epoch in range(1, training.EPOCHS + 1):
+        addrop.reset_statistics()
         addrop.start_epoch(epoch)
-        for number, inputs in enumerate(rows(), 1):
-            (addrop(**inputs).loss / ACCUMULATED).backward()
-            if number % ACCUMULATED == 0:
+        for number, inputs in enumerate(training.rows(), 1):
+            (addrop(**inputs).loss / training.ACCUMULATED).backward()
+            if number % training.ACCUMULATED == 0:
                 optimizer.step()
                 optimizer.zero_grad()
-    return dict(model.named_parameters()), addrop.statistics().fraction_dropped
+    plain = dict(model.named_parameters())
+    assert weights.keys() == plain.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-9, atol=1e-9, msg=name)
+    assert dropped > 0
+    assert dropped == pytest.approx(addrop.statistics().fraction_dropped)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimisation", ["automatic", "manual"])
-def test_it_trains_as_a_plain_loop(lightning, tmp_path, optimisation):
-    from attrdrop.integrations.lightning import ADDropCallback
+def test_it_trains_as_a_plain_loop(training, tmp_path, monkeypatch, optimisation):
+    monkeypatch.chdir(tmp_path)
+    check(training, "GA", *training.train(optimisation, "GA"))
 
-    class Classifier(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = build("bert", torch.float64)
-            self.automatic_optimization = optimisation == "automatic"
 
-        def training_step(self, inputs, index):
-            loss = self.addrop(**inputs).loss
-            if not self.automatic_optimization:
-                self.manual_backward(loss / ACCUMULATED)
-                if (index + 1) % ACCUMULATED == 0:
-                    self.optimizers().step()
-                    self.optimizers().zero_grad()
-            return loss
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    options = {"accumulate_grad_batches": ACCUMULATED} if optimisation == "automatic" else {}
-    trainer = lightning.Trainer(
-        accelerator="cpu", devices=1, max_epochs=EPOCHS, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-        callbacks=[ADDropCallback(model="net", **SETTINGS)], **options,
-    )  # fmt: skip
-    classifier = Classifier()
-    trainer.fit(classifier, rows())
-    weights, dropped = plainly()
-    for name, weight in classifier.net.named_parameters():
-        torch.testing.assert_close(weight, weights[name], rtol=1e-9, atol=1e-9, msg=name)
-    assert trainer.callback_metrics["addrop_fraction_dropped"].item() == pytest.approx(dropped)
+@pytest.mark.slow
+def test_two_processes_train_as_a_plain_loop(training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cases = ["automatic:GA", "manual:GA", "automatic:IGA", "automatic:AA", "automatic:RD"]
+    run("lightning_training.py", tmp_path / "results.pt", *cases)
+    for case, found in torch.load(tmp_path / "results.pt").items():
+        check(training, case.split(":")[1], *found)
 
 
 @pytest.mark.slow
@@ -80,7 +64,7 @@ def test_fabric_is_unwrapped(lightning):
     fabric = Fabric(accelerator="cpu", devices=1)
     model = build("bert")
     wrapped = fabric.setup(model)
-    addrop = ADDrop(wrapped, cross_tuning=False, **SETTINGS)
+    addrop = ADDrop(wrapped, cross_tuning=False)
     fabric.backward(addrop(**batch("bert")).loss)
     assert addrop.statistics().dropped > 0
 
