@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import BertConfig, BertForSequenceClassification
 
 import attrdrop
-import attrdrop.integrations.transformers  # makes attn_implementation="attrdrop" known
+import attrdrop.integrations.transformers  # registers attn_implementation="attrdrop"
 
 
 def make_batch(size: int, seed: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 import attrdrop
-import attrdrop.integrations.transformers  # makes attn_implementation="attrdrop" known
+import attrdrop.integrations.transformers  # registers attn_implementation="attrdrop"
 
 GOOD, BAD = ("good", "great", "fine", "warm"), ("bad", "dull", "poor", "cold")
 FILLER = ("the", "a", "film", "story", "actor", "scene", "was", "is", "very", "rather", "and", "then")

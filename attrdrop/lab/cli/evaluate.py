@@ -7,10 +7,11 @@ from attrdrop.lab.text.settings import Evaluation
 
 @command()
 def evaluate(options: Evaluation) -> None:
-    """Score a saved model on any set: of its own task, by name, or from a file; write its predictions.
+    """Score a saved text model on any data set, by name or from a file, and write its predictions.
 
-    MODEL is a folder that --save left, such as runs/finetune/models/plain,
-    any other model folder of transformers, or a hub id.
+    MODEL is a folder written by --save, such as
+    runs/finetune/models/plain, any other transformers model folder, or a
+    hub id.
     """
     from attrdrop.lab.text.saved import evaluate
 

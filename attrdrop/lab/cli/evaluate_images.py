@@ -28,15 +28,15 @@ KEPT = ("model", "weights", "device")  # of the settings
     + ["train_size", "dev_size"],
 )
 def evaluate_images(options: EvaluationOptions, data: ImageData, settings: ImageSettings) -> None:
-    """Score a trained image classifier: top-1, calibration, AURRA, and AUPR of images that are of no class.
+    """Score a trained image classifier: top-1, calibration, AURRA, and AUPR on out-of-distribution images.
 
-    The test split comes first, of any set that train-images reads; a
-    folder may be one of class folders alone, as ImageNet's val. --shifted
-    names sets as ImageNet-R and -A, scored among the classes they have,
-    --odd sets as ImageNet-O.
+    The first row is the test split of any data set that train-images
+    reads; a folder may also consist of class folders only, like
+    ImageNet's val. --shifted takes sets like ImageNet-R and -A, scored
+    among the classes they have; --odd takes sets like ImageNet-O.
     """
     if not settings.weights:
-        raise InputError("--weights: give a file of weights, a folder that train-images --save left, or pretrained.")
+        raise InputError("--weights: give a file of weights, a folder written by train-images --save, or pretrained.")
     from attrdrop.lab.device import resolve_device
     from attrdrop.lab.images.evaluation import Evaluator, table, task_and_folders
     from attrdrop.lab.images.models import build

@@ -11,10 +11,10 @@ LOST = "accuracy_lost_"
 
 @command({}, without=("train_size", "dev_size"))
 def evaluate_points(options: PointEvaluation, data: PointData) -> None:
-    """Score a point cloud classifier that train-points --save left: loss, accuracy, and what is left as points go.
+    """Score a point cloud classifier saved by train-points: loss, accuracy, and accuracy as points are lost.
 
-    MODEL is a folder such as runs/points/models/reldrop, which knows its
-    own points and width; the set is named as for train-points.
+    MODEL is a folder such as runs/points/models/reldrop, which records
+    its number of points and width; name the data set as for train-points.
     """
     from attrdrop.lab.points.evaluation import restored, scores, settings_of
     from attrdrop.lab.points.training import PointTrainer

@@ -15,34 +15,35 @@ SHOWN = 8  # tokens of a text in the terminal
 
 
 def explain(
-    model: Annotated[str, typer.Option(help="Folder or hub id of a text model; or name of an image model.")],
-    text: Annotated[list[str] | None, typer.Option(help="A text; may be given several times.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="An image file; may be given several times.")] = None,
-    weights: Annotated[str, typer.Option(help="Of an image model: a file, or pretrained.")] = "",
-    image_size: Annotated[int, typer.Option(help="Pixels a side that images are cut to.", min=1)] = 224,
-    mean: Annotated[str, typer.Option(help="Of images in [0, 1]: one number or three, such as 0.5,0.5,0.5.")] = "",
+    model: Annotated[str, typer.Option(help="Folder or hub id of a text model, or name of an image model.")],
+    text: Annotated[list[str] | None, typer.Option(help="A text; can be repeated.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image file; can be repeated.")] = None,
+    weights: Annotated[str, typer.Option(help="Weights of an image model: a file, or pretrained.")] = "",
+    image_size: Annotated[int, typer.Option(help="Side length in pixels to which images are cropped.", min=1)] = 224,
+    mean: Annotated[str, typer.Option(help="Mean of images in [0, 1]: one number or three, such as 0.5,0.5,0.5.")] = "",
     std: Annotated[
-        str, typer.Option(help="Their deviation; as --mean. Default: the model's own, else ImageNet's.")
+        str, typer.Option(help="Their standard deviation, like --mean. Default: the model's own, else ImageNet's.")
     ] = "",
-    target: Annotated[int | None, typer.Option(help="Class to explain; default the predicted one.")] = None,
+    target: Annotated[int | None, typer.Option(help="Class to explain; by default the predicted one.")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = RULES[0],
-    epsilon: Annotated[float, typer.Option(help="Of the epsilon rule.")] = 1e-6,
+    epsilon: Annotated[float, typer.Option(help="Stabiliser of the epsilon rule.")] = 1e-6,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")] = "auto",
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/explain"),
     overwrite: Annotated[bool, typer.Option(help="Write into a folder that is not empty.")] = False,
 ) -> None:
-    """Show what a prediction rests on: the tokens of texts, or the pixels of images, by relevance (LRP).
+    """Show what a prediction relies on: tokens of texts or pixels of images, by relevance (LRP).
 
-    Texts: a classifier, such as finetune --save leaves, or a language
-    model, whose next token is explained. Images: a model of
-    train-images, torchvision or timm; normalised by --mean and --std,
-    else as the model says (timm), else as for ImageNet.
+    For texts, use a classifier, such as one saved by finetune --save, or
+    a language model, whose next token is explained. For images, use a
+    model from train-images, torchvision or timm. They are normalised by
+    --mean and --std, else as a timm model specifies, else as for
+    ImageNet.
     """
     with one_sentence():
         if bool(text) == bool(image):
-            raise InputError("explain: give --text or --image, one of them.")
+            raise InputError("explain: give either --text or --image.")
         if rule not in RULES:
-            raise InputError(f"--rule: {rule!r} is none of {', '.join(RULES)}.")
+            raise InputError(f"--rule: {rule!r} is not one of {', '.join(RULES)}.")
         from attrdrop.lab.device import resolve_device
         from attrdrop.lab.runs.results import check_output, replace_files
         from attrdrop.lab.runs.rules import rule_of

@@ -14,24 +14,24 @@ from attrdrop.lab.text.settings import FILES, PRESETS, Data, Settings
 
 def _published(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     if values["train"]:
-        raise InputError("--preset: the paper's settings go by the name of its tasks; leave it out beside --train.")
+        raise InputError("--preset: the paper's settings depend on its task names; leave it out with --train.")
     named = f"{values['task']}:{values['task_type']}"
     return published.of_task(named if named in published.KIN else values["task"])
 
 
 @command(
     {**PRESETS, "paper": _published},
-    "demo: the smallest encoder on few sentences, some minutes on two CPU cores. paper: that of AD-DROP for the task. "
+    "demo: the smallest encoder on a few sentences, a few minutes on two CPU cores. paper: AD-DROP's for the task. "
     "Other options override either.",
     output=Path("runs/finetune"),
 )
 def finetune(data: Data, settings: Settings, run: SavingRunOptions, given: set[str]) -> None:
-    """Fine-tune a pre-trained model plainly, with AD-DROP or its rivals, and compare.
+    """Fine-tune a pre-trained model plainly, with AD-DROP and with its rivals, and compare.
 
     All arms see the same data in the same order from the same initial
-    weights, at each of several seeds. The table at the end shows scores,
-    step time and memory. Ctrl-C keeps every finished run; the same
-    command again does the rest.
+    weights, with several seeds. The table at the end shows scores, step
+    time and memory. Ctrl-C keeps every finished run; the same command
+    does the rest.
     """
     check_data_options(given)
     from attrdrop.lab.text.experiment import TextExperiment
@@ -45,7 +45,7 @@ def check_data_options(given: set[str], named: str = "task") -> None:
     if "train" not in given and stray:
         raise InputError(f"--{min(stray).replace('_', '-')} goes with your own data: name the file with --train.")
     if {"train", named} <= given:
-        raise InputError(f"--{named} names a data set of its own: give either --{named} or --train.")
+        raise InputError(f"--{named} names a data set: give either --{named} or --train, not both.")
 
 
 def load_task(data: Data) -> Any:

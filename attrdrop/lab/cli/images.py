@@ -14,18 +14,18 @@ from attrdrop.lab.runs.variants import grid
 
 @command(
     PRESETS,
-    "demo: few images and epochs, some minutes on two CPU cores; other options override it.",
+    "demo: few images and epochs, a few minutes on two CPU cores; other options override it.",
     output=Path("runs/images"),
 )
 def train_images(data: ImageData, variation: Variation, settings: ImageSettings, run: SavingRunOptions) -> None:
     """Train an image classifier plainly, with random erasing and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial
-    weights, at each of several seeds, and erase equally large blocks. The
+    weights, with several seeds, and erase blocks of the same size. The
     table shows accuracy, step time, memory and what the models rely on.
-    With --vary each combination of settings is an arm of its own, and a
+    With --vary each combination of settings is a separate arm, and a
     development split chooses among them. Ctrl-C keeps every finished run;
-    the same command again does the rest.
+    the same command does the rest.
     """
     from attrdrop.lab.images.experiment import ImageExperiment
 

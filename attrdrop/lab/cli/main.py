@@ -44,11 +44,11 @@ def _show_version(wanted: bool) -> None:
 
 FIRST_STEPS = """Five things to do first:
 
-  attrdrop doctor                        what is active here, and what not
+  attrdrop doctor                        what is active here, and what is not
   attrdrop finetune --preset demo        text: plain training against AD-DROP
   attrdrop train-images --preset demo    images: plain training against RelDrop
   attrdrop finetune --train FILE.csv     the comparison on your own texts
-  attrdrop explain --help                what a prediction rests on
+  attrdrop explain --help                what a prediction relies on
 
 All commands: attrdrop --help. Options of one: attrdrop COMMAND --help."""
 
@@ -82,9 +82,9 @@ app.command("evaluate-points")(evaluate_points)
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of an experiment.")] = Path("runs/finetune"),
 ) -> None:
-    """Show the tables of an earlier, interrupted or running 'finetune', 'sweep', 'train-images' or 'train-points'.
+    """Show the tables of a finished, interrupted or running 'finetune', 'sweep', 'train-images' or 'train-points'.
 
-    Those of a sweep are drawn anew, its figures too.
+    For a sweep, tables and figures are drawn again.
     """
     with one_sentence():
         from attrdrop.lab.images.report import ImageReport
@@ -107,7 +107,7 @@ def report(
 
 @app.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
-    """Show what is active on this machine and why something is not."""
+    """Show what is active on this machine, and why the rest is not."""
     from attrdrop.doctor import facts, next_step
 
     found = facts()
@@ -136,12 +136,10 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as
 
 @app.command()
 def bench(
-    ops: Annotated[
-        list[str] | None, typer.Argument(help="Ops to measure, keep_mask for instance; all of them by default.")
-    ] = None,
+    ops: Annotated[list[str] | None, typer.Argument(help="Ops to measure, such as keep_mask; by default all.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="CSV file to append the timings to, or a folder of them; without it they are shown."),
+        typer.Option(help="CSV file to append the timings to, or a folder for it; by default they are only shown."),
     ] = None,
     quick: Annotated[bool, typer.Option(help="Few sizes and repetitions.")] = False,
 ) -> None:
@@ -151,8 +149,8 @@ def bench(
 
 
 @app.command()
-def verify(op: Annotated[str, typer.Argument(help="The op, keep_mask for instance.")]) -> None:
-    """Run one op's tests, then its timing (in a source checkout)."""
+def verify(op: Annotated[str, typer.Argument(help="The op, such as keep_mask.")]) -> None:
+    """Run an op's tests, then its benchmark (in a source checkout)."""
     with one_sentence():
         raise typer.Exit(_bench_module().verify(op))
 

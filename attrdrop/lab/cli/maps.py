@@ -33,13 +33,14 @@ POINTS_KEPT = (*TRAINED, "width", "points", "sampling", "normals", "jitter", "ro
     without=[field.name for field in dataclasses.fields(ImageSettings) if field.name not in KEPT],
 )
 def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
-    """Draw what relevance says of validation images, before training and after it, by several rules.
+    """Draw the relevance of validation images by several rules, before and after training.
 
-    Look at it before a long run: if it does not lie on the objects, take
-    another rule. Where the objects are known (mnist, planted, masks of an
-    .npz file, XML boxes) the table says how much of it lies on them. Flip
-    top: mean probability of the class while the most relevant patches go;
-    lower is better, and the last row has a random order.
+    Look at it before a long run: if it does not lie on the objects, use
+    another rule. If the objects are known (mnist, planted, masks of an
+    .npz file, XML boxes), the table says how much of it lies on them.
+    "Flip top" is the mean probability of the class as the most relevant
+    patches are removed; lower is better, and the last row has a random
+    order.
     """
     from attrdrop.lab.images.maps import drawn
     from attrdrop.lab.images.training import ImageTrainer
@@ -57,10 +58,11 @@ def maps(options: MapOptions, data: ImageData, settings: ImageSettings) -> None:
     samples=8,
 )
 def maps_points(options: MapOptions, data: PointData, settings: PointSettings) -> None:
-    """Draw what relevance says of validation clouds, before training and after it, by several rules.
+    """Draw the relevance of validation clouds by several rules, before and after training.
 
-    Flip top: mean probability of the class while the most relevant points
-    go; lower is better, and the last row has a random order.
+    "Flip top" is the mean probability of the class as the most relevant
+    points are removed; lower is better, and the last row has a random
+    order.
     """
     from attrdrop.lab.points.maps import drawn
     from attrdrop.lab.points.training import PointTrainer

@@ -57,7 +57,7 @@ class _Field:
             return tuple(get_args(self.kind)[0](part.strip()) for part in value.split(",")) if value else ()
         except ValueError:
             option = f"--{self.name.replace('_', '-')}"
-            raise InputError(f"{option}: {value!r} is no list of numbers with commas between.") from None
+            raise InputError(f"{option}: {value!r} is not a list of numbers separated by commas.") from None
 
 
 def command(

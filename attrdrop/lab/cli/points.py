@@ -14,18 +14,18 @@ from attrdrop.lab.runs.variants import grid
 
 @command(
     PRESETS,
-    "demo: a narrow model, few points, some minutes on two CPU cores; other options override it.",
+    "demo: a narrow model, few points, a few minutes on two CPU cores; other options override it.",
     output=Path("runs/points"),
 )
 def train_points(data: PointData, variation: Variation, settings: PointSettings, run: SavingRunOptions) -> None:
     """Train a point cloud classifier plainly, with random point dropout and with RelDrop, and compare.
 
     All arms see the same data in the same order from the same initial
-    weights, at each of several seeds. The table shows accuracy, step
-    time, memory, and how well the models bear the loss of points. With
-    --vary each combination of settings is an arm of its own, and a
+    weights, with several seeds. The table shows accuracy, step time,
+    memory, and how robust the models are to the loss of points. With
+    --vary each combination of settings is a separate arm, and a
     development split chooses among them. Ctrl-C keeps every finished run;
-    the same command again does the rest.
+    the same command does the rest.
     """
     from attrdrop.lab.points.experiment import PointExperiment
 

@@ -19,7 +19,7 @@ class StudyOptions(Options):
         bool,
         Option(
             Panel.RESULTS,
-            "Draw the report again from the tables search.csv and runs.csv in the output folder; nothing is trained.",
+            "Only draw the report again, from search.csv and runs.csv in the output folder.",
             names=("--draw",),
         ),
     ] = False
@@ -29,13 +29,13 @@ class StudyOptions(Options):
 def study(options: StudyOptions, run: RunOptions) -> None:
     """Compare arms as a sceptic would: equal budgets, fresh seeds, one test.
 
-    PLAN names settings: data, arms, what each arm may try, and seeds.
-    Every arm, plain training too, tries as many points, which the
-    development split chooses among. What was chosen trains anew with
-    fresh seeds and is scored on the test split. The report has paired
-    differences with intervals, a permutation test with Holm's
-    correction, and what so few seeds could not have shown. The same
-    command goes on after a stop or a crash.
+    PLAN defines settings: data, arms, what each arm may try, and seeds.
+    Every arm, including plain training, tries the same number of points,
+    and the development split chooses among them. The chosen points train
+    anew with fresh seeds and are scored on the test split. The report has
+    paired differences with intervals, a permutation test with Holm's
+    correction, and the differences too small for so few seeds to detect.
+    After a stop or a crash, the same command continues.
     """
     if options.draw:
         from attrdrop.lab.protocol.plan import load

@@ -30,13 +30,13 @@ DEMO: dict[str, Any] = {
 
 def _published(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     if values["train"]:
-        raise InputError("--preset: the paper's settings go by the names of its tasks; leave it out beside --train.")
+        raise InputError("--preset: the paper's settings depend on its task names; leave it out with --train.")
     return published.of_tasks(values["tasks"], given)
 
 
 @command(
     {"demo": DEMO, "paper": _published},
-    "demo: the smallest encoder on few examples, some minutes on two CPU cores. paper: that of AD-DROP for the tasks.",
+    "demo: the smallest encoder on a few examples, a few minutes on two CPU cores. paper: AD-DROP's for the tasks.",
     without=("task", "arms", "attribution", "target", "region", "cross_tuning"),  # the studies vary them
     output=Path("runs/sweep"),
 )
@@ -45,16 +45,16 @@ def sweep(
 ) -> None:
     """Repeat the analyses of the AD-DROP paper: many runs, then tables and figures.
 
-    Each study is a set of runs; what they share is done once. Results are
-    on disk after each run, so the same command again, after Ctrl-C or a
-    crash, does what is left, and another study or more seeds add to it.
-    Draw them again with 'attrdrop report'.
+    Each study is a set of runs; shared runs are done once. Results are on
+    disk after each run, so after Ctrl-C or a crash the same command does
+    the rest, and another study or more seeds add to it. Draw tables and
+    figures again with 'attrdrop report'.
     """
     check_data_options(given, "tasks")
     if not (plan.studies or search.search):
         raise InputError("--studies: name at least one, or give --search.")
     if set(settings.units) != {"attention"} and {trial.get("attribution") for trial in plan.trials()} & {"IGA", "AA"}:
-        raise InputError("--units: IGA and AA rank attention alone; leave out the studies that vary the attribution.")
+        raise InputError("--units: IGA and AA rank only attention; leave out the studies that vary the attribution.")
     from attrdrop.lab.studies.run import Sweep
 
     plan = dataclasses.replace(plan, studies=() if search.search else plan.studies, tasks=_tasks(plan.tasks, data))

@@ -94,22 +94,31 @@ class ImageData(Options):
     ] = "mnist"
     data: Annotated[
         Path | None,
-        Option(Panel.DATA, "Where the set lies: CIFAR's python archive unpacked, an .npz file, train/ and val/."),
+        Option(
+            Panel.DATA,
+            "Location of the set: CIFAR's unpacked python archive, an .npz file, or a folder with train/ and val/.",
+        ),
     ] = None
-    train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training images.", min=2)] = None
-    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test images.", min=1)] = None
+    train_size: Annotated[int | None, Option(Panel.DATA, "Use only this many training images.", min=2)] = None
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only this many test images.", min=1)] = None
     dev_size: Annotated[
         int | None,
-        Option(Panel.DATA, "Hold out so many training images, to choose settings on; with --vary a fifth.", min=1),
+        Option(
+            Panel.DATA,
+            "Hold out this many training images to choose settings on; with --vary, by default a fifth.",
+            min=1,
+        ),
     ] = None
-    image_size: Annotated[int, Option(Panel.DATA, "Pixels a side, for image files.", min=8)] = 224
+    image_size: Annotated[int, Option(Panel.DATA, "Side length in pixels, for image files.", min=8)] = 224
     classes: Annotated[
         Path | None,
-        Option(Panel.DATA, "For image files: a list of the class folders, one a line, with a name behind each."),
+        Option(Panel.DATA, "For image files: a list of class folders, one per line, each followed by a name."),
     ] = None
     boxes: Annotated[
         Path | None,
-        Option(Panel.DATA, "For image files: a folder with ImageNet's XML files of object boxes, named as the images."),
+        Option(
+            Panel.DATA, "For image files: a folder with ImageNet's XML files of object boxes, named like the images."
+        ),
     ] = None
 
 
@@ -130,7 +139,7 @@ class ImageSettings(SeededOptions):
     ] = "resnet10"
     weights: Annotated[
         str,
-        Option(Panel.MODEL, "What to start from: pretrained (the package's own weights), or a file of weights."),
+        Option(Panel.MODEL, "Initial weights: pretrained (the package's own), or a file."),
     ] = ""
     arms: Annotated[
         tuple[str, ...], Option(Panel.TRAINING, f"What to compare, of {', '.join(ARMS)}.", check=arms_of(ARMS))
@@ -162,14 +171,14 @@ class ImageSettings(SeededOptions):
         str,
         Option(
             Panel.RELDROP,
-            "What RelDrop and erasing take away: block, pixel or patch (of a fixed grid; the share beta of them).",
+            "What RelDrop and erasing remove: block, pixel or patch (on a fixed grid; a share beta of them).",
             check=one_of(MODES),
         ),
     ] = MODES[0]
-    beta: Annotated[
-        float, Option(Panel.RELDROP, "Share of the pixels or patches to take away.", check=share("share"))
-    ] = 0.15
-    patch: Annotated[int, Option(Panel.RELDROP, "Pixels a side of a patch.", min=1)] = 8
+    beta: Annotated[float, Option(Panel.RELDROP, "Share of the pixels or patches to remove.", check=share("share"))] = (
+        0.15
+    )
+    patch: Annotated[int, Option(Panel.RELDROP, "Side length of a patch in pixels.", min=1)] = 8
     border: Annotated[
         str,
         Option(Panel.RELDROP, "Blocks at the border: shift (moved inside) or clip (cut).", check=one_of(BORDERS)),
@@ -184,7 +193,7 @@ class ImageSettings(SeededOptions):
         ),
     ] = MEAN
     k_centers: Annotated[
-        int, Option(Panel.RELDROP, "The centre of a block is one of the k most relevant places.", min=1)
+        int, Option(Panel.RELDROP, "Take one of the k most relevant positions as the centre of a block.", min=1)
     ] = 1
     mix: Annotated[
         float,
@@ -199,12 +208,12 @@ class ImageSettings(SeededOptions):
     cache_epochs: Annotated[
         int,
         Option(
-            Panel.RELDROP, "Attribute an image anew in every n-th epoch only, and keep its relevance until then.", min=1
+            Panel.RELDROP, "Attribute an image only in every n-th epoch, and reuse its relevance until then.", min=1
         ),
     ] = 1
     stop_at: Annotated[
         str | None,
-        Option(Panel.RELDROP, "Attribute down to this module only, stages.1 for instance: cheaper and coarser."),
+        Option(Panel.RELDROP, "Attribute only down to this module, for instance stages.1: cheaper and coarser."),
     ] = None
 
     def __post_init__(self) -> None:
@@ -219,14 +228,14 @@ class ImageSettings(SeededOptions):
 class EvaluationOptions(Options):
     """Other sets that a model is scored on, and where the table goes."""
 
-    output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the table; without it the table is shown.")] = (
-        None
-    )
+    output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the table, which is also printed.")] = None
     shifted: Annotated[
         tuple[str, ...],
-        Option(Panel.DATA, "Folders of class folders with the model's classes or some of them, as ImageNet-R and -A."),
+        Option(
+            Panel.DATA, "Folders of class folders with some or all of the model's classes, such as ImageNet-R and -A."
+        ),
     ] = ()
     odd: Annotated[
         tuple[str, ...],
-        Option(Panel.DATA, "Folders of class folders with images of no class of the model's, as ImageNet-O."),
+        Option(Panel.DATA, "Folders of class folders with images of none of the model's classes, such as ImageNet-O."),
     ] = ()

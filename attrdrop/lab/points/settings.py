@@ -60,16 +60,20 @@ class PointData(Options):
     """A set of point clouds, and how much of it."""
 
     dataset: Annotated[
-        str, Option(Panel.DATA, "furniture (438 shapes, shipped), modelnet40, shapenet, or npz (arrays x and y).")
+        str, Option(Panel.DATA, "furniture (438 shapes, bundled), modelnet40, shapenet, or npz (arrays x and y).")
     ] = "furniture"
-    data: Annotated[Path | None, Option(Panel.DATA, "Where the set lies: the archive unpacked, or an .npz file.")] = (
+    data: Annotated[Path | None, Option(Panel.DATA, "Location of the set: the unpacked archive, or an .npz file.")] = (
         None
     )
-    train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training clouds.", min=2)] = None
-    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test clouds.", min=1)] = None
+    train_size: Annotated[int | None, Option(Panel.DATA, "Use only this many training clouds.", min=2)] = None
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only this many test clouds.", min=1)] = None
     dev_size: Annotated[
         int | None,
-        Option(Panel.DATA, "Hold out so many training clouds, to choose settings on; with --vary a fifth.", min=1),
+        Option(
+            Panel.DATA,
+            "Hold out this many training clouds to choose settings on; with --vary, by default a fifth.",
+            min=1,
+        ),
     ] = None
 
 
@@ -78,9 +82,9 @@ class PointEvaluation(Options):
     """A saved model, and where its scores go."""
 
     model: Annotated[
-        Path, Option(Panel.MODEL, "Folder of a saved model, runs/points/models/reldrop for instance.", is_argument=True)
+        Path, Option(Panel.MODEL, "Folder of a saved model, such as runs/points/models/reldrop.", is_argument=True)
     ]
-    output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the scores; without it they are shown.")] = None
+    output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the scores, which are also printed.")] = None
     device: Device = "auto"
 
 
@@ -91,9 +95,7 @@ class PointSettings(SeededOptions):
     model: Annotated[str, Option(Panel.MODEL, f"{alternatives(MODELS)}.", check=one_of(MODELS))] = MODELS[0]
     arms: Annotated[
         tuple[str, ...],
-        Option(
-            Panel.TRAINING, "What to compare, of plain, dropout (of random points) and reldrop.", check=arms_of(ARMS)
-        ),
+        Option(Panel.TRAINING, "What to compare: plain, dropout (of random points) and reldrop.", check=arms_of(ARMS)),
     ] = ARMS
     seeds: Seeds = 3
     first_seed: FirstSeed = 0
@@ -113,7 +115,7 @@ class PointSettings(SeededOptions):
     width: Annotated[
         float, Option(Panel.MODEL, "Factor on the number of channels of each layer.", check=positive("factor"))
     ] = 1.0
-    points: Annotated[int, Option(Panel.DATA, "Points of a cloud that the model sees.", min=1)] = 1024
+    points: Annotated[int, Option(Panel.DATA, "Number of points per cloud that the model sees.", min=1)] = 1024
     sampling: Annotated[
         str,
         Option(
@@ -125,21 +127,23 @@ class PointSettings(SeededOptions):
     normals: Annotated[bool, Option(Panel.DATA, "Read normals, channels 3 to 5.")] = False
     jitter: Annotated[
         float,
-        Option(Panel.DATA, "Deviation of the noise on training points.", check=non_negative("deviation", "0.01")),
+        Option(
+            Panel.DATA, "Standard deviation of the noise on training points.", check=non_negative("deviation", "0.01")
+        ),
     ] = 0.01
-    rotate: Annotated[bool, Option(Panel.DATA, "Turn training clouds about the upward axis.")] = False
+    rotate: Annotated[bool, Option(Panel.DATA, "Rotate training clouds about the upward axis.")] = False
     alpha: Annotated[
-        float, Option(Panel.RELDROP, "Weight of chance against relevance: 1 is all chance.", check=share())
+        float, Option(Panel.RELDROP, "Weight of chance relative to relevance: 1 is pure chance.", check=share())
     ] = 0.5
     beta: Annotated[
         float,
-        Option(Panel.RELDROP, "How much is dropped: the share of points, if all is chance.", check=share("share")),
+        Option(Panel.RELDROP, "How much is dropped: the share of points, if dropped by chance.", check=share("share")),
     ] = 0.15
     mode: Annotated[
         str,
         Option(
             Panel.RELDROP,
-            "calibrated (the share beta of each cloud, exactly) or threshold (as released: fewer points).",
+            "calibrated (exactly the share beta of each cloud) or threshold (as released: fewer points).",
             check=one_of(MODES),
         ),
     ] = "calibrated"

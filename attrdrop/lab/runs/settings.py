@@ -160,7 +160,9 @@ WeightDecay = Annotated[float, Option(Panel.TRAINING, "Weight decay.", min=0)]
 MeasureEvery = Annotated[
     int | None,
     Option(
-        Panel.TRAINING, "Measure flipping after every n-th epoch too, for its curve; it takes some steps' time.", min=1
+        Panel.TRAINING,
+        "Also measure flipping after every n-th epoch, for its curve; takes the time of a few steps.",
+        min=1,
     ),
 ]
 Rule = Annotated[str, Option(Panel.RELDROP, f"{alternatives(RULES)}.", check=one_of(RULES))]
@@ -169,9 +171,9 @@ Epsilon = Annotated[
 ]
 AlphaEnd = Annotated[
     float | None,
-    Option(Panel.RELDROP, "Go in a line from alpha to this over the training.", check=share()),
+    Option(Panel.RELDROP, "Move alpha linearly to this value during training.", check=share()),
 ]
-Every = Annotated[int, Option(Panel.RELDROP, "Attribute in every n-th step only; the others drop at random.", min=1)]
+Every = Annotated[int, Option(Panel.RELDROP, "Attribute only in every n-th step; the others drop at random.", min=1)]
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Variation(Options):
         str,
         Option(
             Panel.SWEEP,
-            'Settings of RelDrop and its rivals to try in every combination, such as "beta=0.15,0.3; alpha=0,0.5". The '
+            'Settings of RelDrop and its rivals to try in all combinations, such as "beta=0.15,0.3; alpha=0,0.5". The '
             "development split chooses among them.",
         ),
     ] = ""
@@ -202,29 +204,27 @@ class MapOptions(Options):
     samples: Annotated[int, Option(Panel.DATA, "Validation examples to draw.", min=1)] = 20
     rules: Annotated[
         tuple[str, ...],
-        Option(
-            Panel.RELDROP, f"Rules to compare, several with commas between, of {', '.join(RULES)}.", check=_check_rules
-        ),
+        Option(Panel.RELDROP, f"Rules to compare, separated by commas: {', '.join(RULES)}.", check=_check_rules),
     ] = RULES[:5]
     epsilons: Annotated[
         tuple[float, ...],
-        Option(Panel.RELDROP, "Stabilisers to compare, of the rules that have one.", check=_check_epsilons),
+        Option(Panel.RELDROP, "Stabilisers to compare, for rules that have one.", check=_check_epsilons),
     ] = (1e-3,)
 
 
 @dataclass(frozen=True)
 class RunOptions(Options):
-    """How the runs of an experiment are done, and where their results go; each command names a folder of its own."""
+    """How the runs of an experiment are done, and where their results go; each command names its own folder."""
 
     output: Annotated[
         Path,
-        Option(Panel.RESULTS, "Folder for tables and figures. What it holds of the same experiment is not repeated."),
+        Option(Panel.RESULTS, "Folder for tables and figures. Runs of the same experiment in it are not repeated."),
     ]
     jobs: Annotated[
         int,
-        Option(Panel.TRAINING, "Runs at once, each in a process of its own; times are then not comparable.", min=1),
+        Option(Panel.TRAINING, "Runs at a time, each in its own process; times are then not comparable.", min=1),
     ] = 1
-    threads: Annotated[int | None, Option(Panel.TRAINING, "CPU threads; PyTorch chooses without it.", min=1)] = None
+    threads: Annotated[int | None, Option(Panel.TRAINING, "CPU threads; by default PyTorch chooses.", min=1)] = None
     overwrite: Annotated[
         bool, Option(Panel.RESULTS, "Replace earlier results in the output folder.", names=("--overwrite",))
     ] = False
@@ -238,19 +238,21 @@ class Machines(Options):
         str,
         Option(
             Panel.TRAINING,
-            "Who does the runs: local, this machine; ray, the machines of a Ray cluster (extra sweep-ray).",
+            "Where runs execute: local (this machine) or ray (a Ray cluster; extra sweep-ray).",
             check=one_of(("local", "ray")),
         ),
     ] = "local"
     address: Annotated[
         str | None,
-        Option(Panel.TRAINING, "Of the Ray cluster, such as auto or 10.0.0.1:6379; without it, one is started here."),
+        Option(
+            Panel.TRAINING, "Address of the Ray cluster, such as auto or 10.0.0.1:6379; by default one is started here."
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.address and self.executor != "ray":
-            raise InputError("--address: only --executor ray has one.")
+            raise InputError("--address: only --executor ray takes one.")
 
 
 @dataclass(frozen=True)

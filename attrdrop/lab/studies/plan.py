@@ -34,7 +34,7 @@ class Plan(SeededOptions):
         tuple[str, ...],
         Option(
             Panel.SWEEP,
-            "seeds, ablation, grid, size, shots, regions, rivals, costs, maps, probe; several with commas between.",
+            "seeds, ablation, grid, size, shots, regions, rivals, costs, maps, probe; separated by commas.",
         ),
     ] = ("seeds",)
     tasks: Annotated[
@@ -52,18 +52,18 @@ class Plan(SeededOptions):
     layers: Layers = Settings.layers
     rate: float = Settings.rate
     consistency: float = Settings.consistency
-    p_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of p in the grid, with commas between.")] = (
+    p_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of p in the grid, separated by commas.")] = (
         TENTHS
     )
-    q_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of q in the grid, with commas between.")] = (
+    q_values: Annotated[tuple[float, ...], Option(Panel.SWEEP, "Values of q in the grid, separated by commas.")] = (
         TENTHS
     )
     grid_seeds: Annotated[int, Option(Panel.SWEEP, "Seeds of each point of the grid.", min=1)] = 1
     shares: Annotated[
-        tuple[float, ...], Option(Panel.SWEEP, "Parts of the training examples for the study of size.")
+        tuple[float, ...], Option(Panel.SWEEP, "Shares of the training examples to train on, for the study size.")
     ] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     shots: Annotated[
-        tuple[int, ...], Option(Panel.SWEEP, "Training examples of each class for the study of shots.")
+        tuple[int, ...], Option(Panel.SWEEP, "Training examples per class to train on, for the study shots.")
     ] = (16, 64, 256)
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Search(Options):
 
     search: Annotated[
         int | None,
-        Option(Panel.SWEEP, "In the place of studies: let optuna choose p and q, so many times.", min=1),
+        Option(Panel.SWEEP, "Instead of studies: let optuna choose p and q this many times.", min=1),
     ] = None
     search_lr: Annotated[
         tuple[float, ...],

@@ -59,50 +59,50 @@ class Data(Options):
 
     task: Annotated[
         str,
-        Option(Panel.DATA, "rotten-tomatoes or another shipped set, or one of the hub such as rte (package datasets)."),
+        Option(
+            Panel.DATA, "rotten-tomatoes or another bundled set, or one from the hub such as rte (package datasets)."
+        ),
     ] = "rotten-tomatoes"
     task_type: Annotated[
         str | None,
         Option(
             Panel.DATA,
-            "classification, regression, token-classification, seq2seq, masked-lm or causal-lm; a named task has its "
-            "own.",
+            "classification, regression, token-classification, seq2seq, masked-lm or causal-lm; a named task has a "
+            "default.",
         ),
     ] = None
     train: Annotated[
         Path | None,
-        Option(Panel.DATA, "Your own data: .csv, .tsv or .jsonl, for some task types .txt or .conll; also .gz."),
+        Option(Panel.DATA, "Your own data: .csv, .tsv or .jsonl, for some task types .txt or .conll; .gz works too."),
     ] = None
     dev: Annotated[
         Path | None,
-        Option(Panel.DATA, "Development file, used for early stopping; without it a tenth of --train."),
+        Option(Panel.DATA, "Development file, used for early stopping; by default a tenth of --train."),
     ] = None
     test: Annotated[Path | None, Option(Panel.DATA, "Test file; without it the development score is reported.")] = None
     other: Annotated[
         tuple[str, ...],
         Option(
             Panel.DATA,
-            "Other data sets or files with the same labels to evaluate on, with commas between: amazon-reviews, "
-            "tweets. Labels of their own are named after a colon, as in hans.tsv:non-entailment=neutral+contradiction.",
+            "Other data sets or files with the same labels to evaluate on, separated by commas: amazon-reviews, "
+            "tweets. Map different labels after a colon, as in hans.tsv:non-entailment=neutral+contradiction.",
         ),
     ] = ()
     text_column: Annotated[
         str | None,
-        Option(Panel.DATA, "Column with the text; text, sentence and sentence1 are found by themselves."),
+        Option(Panel.DATA, "Column with the text; text, sentence and sentence1 are recognised."),
     ] = None
-    text_pair_column: Annotated[str | None, Option(Panel.DATA, "Column with the second text, for tasks on pairs.")] = (
-        None
-    )
+    text_pair_column: Annotated[str | None, Option(Panel.DATA, "Column with the second text, for pair tasks.")] = None
     label_column: Annotated[
         str | None,
-        Option(Panel.DATA, "Column with the class, number or target text; label is found by itself."),
+        Option(Panel.DATA, "Column with the class, number or target text; label is recognised."),
     ] = None
     encoding: Annotated[
-        str, Option(Panel.DATA, "Encoding of your files: cp1252 and latin-1 are those of older European ones.")
+        str, Option(Panel.DATA, "Encoding of your files; older European files use cp1252 or latin-1.")
     ] = "utf-8"
-    train_size: Annotated[int | None, Option(Panel.DATA, "Use only so many training examples.", min=2)] = None
-    dev_size: Annotated[int | None, Option(Panel.DATA, "Use only so many development examples.", min=1)] = None
-    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many test examples.", min=1)] = None
+    train_size: Annotated[int | None, Option(Panel.DATA, "Use only this many training examples.", min=2)] = None
+    dev_size: Annotated[int | None, Option(Panel.DATA, "Use only this many development examples.", min=1)] = None
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only this many test examples.", min=1)] = None
 
     @property
     def files(self) -> dict[str, Any]:
@@ -119,23 +119,24 @@ class Evaluation(Options):
         tuple[str, ...],
         Option(
             Panel.DATA,
-            "Data sets and files, with commas between: rotten-tomatoes, tweets, reviews.csv, "
-            "rte:not_entailment=neutral+contradiction. Without it the set that the model was trained on.",
+            "Data sets and files, separated by commas: rotten-tomatoes, tweets, reviews.csv, "
+            "rte:not_entailment=neutral+contradiction. By default the set that the model was trained on.",
         ),
     ] = ()
     split: Annotated[
-        str, Option(Panel.DATA, "Of a named data set: test, dev or train.", check=one_of(("test", "dev", "train")))
+        str,
+        Option(Panel.DATA, "Split of a named data set: test, dev or train.", check=one_of(("test", "dev", "train"))),
     ] = "test"
-    test_size: Annotated[int | None, Option(Panel.DATA, "Use only so many examples of each.", min=1)] = None
-    text_column: Annotated[str | None, Option(Panel.DATA, "Column of files with the text.")] = None
-    text_pair_column: Annotated[str | None, Option(Panel.DATA, "Column of files with the second text.")] = None
+    test_size: Annotated[int | None, Option(Panel.DATA, "Use only this many examples of each set.", min=1)] = None
+    text_column: Annotated[str | None, Option(Panel.DATA, "Text column of files.")] = None
+    text_pair_column: Annotated[str | None, Option(Panel.DATA, "Second text column of files.")] = None
     label_column: Annotated[
-        str | None, Option(Panel.DATA, "Column of files with the label; a file without one is predicted alone.")
+        str | None, Option(Panel.DATA, "Label column of files; without one, a file only gets predictions.")
     ] = None
     encoding: Annotated[str, Option(Panel.DATA, "Encoding of files.")] = "utf-8"
-    task_type: Annotated[str | None, Option(Panel.MODEL, "As of finetune, where the model does not say it.")] = None
+    task_type: Annotated[str | None, Option(Panel.MODEL, "As in finetune, if the model does not say it.")] = None
     max_length: Annotated[int | None, Option(Panel.MODEL, "Longer texts are cut to so many tokens.", min=4)] = None
-    metric: Annotated[str | None, Option(Panel.DATA, "As of finetune; without it that of the training.")] = None
+    metric: Annotated[str | None, Option(Panel.DATA, "As in finetune; by default the one used in training.")] = None
     device: Device = "auto"
     output: Annotated[Path | None, Option(Panel.RESULTS, "Folder for the scores and predictions.")] = None
     overwrite: Annotated[
@@ -145,7 +146,7 @@ class Evaluation(Options):
         str | None,
         Option(
             Panel.RESULTS,
-            "Task of GLUE: also write what its server takes, of the hidden test split, or of the file that --on names.",
+            "GLUE task: also write the file for its server, for the hidden test split or the file given by --on.",
         ),
     ] = None
 
@@ -162,20 +163,20 @@ class Settings(SeededOptions):
         str,
         Option(
             Panel.MODEL,
-            "minilm (a package, no download), bert-tiny (shipped), scratch (small, untrained), a folder, or a hub id.",
+            "minilm (a package, no download), bert-tiny (bundled), scratch (small, untrained), a folder, or a hub id.",
         ),
     ] = "minilm"
     arms: Annotated[
         tuple[str, ...],
-        Option(Panel.TRAINING, f"What to compare, with commas between: {', '.join(ARMS)}.", check=arms_of(ARMS)),
+        Option(Panel.TRAINING, f"What to compare, separated by commas: {', '.join(ARMS)}.", check=arms_of(ARMS)),
     ] = (PLAIN, ADDROP)
     metric: Annotated[
         str | None,
-        Option(Panel.TRAINING, "What chooses the best epoch and is reported; the task has its own."),
+        Option(Panel.TRAINING, "Score that chooses the best epoch and is reported; each task has a default."),
     ] = None
     seeds: Seeds = 3
     first_seed: FirstSeed = 0
-    epochs: Annotated[int, Option(Panel.TRAINING, "Most epochs a run takes.", min=1)] = 6
+    epochs: Annotated[int, Option(Panel.TRAINING, "Maximum number of epochs.", min=1)] = 6
     batch_size: Annotated[int, Option(Panel.TRAINING, "Examples per step.", min=1)] = 16
     lr: Annotated[float, Option(Panel.TRAINING, "Learning rate of AdamW.", check=positive("learning rate", "2e-5"))] = (
         2e-5
@@ -183,49 +184,58 @@ class Settings(SeededOptions):
     weight_decay: Annotated[float, Option(Panel.TRAINING, "Weight decay of AdamW.", min=0)] = 0.01
     max_length: Annotated[int, Option(Panel.MODEL, "Longer texts are cut to so many tokens.", min=4)] = 128
     early_stopping_patience: Annotated[
-        int, Option(Panel.TRAINING, "Stop after so many epochs without a better development score.", min=1)
+        int, Option(Panel.TRAINING, "Stop after this many epochs without a better development score.", min=1)
     ] = 3
     device: Device = "auto"
     p: P = 0.3
     q: Q = 0.3
     attribution: Annotated[
         str,
-        Option(Panel.ADDROP, "What ranks: gradient (GA), its integral (IGA), attention (AA), or nothing (RD)."),
+        Option(
+            Panel.ADDROP,
+            "What positions are ranked by: gradient (GA), its integral (IGA), attention (AA), or nothing (RD).",
+        ),
     ] = "GA"
     iga_steps: Annotated[
         int | None,
-        Option(Panel.ADDROP, "Steps of the integral of IGA; each costs a pass per layer. Default 20, gauss 5.", min=1),
+        Option(Panel.ADDROP, "Steps of IGA's integral; each costs a pass per layer. Default 20, with gauss 5.", min=1),
     ] = None
-    iga_rule: Annotated[str, Option(Panel.ADDROP, "Of these steps: riemann, or gauss, which takes fewer.")] = "riemann"
+    iga_rule: Annotated[
+        str, Option(Panel.ADDROP, "Rule of the integral: riemann, or gauss, which needs fewer steps.")
+    ] = "riemann"
     iga_scope: Annotated[
-        str, Option(Panel.ADDROP, "What IGA scales: each layer alone (layer), or all at once (joint), a pass per step.")
+        str,
+        Option(
+            Panel.ADDROP,
+            "What IGA scales: each layer separately (layer), or all at once (joint), at one pass per step.",
+        ),
     ] = "layer"
     layers: Layers = "all"
     attention: Annotated[
         str,
-        Option(Panel.ADDROP, "In encoder-decoder models: encoder, decoder, cross, or several with commas between."),
+        Option(Panel.ADDROP, "In encoder-decoder models: encoder, decoder, cross, or several, separated by commas."),
     ] = "encoder"
     units: Annotated[
         tuple[str, ...],
         Option(
             Panel.ADDROP,
-            "What is dropped, with commas between: attention, feed-forward, heads; all with GA and RD alone.",
+            "What is dropped, separated by commas: attention, feed-forward, heads; the latter two only with GA and RD.",
         ),
     ] = ("attention",)
     target: Annotated[
         str, Option(Panel.ADDROP, "What is attributed: the logit of the pseudo (predicted) or gold label.")
     ] = "pseudo"
-    pass1: Annotated[str, Option(Panel.ADDROP, "Attribution pass with ordinary dropout (train) or without (eval).")] = (
-        "train"
-    )
+    pass1: Annotated[
+        str, Option(Panel.ADDROP, "Attribution pass with ordinary dropout (train) or without it (eval).")
+    ] = "train"
     pass1_dtype: Annotated[
-        str | None, Option(Panel.ADDROP, "Approximate: bfloat16 runs the attribution pass alone in that precision.")
+        str | None, Option(Panel.ADDROP, "Approximate: bfloat16 runs only the attribution pass in that precision.")
     ] = None
     region: Annotated[
         str,
         Option(
             Panel.ADDROP,
-            "Which attributions are candidates: high, or low as in the paper's prior experiment.",
+            "Which attributions are candidates: high, or low as in the paper's preliminary experiment.",
             check=one_of(REGIONS),
         ),
     ] = "high"
@@ -234,14 +244,14 @@ class Settings(SeededOptions):
         Option(Panel.ADDROP, "Train plainly in odd epochs and with AD-DROP in even ones, or with AD-DROP in all."),
     ] = True
     mask_every: Annotated[
-        int, Option(Panel.ADDROP, "Approximate: only every so many steps has masks, those between are plain.", min=1)
+        int, Option(Panel.ADDROP, "Approximate: only every n-th step has masks, the others are plain.", min=1)
     ] = 1
     sample_share: Annotated[
         float, Option(Panel.ADDROP, "Approximate: probability with which a sample is attributed and has a mask.")
     ] = 1.0
     rate: Annotated[
         float,
-        Option(Panel.RIVALS, "Share that every rival but r-drop drops, of what is its own to drop.", check=share()),
+        Option(Panel.RIVALS, "Share that each rival except r-drop drops of its own units.", check=share()),
     ] = 0.1
     consistency: Annotated[
         float,
@@ -252,13 +262,13 @@ class Settings(SeededOptions):
         ),
     ] = 1.0
     spans: Annotated[
-        str, Option(Panel.RIVALS, "What places the spans of hidden-cut: attention or random.", check=one_of(SPANS))
+        str, Option(Panel.RIVALS, "How hidden-cut places its spans: attention or random.", check=one_of(SPANS))
     ] = SPANS[0]
     r_drop_loss: Annotated[
         str,
         Option(
             Panel.RIVALS,
-            "The two cross-entropies of r-drop: their mean, as much as in other arms, or sum, as published.",
+            "How r-drop combines its two cross-entropies: mean, with the weight of other arms, or sum, as published.",
             check=one_of(R_DROP_LOSSES),
         ),
     ] = R_DROP_LOSSES[0]
