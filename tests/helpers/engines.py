@@ -143,11 +143,12 @@ def _deepspeed() -> Any:
 
 def zero(stage: int, **fields: Any) -> dict[str, Any]:
     """A configuration of DeepSpeed's."""
+    stage_3 = {"stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
     defaults = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "zero_optimization": {"stage": stage, **stage_3},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
