@@ -95,6 +95,6 @@ def test_trials_that_fail_and_errors(tmp_path, cluster):
 def test_what_is_wrong_is_named():
     found = CliRunner().invoke(app, ["sweep", "--address", "auto"])
     assert found.exit_code == 2
-    assert "only --executor ray has one" in found.output
+    assert "only --executor ray takes one" in found.output
     found = CliRunner().invoke(app, ["sweep", "--executor", "slurm"])
-    assert "'slurm' is none of local, ray" in found.output
+    assert "'slurm' is not one of local, ray" in found.output
