@@ -220,5 +220,5 @@ def test_help_fits_a_terminal_of_80_columns(kind):
     lines = [line.rstrip() for line in outcome.output.splitlines()]
     assert max(map(len, lines)) <= 80
     prose = "\n".join(lines[: lines.index(next(line for line in lines if "Options" in line and "─" in line))])
-    wrapped = {"train-images": " weights, with several seeds, and erase blocks of the\n"}
+    wrapped = {"train-images": " weights, with several seeds, and erase blocks of the same size. The\n"}
     assert wrapped.get(kind, "with several seeds") in prose

@@ -121,7 +121,7 @@ def with_scores(*pairs, examples=300):
         (
             [(0.5, 0.6), (0.6, 0.6), (0.7, 0.6)],
             "No difference shown; 3 seeds of 300 test examples cannot show one below 24.8 points. 95 % intervals of "
-            "the difference to plain (accuracy, in points): ad-drop -24.8 to +24.8.",
+            "the difference from plain (accuracy, in points): ad-drop -24.8 to +24.8.",
         ),
         ([(0.5, 0.6), (0.6, 0.71), (0.7, 0.79)], "Better than plain: ad-drop. 95 % intervals"),
         ([(0.6, 0.5), (0.71, 0.6), (0.79, 0.7)], "Worse than plain: ad-drop. 95 % intervals"),
