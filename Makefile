@@ -43,6 +43,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/proselint check README.md CONTRIBUTING.md CHANGELOG.md docs examples
 	@echo "Running all tests that take seconds: about twenty minutes on two cores."
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow"
 

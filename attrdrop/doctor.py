@@ -1,4 +1,4 @@
-"""Facts about this installation: what is active and, where something is not, why.
+"""Facts about this installation: what is active, and why the rest is not.
 
 `python -m attrdrop.doctor` prints them as JSON and needs nothing but the package itself.
 """
@@ -17,7 +17,7 @@ ENVIRONMENT = ("ATTRDROP_ISA", "ATTRDROP_BACKEND")
 
 @dataclass(frozen=True)
 class Fact:
-    """`active` is None where there is nothing to be active; `why` explains what is not, or adds a detail."""
+    """`active` is None if a fact cannot be active or inactive; `why` explains an absence, or adds a detail."""
 
     value: str
     active: bool | None = None
@@ -25,17 +25,17 @@ class Fact:
 
 
 def facts() -> dict[str, dict[str, Any]]:
-    """Every fact by name, in the order to show them."""
+    """Every fact by name, in display order."""
     found = {
         "attrdrop": Fact(__version__),
         "python": Fact(f"{platform.python_version()} on {platform.platform()}"),
         "torch": _package("torch", "everything"),
         "compiled kernels (_C)": _extension("attrdrop._C", "the PyTorch reference serves CPU tensors"),
         "instruction set": _instruction_set(),
-        "host module (_host)": _extension("attrdrop._host", "only tests of the kernels use it"),
+        "host module (_host)": _extension("attrdrop._host", "only the kernels' tests use it"),
         "CUDA kernels": _cuda_kernels(),
         "CUDA device": _cuda_device(),
-        "triton": _package("triton", "GPU kernels where CUDA ones are not built"),
+        "triton": _package("triton", "GPU kernels if the CUDA kernels are not built"),
         "transformers": _package("transformers", "ADDrop and 'attrdrop finetune'"),
     }
     found |= {f"environment {name}": Fact(os.environ.get(name) or "not set") for name in ENVIRONMENT}
@@ -48,9 +48,9 @@ def next_step(found: dict[str, dict[str, Any]]) -> str:
     if not found["torch"]["active"]:
         return "install torch 2.10 or later: pip install torch"
     if not found["compiled kernels (_C)"]["active"]:
-        return "build the kernels: ATTRDROP_REQUIRE_C=1 pip install -v . says what is missing"
+        return "build the kernels: ATTRDROP_REQUIRE_C=1 pip install -v . shows what is missing"
     if found["CUDA device"]["active"] and not (found["CUDA kernels"]["active"] or found["triton"]["active"]):
-        return "pip install triton, or rebuild where nvcc is; CUDA tensors are served by plain PyTorch"
+        return "pip install triton, or rebuild with nvcc; until then plain PyTorch serves CUDA tensors"
     if not found["transformers"]["active"]:
         return "pip install transformers to train with AD-DROP; the ops, RelDrop and LRP are ready"
     return "attrdrop finetune --preset demo"
@@ -81,9 +81,11 @@ def _build_info() -> dict[str, str]:
 def _instruction_set() -> Fact:
     try:
         build = _build_info()
-        return Fact(build["isa"], True, f"this processor runs {build['isa_available']}; compiler {build['compiler']}")
+        return Fact(
+            build["isa"], True, f"this processor supports {build['isa_available']}; compiler {build['compiler']}"
+        )
     except ImportError:
-        return Fact("none", False, "there are no compiled kernels")
+        return Fact("none", False, "no compiled kernels were found")
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
         return Fact("none", False, str(error).splitlines()[0])
 
@@ -95,7 +97,7 @@ def _cuda_kernels() -> Fact:
         archs = ""
     if archs:
         return Fact(archs.replace(",", ", "), True)
-    return Fact("not built", False, _reason("CUDA_MISSING") or "the build found no nvcc or was told to leave CUDA out")
+    return Fact("not built", False, _reason("CUDA_MISSING") or "the build found no nvcc, or CUDA was turned off")
 
 
 def _cuda_device() -> Fact:

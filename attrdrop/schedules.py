@@ -1,6 +1,6 @@
-"""Numbers that change with the training step, for p, q, alpha, beta: callables from the step, counted from 0.
+"""Numbers that change with the training step, for p, q, alpha, beta: callables that take the step, counted from 0.
 
-:class:`Balance` is one that training itself decides.
+:class:`Balance` adjusts itself during training.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _between(start: float, end: float, steps: int, shape: Callable[[float], floa
 
 
 class Balance:
-    """A schedule that training decides: it keeps the gap between the loss with and without occlusion near a goal.
+    """A schedule that adjusts itself: it keeps the gap between the loss with and without occlusion near a target.
 
     ::
 
@@ -50,20 +50,20 @@ class Balance:
             balance.observe(losses, reldrop.occluded)
             losses.mean().backward(); optimizer.step(); optimizer.zero_grad()
 
-    With p below 1 some samples of each batch stay whole, so both losses are there without another forward. After every
-    few batches the number moves by at most ``rate``, in proportion to (found - gap) / gap: to where occlusion is easier
-    when the gap is larger than its goal. It is the same on all processes. The idea is ours; no paper has it.
+    With p below 1 some samples of each batch stay whole, so both losses are available without another forward. After
+    every few batches the number moves by at most ``rate``, in proportion to (found - gap) / gap: towards easier
+    occlusion if the gap is above its target. It is the same on all processes. This is our idea, not from a paper.
 
     Args:
-        start: the number at first.
-        gap: goal for the mean loss of occluded samples minus that of whole ones, in the unit of the loss, above 0.
-        harder: "lower" where a lower number makes occlusion harder, as of alpha (less chance); "higher" for beta or p.
-        rate: the largest change at once, in (0, 1].
-        every: observations from one change to the next; the device is waited for once in so many.
+        start: the initial number.
+        gap: target for the mean loss of occluded samples minus that of whole ones, in the unit of the loss, above 0.
+        harder: "lower" if a lower number makes occlusion harder, as for alpha (less chance); "higher" for beta or p.
+        rate: the largest single change, in (0, 1].
+        every: observations between changes; synchronises with the device once per change.
         low, high: the number stays between them, in [0, 1].
 
     Attributes:
-        found: the gap of the last change, None before.
+        found: the gap at the last change, None before.
     """
 
     def __init__(
@@ -98,16 +98,18 @@ class Balance:
         return self.value
 
     def observe(self, losses: Tensor, occluded: Tensor | None) -> None:
-        """A batch's losses (N,), one a sample, and which samples were occluded, bool (N,); on every process at once.
+        """Takes a batch's losses (N,), and which samples were occluded, bool (N,); call it on every process.
 
-        Where all samples are occluded, give two calls: the losses with, and those without, with a mask of each. None
-        stands for a batch before the first, and is left out.
+        If all samples are occluded, call it twice, with the losses with and without occlusion and a mask for each. A
+        mask of None, as before the first batch, is ignored.
         """
         if occluded is None:
             return
         losses, occluded = check_tensor("losses", losses), check_tensor("occluded", occluded)
         if losses.dim() != 1:
-            raise ValueError(f"losses must have shape (N,), one a sample (reduction='none'), got {tuple(losses.shape)}")
+            raise ValueError(
+                f"losses must have shape (N,), one per sample (reduction='none'), got {tuple(losses.shape)}"
+            )
         if occluded.dtype != torch.bool or occluded.shape != losses.shape:
             raise ValueError(
                 f"occluded must be bool of shape {tuple(losses.shape)}, got {occluded.dtype} of shape "

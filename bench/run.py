@@ -305,7 +305,7 @@ def listed(kind: Callable[[str], object], known: tuple = ()) -> Callable[[str], 
     def parse(text: str) -> tuple:
         values = tuple(kind(part.strip()) for part in text.split(","))
         if strangers := [value for value in values if known and value not in known]:
-            raise argparse.ArgumentTypeError(f"{strangers[0]!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{strangers[0]!r} is not one of {', '.join(known)}")
         return values
 
     return parse

@@ -26,7 +26,7 @@ TRITON_INTERPRETED = TRITON_MISSING is None and os.environ.get("TRITON_INTERPRET
 """Triton's interpreter runs kernels on CPU tensors, slowly, for tests."""
 
 _ENVIRONMENT = "ATTRDROP_BACKEND"
-TRANSFORMED = "inside a transform of torch.func and under forward-mode gradients the reference alone serves"
+TRANSFORMED = "only the reference works inside transforms of torch.func and under forward-mode gradients"
 
 
 def is_transformed() -> bool:
@@ -46,7 +46,7 @@ _default = os.environ.get(_ENVIRONMENT) or "auto"
 if _default not in BACKENDS:  # an error would leave no `attrdrop doctor` to explain it
     warnings.warn(
         f"environment variable {_ENVIRONMENT} must be one of {', '.join(BACKENDS)}, got {_default!r}; "
-        "calls that name no backend will be refused",
+        "calls without a backend will raise an error",
         stacklevel=2,
     )
 
@@ -65,14 +65,14 @@ def get_backend() -> str:
     """The backend in force.
 
     Raises:
-        ValueError: it is that of the environment, which is none.
+        ValueError: the environment variable ATTRDROP_BACKEND names no backend.
     """
     return _check_name(_default, f"environment variable {_ENVIRONMENT}")
 
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """:func:`set_backend` for the length of a ``with`` block; as that, for the whole process."""
+    """:func:`set_backend` for the duration of a ``with`` block, likewise for the whole process."""
     global _default
     before = _default
     set_backend(backend)

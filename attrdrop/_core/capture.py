@@ -26,7 +26,9 @@ class Tally:
         """
         if self._on_device and not isinstance(self._count, Tensor):
             if is_capturing():
-                raise RuntimeError("run one such step before it is captured in a CUDA graph, whose replays count on")
+                raise RuntimeError(
+                    "run one such step before capturing it in a CUDA graph, whose replays continue the count"
+                )
             self._count = torch.tensor(self._count, device=device)
         return self._count
 

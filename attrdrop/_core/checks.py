@@ -72,7 +72,7 @@ def check_like(name: str, value: object, like_name: str, like: Tensor) -> Tensor
     tensor = check_tensor(name, value)
     if tensor.dtype != like.dtype or tensor.device != like.device:
         raise ValueError(
-            f"{name} must have the type and device of {like_name}, {like.dtype} on {like.device}, "
+            f"{name} must have the dtype and device of {like_name}, {like.dtype} on {like.device}, "
             f"got {tensor.dtype} on {tensor.device}"
         )
     return tensor

@@ -103,7 +103,7 @@ def _take_pass(model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, 
     wanted = others.get("output_attentions")
     if model.config.output_attentions if wanted is None else wanted:
         raise ValueError(
-            f"{type(model).__name__} cannot return attention weights in a step of AD-DROP, which never has them; leave "
+            f"{type(model).__name__} cannot return attention weights in an AD-DROP step, which never forms them; leave "
             "output_attentions out"
         )
     return args, {**others, "output_attentions": Carrier(carried)}
@@ -147,9 +147,9 @@ def _deberta(
 ) -> AttentionCall:
     """DeBERTa: hidden_states (B, n, H d), attention_mask (B, 1, n, n), rel_embeddings (2 span, H d)."""
     if module.talking_head:
-        raise ValueError("AD-DROP does not support talking heads (talking_head=True) of DeBERTa, which mix all heads")
+        raise ValueError("AD-DROP does not support DeBERTa's talking heads (talking_head=True), which mix all heads")
     if query_states is not None:
-        raise ValueError("AD-DROP does not support query_states of DeBERTa")
+        raise ValueError("AD-DROP does not support DeBERTa's query_states")
     q, k, v = module.transpose_for_scores(module.in_proj(hidden_states)).chunk(3, dim=-1)  # (B, H, n, d)
     q = q + module.transpose_for_scores(module.q_bias[None, None]).to(q.dtype)  # under autocast not the bias's own
     v = v + module.transpose_for_scores(module.v_bias[None, None]).to(v.dtype)

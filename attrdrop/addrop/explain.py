@@ -1,4 +1,4 @@
-"""What a transformers model's attention does on a batch, of any length: nothing n x n is made."""
+"""Explains a transformers model's attention on a batch of any length, without n x n matrices."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from attrdrop.addrop.targets import TARGETS, Target, attribution_target
 from attrdrop.addrop.untold import noting_untold
 from attrdrop.ops import AttentionWeight, TopEntries, attention_attribution, masked_attention
 
-NO_TARGET = "quantity {!r} needs a gradient: give explain_attention a target, such as target='pseudo'"
+NO_TARGET = "quantity {!r} needs a gradient: pass a target to explain_attention, such as target='pseudo'"
 
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One attention call, by what its n x n matrices are made of.
+    """One attention call, stored as the factors of its n x n matrices.
 
     name: of the module. weight: queries, keys, log-sum-exp, scale and bias. value: (B, H_kv, n_k, d). valid: packed
-    bits (B|1, H|1, n_q|1, words) of what may be attended to, or None. grad_out: (B, H, n_q, d), the gradient of the
-    target with respect to the head outputs, where it is known.
+    bits (B|1, H|1, n_q|1, words) of the valid positions, or None. grad_out: (B, H, n_q, d), the gradient of the target
+    with respect to the head outputs, if there is a target.
     """
 
     name: str
@@ -43,9 +43,9 @@ class AttentionLayer:
         return self._ask(quantity, self.weight, self.grad_out, rows=rows, topk=topk)
 
     def sums(self, quantity: str = "probability", queries: Tensor | None = None) -> Tensor:
-        """(B, H, n_k), for each key the sum over queries, or where queries (B, n_q) are given over these weighted.
+        """(B, H, n_k): for each key the sum over queries, weighted by queries (B, n_q) if given.
 
-        Weights are numbers from 0 on, such as a batch's attention_mask, which leaves padding out.
+        Weights are non-negative numbers, such as a batch's attention_mask, which leaves out padding.
         """
         if queries is None:
             found = self._ask(quantity, self.weight, self.grad_out)
@@ -73,7 +73,7 @@ class AttentionLayer:
 
 
 class ExplainedAttention(Sequence[AttentionLayer]):
-    """The attention calls of a model on a batch, in its order."""
+    """A model's attention calls on a batch, in order."""
 
     def __init__(self, layers: Sequence[AttentionLayer]):
         self._layers = tuple(layers)
@@ -109,24 +109,25 @@ def explain_attention(
     target: Target | None = None,
     attention: str | Sequence[str] | None = None,
 ) -> ExplainedAttention:
-    """Runs a model on a batch and keeps what its attention matrices are made of, to be asked for any of their sums.
+    """Runs a model on a batch and keeps the factors of its attention matrices, to answer questions about them.
 
-    One forward in evaluation mode, and with a target one walk back to the head outputs. Parameters, gradients, training
-    flags and generators are as before. Queries, keys, values and gradients of all calls are kept, n d numbers each.
+    Takes one forward in evaluation mode, and with a target one backward to the head outputs. Parameters, gradients,
+    training flags and generators are unchanged. Queries, keys, values and gradients of all calls are kept, n d numbers
+    each.
 
     Args:
         model: a transformers model with ``attn_implementation="attrdrop"``, or one that ADDrop adapts.
-        batch: keywords of the model, such as a tokenizer gives.
-        target: what quantities "gradient" and "relevance" are of: "pseudo", the logit of the predicted class, "gold",
-            that of the labels, or a callable (outputs, batch) -> a scalar; None: only probabilities can be asked for.
-        attention: whose attention: "encoder", "decoder", "cross", "vision" or several, as of
-            :class:`attrdrop.ADDropConfig`; None, every call's.
+        batch: keywords of the model, such as a tokenizer returns.
+        target: what "gradient" and "relevance" refer to: "pseudo", the logit of the predicted class, "gold", that of
+            the labels, or a callable from (outputs, batch) to a scalar; None: only probabilities are available.
+        attention: whose attention: "encoder", "decoder", "cross", "vision" or several, as in
+            :class:`attrdrop.ADDropConfig`; None: every call's.
 
     Raises:
         TypeError, ValueError: an argument is not as said above, or the model's attention cannot be reached.
     """
     if not isinstance(batch, Mapping):
-        raise TypeError(f"batch must be a mapping of keywords of the model, got {type(batch).__name__}")
+        raise TypeError(f"batch must be a mapping of the model's keywords, got {type(batch).__name__}")
     if target is not None and not callable(target):
         check_choice("target", target, TARGETS, quoted=True, more=", a callable or None")
     names = ("encoder",) if attention is None else (attention,) if isinstance(attention, str) else tuple(attention)
@@ -151,15 +152,15 @@ def explain_attention(
 def attention_rollout(
     layers: Sequence[AttentionLayer], start: int | Tensor = 0, *, residual: float = 0.5
 ) -> Tensor:  # fmt: skip
-    """Attention rollout (Abnar and Zuidema, 2020, arXiv:2005.00928): whence a place of the last layer has its
-    information, (B, n).
+    """Attention rollout (Abnar and Zuidema, 2020, arXiv:2005.00928): where a position of the last layer gets its
+    information from, (B, n).
 
-    The row of the product of all matrices r I + (1 - r) A that belongs to a place, with A the mean over heads. It is
-    walked as a vector from the last layer to the first, one sum over queries a layer, n numbers each.
+    This is a position's row of the product of all matrices r I + (1 - r) A, where A is the mean over heads. It is
+    computed as a vector from the last layer to the first, with one sum over queries per layer, n numbers each.
 
     Args:
         layers: self-attention, the first layer first: those of :func:`explain_attention`, or your own.
-        start: the place, or weights from 0 on (B, n) of several.
+        start: the position, or non-negative weights (B, n) of several.
         residual: r, the share of the skip connection.
 
     Raises:
@@ -178,7 +179,7 @@ def attention_rollout(
     last = layers[-1].weight.lse
     if is_int(start):
         if not -n <= start < n:
-            raise ValueError(f"start must lie in [{-n}, {n}), the text has {n} places, got {start}")
+            raise ValueError(f"start must lie in [{-n}, {n}), the text has {n} positions, got {start}")
         weights = last.new_zeros(batch, n)
         weights[:, start] = 1
     else:

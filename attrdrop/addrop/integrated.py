@@ -33,7 +33,7 @@ class IntegratedGradientAttribution(GradientAttribution):
         images, size = batch.get("pixel_values"), len(draws.sample_ids)
         if self.config.iga_batch > 1 and isinstance(images, Tensor) and images.shape[0] != size:
             raise ValueError(
-                f"iga_batch must be 1 where pixel_values have another first dimension than the batch, "
+                f"iga_batch must be 1 if the first dimension of pixel_values differs from that of the batch, "
                 f"{images.shape[0]} for {size} samples, got {self.config.iga_batch}"
             )
         sites = self.known_sites(model, batch)

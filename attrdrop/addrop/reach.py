@@ -53,6 +53,6 @@ def why_unreached(
     is_theirs = above.__module__.startswith("transformers.")
     cure = f"mask another part than attention={name!r}" if is_theirs else "pass **kwargs on"
     return (
-        f"{above.__name__}.forward does not hand the keyword attrdrop on to {child} "
+        f"{above.__name__}.forward does not pass the keyword attrdrop on to {child} "
         f"({type(model.get_submodule(child)).__name__}), so AD-DROP does not reach the attention there; {cure}"
     )

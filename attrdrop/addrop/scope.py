@@ -47,7 +47,7 @@ def attention_scope(model: nn.Module, attention: Sequence[str]) -> Scope:
     if inner is not pretrained and not takes(inner, "attrdrop"):
         raise ValueError(
             f"{type(inner).__name__}.forward must take **kwargs and pass them on to the {type(pretrained).__name__} "
-            "inside, for AD-DROP hands it the keyword attrdrop"
+            "inside, because AD-DROP passes it the keyword attrdrop"
         )
     if _is_split(pretrained):
         raise ValueError(
@@ -91,7 +91,7 @@ def _part(model: Any, name: str, attention: Sequence[str]) -> Part:
     if name == "vision":
         if "image" not in towers:
             raise ValueError(
-                f"attention 'vision' is for models with a vision tower, which {type(model).__name__} lacks"
+                f"attention 'vision' needs a model with a vision tower, which {type(model).__name__} lacks"
             )
         return Part(towers["image"], set(towers["image"].modules()))
     if getattr(model.config, "is_encoder_decoder", False):

@@ -40,22 +40,23 @@ EVALUATION_MODE = (
     "before training"
 )
 NO_EPOCH = (
-    "with cross_tuning the first epochs are plain training, and without start_epoch this stays epoch 1: nothing will "
-    "be dropped until start_epoch({}); call start_epoch(epoch) at the beginning of each epoch, or set "
+    "with cross_tuning the first epochs are plain training, and without start_epoch training stays in epoch 1: "
+    "nothing will be dropped until start_epoch({}); call start_epoch(epoch) at the beginning of each epoch, or set "
     "alternate='steps' or cross_tuning=False"
 )
 CAPTURED = (
-    "a CUDA graph is captured, and every replay of it would drop the same positions; make this ADDrop with "
+    "a CUDA graph is being captured, and every replay would drop the same positions; create this ADDrop with "
     "capturable=True"
 )
 PARTLY_SHARDED = (
-    "sample_share must be 1 where processes hold pieces of the parameters (FSDP, ZeRO-3), got {}: one that draws no "
+    "sample_share must be 1 if parameters are sharded (FSDP, ZeRO-3), got {}: a process that draws no "
     "sample would leave the others waiting in pass 1"
 )
 PARTLY_IMAGES = (
-    "sample_share must be 1 where pixel_values have another first dimension than the batch, {} for {} samples, got {}"
+    "sample_share must be 1 if the first dimension of pixel_values differs from that of the batch, {} for {} samples, "
+    "got {}"
 )
-NOT_CAPTURABLE = "capturable must be False where {}"
+NOT_CAPTURABLE = "capturable must be False if {}"
 
 
 class ADDrop:
@@ -72,20 +73,21 @@ class ADDrop:
 
     Args:
         model: a transformers model with ``attn_implementation="attrdrop"``, also inside PEFT, DistributedDataParallel
-            or torch.compile. In encoder-decoder models the encoder's self-attention is masked, if not told otherwise.
-            DeBERTa (v1 to v3) and MPNet ignore that setting; their attention modules are adapted here instead.
-        config: an :class:`ADDropConfig`; or give its fields as keywords.
-        accumulation_steps: calls per optimizer step. Samples of one optimizer step are numbered through, so the masks
-            do not depend on how it is split over calls and processes.
-        capturable: a step may be captured in a CUDA graph, whose replays draw anew. Samples are then numbered through
-            over the whole training, by a counter on their device, and the seed is the same in all steps. From the
-            second step on masks are others than without; see docs/howto/cuda_graphs.md.
-        count_dead: :meth:`statistics` tells queries without a gradient apart, with GA and IGA. It reads dO and the mask
-            of every layer once more, a tenth of what the mask itself costs.
+            or torch.compile, or your own module around one. In encoder-decoder models the encoder's self-attention is
+            masked by default. DeBERTa (v1 to v3) and MPNet ignore that setting; their attention modules are adapted
+            here instead.
+        config: an :class:`ADDropConfig`; or pass its fields as keywords.
+        accumulation_steps: calls per optimizer step. Samples of one optimizer step are numbered consecutively, so the
+            masks do not depend on how it is split over calls and processes.
+        capturable: a step may be captured in a CUDA graph, with new draws in each replay. Samples are then numbered
+            across the whole training, by a counter on their device, and the seed is the same in all steps. From the
+            second step on, masks differ from those without it; see docs/howto/cuda_graphs.md.
+        count_dead: with GA and IGA, :meth:`statistics` counts queries without a gradient separately. This reads dO and
+            the mask of every layer once more, at a tenth of the cost of the mask itself.
 
     Raises:
         TypeError: the model is not from transformers. ValueError: its attention cannot be reached, a field of the
-            configuration is wrong, or it does not go with capturable.
+            configuration is wrong, or cannot be combined with capturable.
     """
 
     def __init__(
@@ -118,15 +120,15 @@ class ADDrop:
         self._warnings: set[str] = set()  # that were given
 
     def start_epoch(self, epoch: int) -> None:
-        """Tells which epoch runs, counted from 1; cross-tuning depends on it, unless it alternates by steps."""
+        """Sets the current epoch, counted from 1; cross-tuning depends on it, unless it alternates by steps."""
         if not is_int(epoch) or epoch < 1:
-            raise ValueError(f"epoch must be an int from 1 on, got {epoch!r}")
+            raise ValueError(f"epoch must be an int of at least 1, got {epoch!r}")
         self.epoch, self._was_told_epoch = int(epoch), True
         if self._calls:
             self.start_step(self._step + 1)
 
     def start_step(self, step: int) -> None:
-        """Tells which optimizer step runs; without it, every ``accumulation_steps`` calls begin a new one."""
+        """Sets the current optimizer step; without it, every ``accumulation_steps`` calls begin a new one."""
         check_size("step", step)
         if step != self._step:
             self._step, self._calls = int(step), 0
@@ -140,19 +142,19 @@ class ADDrop:
 
     @outside_graphs
     def __call__(self, *arguments: Any, **batch: Any) -> Any:
-        """The model's output for a batch of keyword arguments, under AD-DROP's masks where they apply."""
+        """The model's output for a batch of keyword arguments, under AD-DROP's masks if they apply."""
         if arguments:
-            raise TypeError("give the batch as keywords, as in addrop(**batch) or addrop(input_ids=..., labels=...)")
+            raise TypeError("pass the batch as keywords, as in addrop(**batch) or addrop(input_ids=..., labels=...)")
         masks = self.attribute(**batch)
         self._end_call()
         return self.model(**batch) if masks is None else self.model(**batch, attrdrop=masks)
 
     @outside_graphs
     def attribute(self, **batch: Any) -> Pass2 | None:
-        """Pass 1 alone: what to hand to the model as ``attrdrop=...``, or None where the step is a plain one.
+        """Pass 1 only: returns the object to pass to the model as ``attrdrop=...``, or None if the step is a plain one.
 
-        It is plain outside AD-DROP epochs, in evaluation mode, where p or q is 0, between the steps of ``mask_every``,
-        and where ``sample_share`` draws no sample.
+        A step is plain outside AD-DROP epochs, in evaluation mode, if p or q is 0, between the steps of
+        ``mask_every``, and if ``sample_share`` draws no sample.
         """
         if not self.model.training:
             if torch.is_grad_enabled():
@@ -187,14 +189,14 @@ class ADDrop:
         return masks
 
     def statistics(self) -> DropStatistics:
-        """What was dropped on this process since the last reset. Waits for the device."""
+        """What was dropped on this process since the last reset. Synchronises with the device."""
         return self._counter.statistics()
 
     def reset_statistics(self) -> None:
         self._counter.reset()
 
     def state_dict(self) -> dict[str, int]:
-        """The place in training, for resuming with the same masks. With capturable it waits for the device."""
+        """The position in training, to resume with the same masks. With capturable it synchronises with the device."""
         return {"epoch": self.epoch, "step": self._step, "calls": self._calls, "samples": int(self._samples)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -240,7 +242,7 @@ def _check_capturable(config: ADDropConfig) -> None:
     """Refuses what replays of a captured step would get wrong."""
     scheduled_names = [name for name in ("p", "q") if callable(getattr(config, name))]
     if config.attribution == "IGA":
-        raise ValueError(NOT_CAPTURABLE.format("attribution is 'IGA', which sets torch's generator back and forth"))
+        raise ValueError(NOT_CAPTURABLE.format("attribution is 'IGA', which resets torch's generator"))
     if config.sample_share < 1:
         raise ValueError(NOT_CAPTURABLE.format("sample_share is below 1: the host draws how many samples that is"))
     if scheduled_names:

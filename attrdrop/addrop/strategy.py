@@ -21,8 +21,8 @@ from attrdrop.addrop.units import NO_FEED_FORWARD, Units
 
 IDLE = "no module of attention={!r} ({}) runs on this batch, so nothing is dropped there"
 PARTLY = (
-    "the model does not hand the keyword attrdrop on to all of its attention: that of {} stays plain and is no layer "
-    "of AD-DROP"
+    "the model does not pass the keyword attrdrop on to all of its attention: that of {} stays plain and is not a "
+    "layer of AD-DROP"
 )
 
 

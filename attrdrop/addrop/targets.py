@@ -41,7 +41,7 @@ def attribution_target(
         )
     config = getattr(model, "config", None)
     if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise ValueError("multi-label models have no single predicted class; give target as a callable")
+        raise ValueError("multi-label models have no single predicted class; pass a callable as target")
     if is_regression(logits, model):
         if getattr(outputs, "loss", None) is None:
             raise ValueError("a regression model is attributed through its loss: the batch needs labels")

@@ -29,19 +29,19 @@ HEADS = 0
 
 COMPILED = (
     "units must not name 'feed-forward' where torch.compile runs the model, which does not see what AD-DROP changes "
-    "there; run it uncompiled, or take units=('attention', 'heads')"
+    "there; run it uncompiled, or use units=('attention', 'heads')"
 )
 IN_PIECES = (
-    "a feed-forward block of the model has inputs of shape {}, which do not tell what is whose sample's (a mixture of "
-    "experts, for instance); leave 'feed-forward' out of units"
+    "a feed-forward block of the model has inputs of shape {}, which do not show which sample they belong to (as in a "
+    "mixture of experts); leave 'feed-forward' out of units"
 )
 NO_FEED_FORWARD = (
     "units has 'feed-forward', but beside the attention of {} no block was found whose second layer maps a larger size "
     "back to that of the first; leave 'feed-forward' out"
 )
 CHUNKED = (
-    "chunk_size_feed_forward of the model must be 0 where units has 'feed-forward', got {}: its blocks see a sample in "
-    "pieces"
+    "chunk_size_feed_forward of the model must be 0 if units has 'feed-forward', got {}: its blocks process a sample "
+    "in chunks"
 )
 _ATTENTION_NAMES = ("attn", "attention", "encdec")
 

@@ -35,13 +35,13 @@ class LRP:
 
         LRP(model).attribute(images, target=labels)
 
-    The model stays as it is: captum's limits, such as functions instead of modules, modules that are used twice and
-    residual sums, are none here.
+    The model stays unmodified. captum's limits do not apply here: functions instead of modules, modules that are used
+    twice and residual sums all work.
 
     Args:
-        model: gives (N, classes), more dimensions or a number a sample, also as ``logits`` of an output.
+        model: returns (N, classes), more dimensions or one number per sample, also as ``logits`` of an output.
         rule: a rule or composite of :mod:`attrdrop.lrp`; default ``Epsilon(1e-9)``, as in captum.
-        options: further ones of :func:`attrdrop.lrp.relevance`, such as ``attention``.
+        options: further arguments of :func:`attrdrop.lrp.relevance`, such as ``attention``.
     """
 
     multiplies_by_inputs = True
@@ -64,14 +64,14 @@ class LRP:
         """Relevance of the inputs for the target's output.
 
         Args:
-            inputs: one tensor, or a tuple of one; the others are additional_forward_args, and get none.
-            target: of outputs (N, classes) an index, or one a sample as a tensor or list; of more dimensions a tuple of
-                indices, or a list of one a sample; None for one output a sample.
-            additional_forward_args: what else the model is called with, in its order: a tuple, or one alone.
-            return_convergence_delta: whether (N,) follows, the output less the sum of relevance.
+            inputs: one tensor, or a tuple of one; others go to additional_forward_args and get no relevance.
+            target: for outputs (N, classes) an index, or one per sample as a tensor or list; for more dimensions a
+                tuple of indices, or a list with one per sample; None for one output per sample.
+            additional_forward_args: the model's further arguments, in order: a tuple, or a single one.
+            return_convergence_delta: whether to also return (N,), the output minus the sum of relevance.
 
         Returns:
-            Relevance, shaped and packed as inputs; sums to the output but for what biases and eps take.
+            Relevance, shaped and packed like inputs; sums to the output except for what biases and eps take.
         """
         alone = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
         if not isinstance(alone, Tensor):
@@ -117,12 +117,12 @@ def _picker(target: Any, count: int) -> Callable[[Any], Tensor]:
         if rows is None:
             if outputs.numel() != count:
                 raise ValueError(
-                    f"target must be given for outputs of more than one number a sample, {tuple(outputs.shape)}"
+                    f"target must be given for outputs with more than one number per sample, {tuple(outputs.shape)}"
                 )
             return outputs.reshape(count, 1)
         if rows.shape[1] != outputs.dim() - 1:
             raise ValueError(
-                f"target must have {outputs.dim() - 1} indices a sample for outputs of shape {tuple(outputs.shape)}, "
+                f"target must have {outputs.dim() - 1} indices per sample for outputs of shape {tuple(outputs.shape)}, "
                 f"got {rows.shape[1]}"
             )
         for size, column in zip(outputs.shape[1:], rows.T, strict=True):
@@ -146,12 +146,12 @@ def _rows(target: Any, count: int) -> Tensor | None:
         rows = torch.as_tensor(target)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"target must be an index, a tuple of indices or one of these a sample, got {target!r}"
+            f"target must be an index, a tuple of indices or one of these per sample, got {target!r}"
         ) from error
     rows = rows.expand(count) if rows.numel() == 1 and rows.dim() < 2 else rows
     rows = rows[:, None] if rows.dim() == 1 else rows
     if rows.dim() != 2 or len(rows) != count or rows.is_floating_point() or rows.dtype == torch.bool:
         raise ValueError(
-            f"target must be an index, or one a sample, {count}, got {rows.dtype} of shape {tuple(rows.shape)}"
+            f"target must be an index, or one per sample, {count}, got {rows.dtype} of shape {tuple(rows.shape)}"
         )
     return rows

@@ -12,7 +12,7 @@ from attrdrop.addrop import ADDrop, ADDropConfig
 
 
 class ADDropCallback(Callback):
-    """Gives a LightningModule its ``addrop``, which ``training_step`` calls in place of the model.
+    """Adds ``addrop`` to a LightningModule, whose ``training_step`` calls it in place of the model.
 
     ::
 
@@ -23,12 +23,11 @@ class ADDropCallback(Callback):
 
         Trainer(callbacks=[ADDropCallback(p=0.3, q=0.3)])
 
-    Epoch and step are Lightning's, so a resumed run draws the same masks, and samples are numbered through over the
-    batches that are accumulated. The fraction dropped in an epoch, over all processes, is logged as
-    ``addrop_fraction_dropped``.
+    Epoch and step are Lightning's, so a resumed run draws the same masks, and samples are numbered consecutively over
+    accumulated batches. The fraction dropped in an epoch, over all processes, is logged as ``addrop_fraction_dropped``.
 
     Args:
-        config: an :class:`attrdrop.ADDropConfig`; or give its fields as keywords.
+        config: an :class:`attrdrop.ADDropConfig`; or pass its fields as keywords.
         model: name of the attribute of the LightningModule that holds the transformers model.
     """
 

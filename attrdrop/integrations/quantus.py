@@ -12,7 +12,7 @@ from attrdrop.lrp import relevance
 
 
 def explain_func(model: nn.Module, inputs: Any, targets: Any, *, device: Any = None, **options: Any) -> np.ndarray:
-    """Relevance of a batch, called by metrics of Quantus.
+    """Relevance of a batch, to be called by the metrics of Quantus.
 
     ::
 

@@ -21,8 +21,8 @@ NAME = "attrdrop"
 
 _UNSUPPORTED = {
     "softcap": "soft-capped scores",
-    "block_indices": "attention to chosen blocks",
-    "indices": "attention to chosen keys",
+    "block_indices": "attention to selected blocks",
+    "indices": "attention to selected keys",
     "cache": "a paged key-value cache",
 }  # what changes attention and comes beside its mask
 
@@ -40,18 +40,18 @@ def attention_forward(
     sinks: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function of transformers' interface: plain SDPA, or under a pass of AD-DROP.
+    """The attention function for the interface of transformers: plain SDPA, or attention under a pass of AD-DROP.
 
     Args:
         query (B, H, n_q, d), key and value (B, H_kv, n_k, d), attention_mask: bool or additive float, or None.
-        attrdrop: the pass, as handed to the model in ``model(..., attrdrop=...)``; None: plain attention.
-        s_aux, sinks: attention sinks, under the names that models have for them.
+        attrdrop: the pass given to the model as ``model(..., attrdrop=...)``; None: plain attention.
+        s_aux, sinks: attention sinks, under the names that models use.
 
     Returns:
         (B, n_q, H, d) contiguous, and None for the weights.
 
     Raises:
-        ValueError: the model's attention is more than softmax(q kᵀ scale + mask + position_bias, with sinks) v.
+        ValueError: the model's attention has more than softmax(q kᵀ scale + mask + position_bias, with sinks) v.
     """
     sinks = s_aux if sinks is None else sinks
     _refuse_unsupported(module, kwargs)
@@ -121,7 +121,7 @@ def _says_is_causal(config_type: type) -> bool:
 
 
 def register() -> None:
-    """Makes ``attn_implementation="attrdrop"`` known to transformers. Done once when this module is imported."""
+    """Registers ``attn_implementation="attrdrop"`` with transformers. Importing this module does it once."""
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, make_mask)
 
@@ -165,8 +165,8 @@ def _never_active(config: ADDropConfig, epochs: float | None, steps: int | None)
     cure = "set alternate='steps' or cross_tuning=False"
     if epochs is None:
         return (
-            f"{first}, and of data without length nobody knows whether {steps} steps (max_steps) go so far; a run of "
-            f"one pass is plain training: {cure}"
+            f"{first}, and for data without a length it is unknown whether {steps} steps (max_steps) reach it; a run "
+            f"of one pass is plain training: {cure}"
         )
     if epochs > every:
         return None
@@ -176,11 +176,12 @@ def _never_active(config: ADDropConfig, epochs: float | None, steps: int | None)
 
 
 class ADDropTrainer(Trainer):
-    """transformers' Trainer with AD-DROP in its training steps.
+    """The Trainer of transformers with AD-DROP in its training steps.
 
     Args:
-        addrop: an :class:`attrdrop.ADDropConfig`; default, its defaults. Everything else as for Trainer. The fraction
-            dropped, over all processes, is logged as ``addrop_fraction_dropped`` beside the loss.
+        addrop: an :class:`attrdrop.ADDropConfig`; by default one with its default fields. All other arguments are those
+            of Trainer. The fraction dropped, over all processes, is logged as ``addrop_fraction_dropped`` beside the
+            loss.
     """
 
     def __init__(self, *args: Any, addrop: ADDropConfig | None = None, **kwargs: Any):

@@ -28,7 +28,7 @@ def read_npz(path: Path, optional: str = "") -> list[Any]:
             return [arrays["x"], arrays["y"], arrays.get(optional)]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = "it holds something else" if "pickle" in str(error) else said(error)
-        raise InputError(f"--data: {path} is no .npz file with arrays x and y: {reason}.") from None
+        raise InputError(f"--data: {path} is not an .npz file with arrays x and y: {reason}.") from None
 
 
 def class_indices(path: Path, y: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device: {name!r} is none of auto, cpu, cuda.")
+        raise InputError(f"--device: {name!r} is not one of auto, cpu, cuda.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device: {name} is not available; PyTorch {torch.__version__} sees no GPU here.")
     return torch.device(name)
@@ -26,7 +26,7 @@ def resolve_device(name: str) -> torch.device:
 def busy() -> str:
     """A warning where other programs keep the processors busy, else nothing."""
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    return f"load {load:.1f} on {cores} cores: timings will be off" if load > 0.5 * cores else ""
+    return f"load {load:.1f} on {cores} cores: timings will be unreliable" if load > 0.5 * cores else ""
 
 
 class PeakMemory:

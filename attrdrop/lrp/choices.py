@@ -37,7 +37,7 @@ class Choices:
         self.tell(function, choice)
         if self.is_twice and not choice.rule.has_gradient:
             raise ValueError(
-                f"{self.running_words()}create_graph is there for Epsilon, Zero, ZPlus and Gamma, got {choice.rule!r}"
+                f"{self.running_words()}create_graph supports Epsilon, Zero, ZPlus and Gamma, got {choice.rule!r}"
             )
         return choice.rule
 

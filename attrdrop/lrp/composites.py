@@ -17,16 +17,17 @@ Condition = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 
 @dataclass(frozen=True)
 class Composite(Rule):
-    """Rules by layer: by name, type or predicate; else one for convolutions, linear layers, and what sees the input.
+    """Rules by layer: by name, type or predicate, else for convolutions, linear layers and layers that see the input.
 
-    A layer is told by the innermost module whose code runs it, such as the ``nn.Linear`` itself, by its name in
-    ``model.named_modules()``. :func:`attrdrop.lrp.explain` says what each layer gets, and why.
+    A layer is identified by the innermost module whose code runs it, such as the
+    ``nn.Linear`` itself, and by its name in ``model.named_modules()``. :func:`attrdrop.lrp.explain` shows which rule
+    each layer gets, and why.
 
     Args:
-        conv, linear, first: rules for single layers; first None: none of its own.
+        conv, linear, first: rules for single layers; first=None: no special rule.
         layers: pairs of a condition and a rule; the first condition that holds decides, before conv, linear and first.
-            A condition is a shell pattern ("stages.0.*", where * stands for dots too), a type of ``nn.Module``, or a
-            function from name and module to whether it holds.
+            A condition is a shell pattern ("stages.0.*", where * also matches dots), a type of ``nn.Module``, or a
+            function of name and module that returns whether it holds.
     """
 
     conv: LayerRule = field(default_factory=Epsilon)
@@ -84,7 +85,7 @@ def warn_of_unmatched(rule: Rule, model: nn.Module) -> None:
     """A pattern with a slip of the pen would else go unnoticed."""
     for words in unmatched(rule, model):
         names = ", ".join([name for name, _ in model.named_modules() if name][:3])
-        warn(f"the {words} of the composite holds for no module of {type(model).__name__}, which has {names}")
+        warn(f"the {words} of the composite matches no module of {type(model).__name__}, which has {names}")
 
 
 def condition_holds(condition: Condition, name: str, module: nn.Module | None) -> bool:
@@ -123,7 +124,7 @@ def EpsilonPlusFlat(eps: float = 1e-3, stabilizer: float = 1e-6) -> Composite:
 
 
 def EpsilonFlat(eps: float = 1e-3) -> Composite:
-    """Epsilon for all layers but the first, which is flat."""
+    """Epsilon for all layers except the first, which is flat."""
     return Composite(conv=Epsilon(eps), linear=Epsilon(eps), first=Flat())
 
 
@@ -153,8 +154,8 @@ def PointNetFlat(eps: float = 1e-6, first: Condition | None = None) -> Composite
 
     Args:
         eps: stabiliser of the epsilon rule.
-        first: the layers that are flat, as in ``Composite(layers=...)``; default all that see the points. The released
-            code has flat on one of the three first convolutions of its scales.
+        first: the flat layers, as in ``Composite(layers=...)``; by default all that see the points. The released code
+            uses flat on one of the first convolutions of its three scales.
     """
     if first is None:
         return EpsilonFlat(eps)

@@ -167,7 +167,7 @@ class Propagation(TorchFunctionMode):
         if known.identify(func)[1] and self._is_active(args[0]):
             raise ValueError(
                 f"{self.choices.running_words()}the model changes an activation in place where gradients are off, "
-                "which attribution cannot follow; give the model an out-of-place form"
+                "which attribution cannot follow; use an out-of-place form"
             )
         args, kwargs = each(args, self.finished), each(kwargs, self.finished)
         active = self._active(args, kwargs)
@@ -378,7 +378,7 @@ class Propagation(TorchFunctionMode):
         if centres is None:
             return self._carried(func, base, points, index, centres=None, **options)
         if self.walk is not None:
-            raise ValueError("create_graph is not there for points that are grouped around centres")
+            raise ValueError("create_graph does not support points grouped around centres")
         fact = self._fact(points)
         carrier = func(Relevance.apply(points) if fact.carrier is None else fact.carrier, index, **options)
         y = Carried.apply(func(points.detach(), index, centres=centres.detach(), **options), carrier)
@@ -441,7 +441,7 @@ class Propagation(TorchFunctionMode):
         if fact is not None and fact.spoiler is not None:
             raise ValueError(
                 f"{self.choices.running_words()}it uses an activation whose memory the model changed in place through "
-                "a view, which attribution cannot follow; give the model an out-of-place form"
+                "a view, which attribution cannot follow; use an out-of-place form"
             )
         return x
 

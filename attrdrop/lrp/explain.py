@@ -17,7 +17,7 @@ from attrdrop.lrp.walk import told
 
 
 class LayerRow(NamedTuple):
-    """A layer that runs: its module's name and type, its function, its rule (None: part of the layer before), why."""
+    """A layer that runs: module name and type, function, rule (None: part of the previous layer), and why."""
 
     name: str
     type: str
@@ -27,7 +27,7 @@ class LayerRow(NamedTuple):
 
 
 class LayerTable(Sequence[LayerRow]):
-    """Layers in the order in which they run; as text, a table with a row each."""
+    """Layers in the order in which they run; as text, a table with one row per layer."""
 
     def __init__(self, rows: Sequence[LayerRow]) -> None:
         self.rows = tuple(rows)
@@ -62,11 +62,11 @@ def explain(
     of: str | None = None,
     embedding: str | nn.Module | None = None,
 ) -> LayerTable:
-    """Tells which layer gets which rule and why; arguments and errors as :func:`attrdrop.lrp.relevance`.
+    """Shows which layer gets which rule and why; arguments and errors as :func:`attrdrop.lrp.relevance`.
 
-    Costs a forward; one sample is enough. Warns of patterns, types and predicates that hold for no module, and of those
-    that give no layer its rule. Functions without parameters, such as activations, norms over features and attention,
-    have the rules of docs/mathematics.md and are not listed.
+    Costs one forward; one sample is enough. Warns about patterns, types and predicates that match no module, and about
+    those that assign their rule to no layer. Functions without parameters, such as activations, norms over features and
+    attention, follow the rules in docs/mathematics.md and are not listed.
 
     Returns:
         Rows in the order in which layers run; ``print`` shows them as a table. A layer that runs twice has two rows.
@@ -77,7 +77,7 @@ def explain(
     means = {"attention": attention, "unknown": unknown, "embedding": embedding}
     request = Request(inner, x, "pred", rule, arguments=others, keyword=keyword, **means)  # type: ignore[arg-type]
     if request.is_plain:
-        raise ValueError(f"rule must be one that treats layers, got {rule!r}, which is the plain gradient")
+        raise ValueError(f"rule must apply to layers, got {rule!r}, which is the plain gradient")
     found = told(request)
     warn_of_unmatched(rule, inner)
     _warn_of_idle(rule, inner, found)
@@ -97,6 +97,6 @@ def _warn_of_idle(rule: Rule, model: nn.Module, found: Sequence[Told]) -> None:
     for place, (condition, _) in enumerate(rule.layers):
         if place not in decisive and any(condition_holds(condition, *module) for module in model.named_modules()):
             warn(
-                f"the {described(condition)} of the composite gives no layer its rule: one before it comes first, or "
-                "its modules run no linear layer"
+                f"the {described(condition)} of the composite assigns its rule to no layer: an earlier condition comes "
+                "first, or its modules run no linear layer"
             )

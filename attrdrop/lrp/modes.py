@@ -32,15 +32,16 @@ def check_modes(model: nn.Module, training: Collection[nn.Module], classes: int,
         _agreed[model] = None
         warn(
             f"{type(model).__name__} does not run in training mode on these inputs alone ({type(error).__name__}: "
-            f"{error}), so nobody knows whether its outputs in evaluation mode, {classes} a sample, are the logits "
-            "that it trains; name them with output="
+            f"{error}), so it is unknown whether its outputs in evaluation mode, {classes} per sample, are the logits "
+            "that it trains; select them with output="
         )
         return
     found = logits.shape[1]
     if found != classes:
         raise ValueError(
-            f"{type(model).__name__} gives {classes} numbers a sample in evaluation mode, in which relevance is taken, "
-            f"and {found} in training mode; give output= that makes logits of the former, such as output=model.head"
+            f"{type(model).__name__} gives {classes} numbers per sample in evaluation mode, in which relevance is "
+            f"taken, and {found} in training mode; pass output= to turn the former into logits, such as "
+            "output=model.head"
         )
     _agreed[model] = classes
 

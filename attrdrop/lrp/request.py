@@ -73,16 +73,16 @@ def unpacked(
     others = dict(arguments or {})
     if not isinstance(inputs, Mapping):
         if of is not None:
-            raise ValueError(f"of names an entry of a batch of keywords, and inputs are a {type(inputs).__name__}")
+            raise ValueError(f"of names an entry of a batch of keywords, but inputs are a {type(inputs).__name__}")
         return inputs, others, None
     named = [of] if of is not None else [name for name in MAIN if name in inputs]
     if not named or named[0] not in inputs:
         names = ", ".join(map(str, inputs))
-        raise ValueError(f"of must name the entry of inputs that relevance is wanted for, one of {names}, got {of!r}")
+        raise ValueError(f"of must name the entry of inputs to explain, one of {names}, got {of!r}")
     keyword = named[0]
     twice = sorted(set(inputs) & set(others))
     if twice:
-        raise ValueError(f"arguments must not repeat what inputs hold, got {', '.join(twice)} in both")
+        raise ValueError(f"arguments must not repeat entries of inputs, got {', '.join(twice)} in both")
     rest = {name: value for name, value in inputs.items() if name not in (keyword, "labels")}
     return inputs[keyword], {**rest, **others}, keyword
 
@@ -99,7 +99,7 @@ def check(request: Request) -> None:
     if not isinstance(request.create_graph, bool):
         raise TypeError(f"create_graph must be True or False, got {request.create_graph!r}")
     if request.create_graph and is_sharded(model):
-        raise ValueError("create_graph is not there for models whose parameters are sharded (FSDP, ZeRO)")
+        raise ValueError("create_graph does not support models with sharded parameters (FSDP, ZeRO)")
     if inputs.dim() < 2:
         raise ValueError(f"inputs must have a batch dimension and one more, got shape {tuple(inputs.shape)}")
     if not isinstance(rule, Rule):

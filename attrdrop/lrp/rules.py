@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 
 
 class Rule:
-    """A rule for linear layers; alone it serves as a composite that gives every layer this rule."""
+    """A rule for linear layers; on its own, it serves as a composite that assigns this rule to every layer."""
 
     def choose(self, layer: Layer) -> Choice:
         """The rule of a layer."""
@@ -96,7 +96,7 @@ class Epsilon(LayerRule):
 class Zero(LayerRule):
     """LRP-0: R_j = sum_k a_j w_jk R_k / y_k, nothing where y_k is 0. Costs nothing (Bach et al., 2015).
 
-    In a network of ReLUs it is gradient times input, its noise included.
+    In a ReLU network it is gradient times input, including its noise.
     """
 
     has_gradient = True
@@ -142,7 +142,7 @@ class ZPlus(SurrogateRule):
 
 @dataclass(frozen=True)
 class AlphaBeta(SurrogateRule):
-    """LRP-alpha-beta: contributions for and against an output count alpha and -beta times.
+    """LRP-alpha-beta: contributions for and against an output are weighted by alpha and -beta.
 
     R_j = sum_k (alpha (a_j w_jk)⁺ / s_k⁺ - beta (a_j w_jk)⁻ / s_k⁻) R_k, s_k⁺ = sum_j (a_j w_jk)⁺ + b_k⁺, s_k⁻ so too.
     Costs two forwards of the layer, four where inputs may be negative, half of them with beta = 0 (Bach et al., 2015).
@@ -177,7 +177,7 @@ class AlphaBeta(SurrogateRule):
 
 @dataclass(frozen=True)
 class Gamma(SurrogateRule):
-    """LRP-gamma: contributions of the sign of the output count 1 + gamma times.
+    """LRP-gamma: contributions with the output's sign are weighted by 1 + gamma.
 
     R_j = sum_k (a_j w_jk + gamma (a_j w_jk)⁺) R_k / sum_j (...) where y_k > 0, with ⁻ for ⁺ where y_k < 0.
     Costs one forward of the layer before a ReLU, else two; twice that where inputs may be negative (Montavon et al.,
@@ -185,7 +185,7 @@ class Gamma(SurrogateRule):
 
     Args:
         gamma: 0 or more; 0 is epsilon, infinity z⁺. A mapping such as {"layer1.*": 0.5, "*": 0.1} gives each layer the
-            value of the first shell pattern that its name matches.
+            value of the first shell pattern that matches its name.
         stabilizer: added to the denominator, above 0.
     """
 
@@ -234,14 +234,14 @@ class Gamma(SurrogateRule):
 
 @dataclass(frozen=True)
 class ZBox(SurrogateRule):
-    """LRP-zB: for inputs in a box, such as pixels; against the lowest and highest value that each could have.
+    """LRP-zB: for bounded inputs, such as pixels; relative to the lowest and highest value of each.
 
     R_j = sum_k (x_j w_jk - l_j w_jk⁺ - h_j w_jk⁻) R_k / sum_j (...), the bias left out. Meant for layers that see the
     input. Costs three forwards of the layer (Montavon et al., 2017).
 
     Args:
-        low, high: a number, or one a channel of the layer's input (of linear layers: a feature), in the units of that
-            input: normalised where it is normalised. low at most high.
+        low, high: a number, or one per channel of the layer's input (for linear layers: per feature), in the units of
+            that input, normalised if the input is normalised. low at most high.
         stabilizer: added to the denominator with its sign, above 0.
     """
 
@@ -280,7 +280,7 @@ class ZBox(SurrogateRule):
 
 @dataclass(frozen=True)
 class WSquare(SurrogateRule):
-    """LRP-w²: R_j = sum_k w_jk² R_k / (sum_j w_jk² + b_k²), whatever the inputs are.
+    """LRP-w²: R_j = sum_k w_jk² R_k / (sum_j w_jk² + b_k²), regardless of the inputs.
 
     Meant for layers that see unbounded inputs. Costs one forward of the layer (Montavon et al., 2017; with b² as in
     zennit).
@@ -306,7 +306,7 @@ class JoinRule(LayerRule):
 
 @dataclass(frozen=True)
 class Flat(JoinRule):
-    """Every input in the window of an output gets the same share of its relevance, whatever value and weight.
+    """Every input in the window of an output gets the same share of its relevance, regardless of value and weight.
 
     R_j = sum_k R_k / n_k, n_k inputs each. Meant for layers that see the input; elsewhere what goes to an activation of
     0 is lost, as R = a c. Costs one forward of the layer with one channel (Lapuschkin et al., 2019).
@@ -318,7 +318,7 @@ class Flat(JoinRule):
 
 @dataclass(frozen=True)
 class Pass(JoinRule):
-    """R_j = R_j of the output: each input gets the relevance of the output in its place. Costs nothing.
+    """R_j = R_j of the output: each input gets the relevance of the output at its position. Costs nothing.
 
     For layers whose output has the shape of their input.
     """
@@ -326,7 +326,7 @@ class Pass(JoinRule):
     def misfit(self, call: LinearCall, y: Tensor) -> str | None:
         if y.shape == call.input.shape:
             return None
-        return f"Pass is for outputs of the shape of the input, {tuple(call.input.shape)}, not {tuple(y.shape)}"
+        return f"Pass needs outputs with the shape of the input, {tuple(call.input.shape)}, not {tuple(y.shape)}"
 
     def join(self, call: LinearCall, y: Tensor) -> Tensor:
         return Carried.apply(y, call.shares)
@@ -342,12 +342,12 @@ class Block(JoinRule):
 
 @dataclass(frozen=True)
 class GradientTimesInput(Rule):
-    """x dF/dx: the plain gradient in eval mode, no layer treated. Not a rule for single layers."""
+    """x dF/dx: the plain gradient in eval mode, without rules. Not a rule for single layers."""
 
 
 @dataclass(frozen=True)
 class AbsGradient(Rule):
-    """|dF/dx|: the size of the plain gradient in eval mode. Not a rule for single layers."""
+    """|dF/dx|: the magnitude of the plain gradient in eval mode. Not a rule for single layers."""
 
 
 def _signed_sum(call: LinearCall, above: bool) -> Tensor:
@@ -388,11 +388,11 @@ def _by_channel(name: str, bound: object) -> float | tuple[float, ...]:
         return float(bound)
     if isinstance(bound, Tensor):
         if bound.dim() and bound.numel() != max(bound.shape):
-            raise ValueError(f"{name} must be a number or have one value a channel, got shape {tuple(bound.shape)}")
+            raise ValueError(f"{name} must be a number or have one value per channel, got shape {tuple(bound.shape)}")
         bound = bound.flatten().tolist()
     if isinstance(bound, Sequence) and bound and all(is_number(value) for value in bound):
         return tuple(float(value) for value in bound)
-    raise TypeError(f"{name} must be a number or one a channel, got {type(bound).__name__}")
+    raise TypeError(f"{name} must be a number or one per channel, got {type(bound).__name__}")
 
 
 _LEAST_IS_ZERO = ("gamma", "alpha", "beta")

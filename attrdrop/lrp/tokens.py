@@ -44,9 +44,9 @@ def embedded(request: Request, propagation: Propagation, points: list[Tensor]) -
         for handle in handles:
             handle.remove()
     if not points:
-        where = "no nn.Embedding of the model sees them"
-        where = where if request.embedding is None else "the embedding named does not see them"
-        raise ValueError(f"inputs are integers, and {where}; name the module that embeds them with embedding=")
+        where = "no nn.Embedding of the model receives them"
+        where = where if request.embedding is None else "the given embedding does not receive them"
+        raise ValueError(f"inputs are integers, but {where}; pass the module that embeds them as embedding=")
 
 
 def _embeddings(request: Request) -> list[nn.Module]:
@@ -89,13 +89,13 @@ def explained(request: Request, logits: Tensor) -> Tensor:
     """The rows of logits that are explained (M, classes), of (N, classes) or (N, T, classes)."""
     position = request.position
     if logits.dim() != (2 if position is None else 3):
-        wanted, hint = "(N, classes)", "pick them with output=, or say where in the text with position="
+        wanted, hint = "(N, classes)", "select them with output=, or select a position in the text with position="
         if position is not None:
-            wanted, hint = "(N, T, classes)", "position= says where in a text"
-        raise ValueError(f"the model must give logits of shape {wanted}, got {tuple(logits.shape)}; {hint}")
+            wanted, hint = "(N, T, classes)", "position= selects a position in a text"
+        raise ValueError(f"the model must return logits of shape {wanted}, got {tuple(logits.shape)}; {hint}")
     count = request.inputs.shape[0]
     if logits.shape[0] != count:
-        raise ValueError(f"the model must give one row of logits a sample, {count}, got {logits.shape[0]}")
+        raise ValueError(f"the model must return one row of logits per sample, {count}, got {logits.shape[0]}")
     if position is None:
         return logits
     if isinstance(position, Tensor) and position.dtype == torch.bool:
@@ -121,7 +121,7 @@ def _indices(request: Request, position: Any, count: int, length: int, device: t
     valid = _valid(request, (count, length))
     if isinstance(position, str):
         if position != "last":
-            raise ValueError(f"position must be 'last', an index, one a sample or a mask, got {position!r}")
+            raise ValueError(f"position must be 'last', an index, one per sample or a mask, got {position!r}")
         places = torch.arange(length, device=device).expand(count, length)
         return (places if valid is None else places * valid.to(device).bool()).amax(1)
     if is_int(position):
@@ -135,10 +135,10 @@ def _indices(request: Request, position: Any, count: int, length: int, device: t
         low, high = (int(x) for x in position.aminmax())
         if low < -length or high >= length:
             raise ValueError(
-                f"position must lie in [{-length}, {length}), the text has {length} places, got {low} to {high}"
+                f"position must lie in [{-length}, {length}), the text has {length} positions, got {low} to {high}"
             )
         if valid is not None and not valid.bool().gather(1, position.to(valid.device)[:, None] % length).all():
-            raise ValueError("position must be in the text, got a place of padding; position='last' is the last token")
+            raise ValueError("position must be in the text, got a padding position; position='last' is the last token")
     return position % length
 
 

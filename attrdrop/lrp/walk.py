@@ -36,7 +36,7 @@ def propagate(request: Request) -> list[Tensor]:
         if modules or model.training or request.has_tokens or request.create_graph:
             raise ValueError(
                 "inside torch.compile the model must be in eval mode, inputs floating point, and stop_at, layers and "
-                "create_graph are not there"
+                "create_graph are not supported"
             )
         x = inputs.detach().requires_grad_(True)
         return _walk_back(request, _run(request, x, propagation), [x], propagation)
@@ -179,7 +179,7 @@ def _rows(request: Request, outputs: Any) -> Tensor:
         outputs = getattr(outputs, "logits", outputs)
         outputs = outputs[0] if isinstance(outputs, (tuple, list)) and outputs else outputs
     if not isinstance(outputs, Tensor):
-        raise ValueError(f"the model must give logits, got {type(outputs).__name__}; pick them with output=")
+        raise ValueError(f"the model must return logits, got {type(outputs).__name__}; select them with output=")
     return explained(request, outputs)
 
 
@@ -194,9 +194,7 @@ def catching(
         main = output if is_tensor else output[0] if type(output) in (tuple, list) and output else None
         if not isinstance(main, Tensor):
             given = f"{type(module).__name__}, which gives a {type(output).__name__}"
-            raise ValueError(
-                f"relevance is there for modules that give a tensor, alone or first in a tuple, not {given}"
-            )
+            raise ValueError(f"relevance needs modules that return a tensor, alone or first in a tuple, not {given}")
         with torch._C.DisableTorchFunction():
             main = propagation.finished(main)
             if stops:

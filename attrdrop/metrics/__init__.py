@@ -1,4 +1,4 @@
-"""Measures of relevance maps, of what models do under them, and of robustness. They need torch and NumPy alone."""
+"""Measures of relevance maps, of what models do under them, and of robustness. They need only torch and NumPy."""
 
 from attrdrop.metrics.flipping import FlippingCurve, flipping_curve
 from attrdrop.metrics.out_of_distribution import (

@@ -1,4 +1,4 @@
-"""Pixel and point flipping: what a model says while its most relevant features are taken away."""
+"""Pixel and point flipping: what a model says while its most relevant features are removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDERS = ("descending", "ascending", "random")
 
 
 class FlippingCurve(NamedTuple):
-    """fractions (S + 1,): share of features flipped, from 0 to 1; scores (N, S + 1): what the model said then."""
+    """fractions (S + 1,): share of features flipped, from 0 to 1; scores (N, S + 1): the model's scores there."""
 
     fractions: Tensor
     scores: Tensor
@@ -49,21 +49,20 @@ def flipping_curve(
     without gradients; each module's training flag and the global random state are left as they were.
 
     Args:
-        model: maps a batch of inputs to logits (n, classes), if need be through ``output``.
+        model: maps a batch of inputs to logits (n, classes), if necessary through ``output``.
         inputs: floating point; images (N, C, H, W), whose features are squares of pixels, or point clouds (N, P, C),
             whose features are points.
         target: int64 (N,), the class whose score is followed.
         relevance: floating point; (N, H, W) or (N, C, H, W) for images (summed with its sign over channels and each
-            square), (N, P) or (N, P, C) for clouds (summed over channels). Of equal features the one with the lower
-            index comes first.
+            square), (N, P) or (N, P, C) for clouds (summed over channels). Ties go to the lower index.
         steps: number of steps S, at most one per feature; after step s, floor(s / S * features) are flipped.
-        order: "descending" (most relevant first), "ascending", or "random", in which relevance has no say.
+        order: "descending" (most relevant first), "ascending", or "random", which ignores relevance.
         value: what a flipped feature becomes: a number, a (C,) tensor, or "mean", each sample's own mean per channel.
         patch: side of the squares in pixels; squares at the right and lower border may be smaller.
         batch_size: samples per call of the model; default, all.
         score: "logit", "probability" (after softmax) or "accuracy" (1 where the target is the arg-max).
         seed: of the random order, which is the same on every device.
-        output: turns what the model returns into logits, such as ``lambda out: out.logits``; default, unchanged.
+        output: turns what the model returns into logits, such as ``lambda out: out.logits``; by default unchanged.
 
     Returns:
         Fractions (S + 1,) and scores (N, S + 1), both float32 (float64 for float64 logits), on the device of the

@@ -13,7 +13,7 @@ from attrdrop._core.checks import check_choice, check_positive_int, check_tensor
 
 
 def class_subset(logits: Tensor, classes: Sequence[int] | Tensor) -> Tensor:
-    """The logits of some classes, for test sets that hold only these.
+    """The logits of some classes, for test sets that contain only these.
 
     Args:
         logits: floating point (N, K). classes: k distinct class indices in [0, K); their order is that of the columns
@@ -24,7 +24,7 @@ def class_subset(logits: Tensor, classes: Sequence[int] | Tensor) -> Tensor:
 
     Raises:
         TypeError: logits is not a floating-point tensor, or classes does not hold integers. ValueError: logits has
-        another shape or NaN, or classes is empty, repeats an index or holds one out of range.
+            another shape or NaN, or classes is empty, repeats an index or has one out of range.
     """
     logits = _check_logits("logits", logits)
     indices = np.asarray(classes.cpu() if isinstance(classes, Tensor) else classes)
@@ -60,18 +60,18 @@ def calibration_error(
     *,
     probabilities: bool = False,
 ) -> float:
-    """Gap between confidence (largest probability) and accuracy over bins of equal width, weighted by their samples.
+    """Gap between confidence (largest probability) and accuracy over bins of equal width, weighted by sample counts.
 
     Guo et al. (2017), "On calibration of modern neural networks". Bin b of B holds confidences in ((b - 1) / B, b / B].
 
     Args:
         logits: floating point (N, K), N > 0. labels: int64 (N,), in [0, K). bins: their number.
         norm: "l1", the expected calibration error, or "l2", the root mean square.
-        probabilities: ``logits`` holds probabilities instead.
+        probabilities: ``logits`` contains probabilities instead.
 
     Raises:
-        As :func:`top1`. ValueError also: bins is not positive, norm is unknown, or logits do not hold the
-        probabilities they should.
+        As :func:`top1`. ValueError also: bins is not positive, norm is unknown, or logits should contain probabilities
+            but do not.
     """
     check_positive_int("bins", bins)
     check_choice("norm", norm, ("l1", "l2"))
@@ -138,9 +138,8 @@ def aupr(in_scores: Tensor, out_scores: Tensor) -> float:
     """Average precision of finding out-of-distribution samples, the positive class. Needs scikit-learn.
 
     Args:
-        in_scores: floating point; anomaly scores (N,) of data like that of the training, high where odd, or logits
-            (N, K), whose :func:`anomaly_score` is taken. out_scores: the same of out-of-distribution data, (M,) or
-            (M, K).
+        in_scores: floating point; anomaly scores (N,) of in-distribution data, higher for anomalies, or logits (N, K),
+            whose :func:`anomaly_score` is taken. out_scores: the same for out-of-distribution data, (M,) or (M, K).
 
     Raises:
         ImportError: scikit-learn is not installed. TypeError: a score is not a floating-point tensor. ValueError: it
@@ -164,7 +163,7 @@ def evaluate(
 
     Args:
         logits: floating point (N, K), N > 0. labels: int64 (N,), in [0, K), or positions in ``classes``.
-        classes: class indices that the test set holds; both logits are reduced to these (:func:`class_subset`).
+        classes: class indices in the test set; both logits are reduced to these (:func:`class_subset`).
         out_logits: floating point (M, K), the logits of out-of-distribution data.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Robustness to the random loss of points: what a model says about clouds of which a part is gone."""
+"""Robustness to the random loss of points: what a model says about clouds with a part missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class PointLossCurve(NamedTuple):
-    """fractions (S,): share of the points lost; scores (N, S): what the model said then, mean over the repeats."""
+    """fractions (S,): share of points lost; scores (N, S): the model's scores there, averaged over repeats."""
 
     fractions: Tensor
     scores: Tensor
@@ -45,25 +45,25 @@ def point_loss_curve(
     seed: int = 0,
     output: Callable[[Any], Tensor] | None = None,
 ) -> PointLossCurve:
-    """Loses more and more random points of each cloud and follows the model's score of the target.
+    """Removes more and more random points of each cloud and follows the model's score of the target.
 
-    In a repeat a point that is lost stays lost. The model runs in eval mode without gradients; each module's training
+    Within a repeat, a lost point stays lost. The model runs in eval mode without gradients; each module's training
     flag and the global random state are left as they were.
 
     Args:
-        model: maps clouds to logits (n, classes), if need be through ``output``.
+        model: maps clouds to logits (n, classes), if necessary through ``output``.
         points: floating point (N, P, C), finite.
         target: int64 (N,), the class whose score is followed.
-        fractions: shares of the points lost, rising, in [0, 1); of P points, floor(fraction * P) go.
-        repeats: draws of the points that are lost, of which the scores' mean is taken.
-        mode: "remove" (clouds become smaller, the others keep their order) or "origin" (every channel becomes 0).
+        fractions: increasing shares of the points lost, in [0, 1); of P points, floor(fraction * P) are lost.
+        repeats: number of draws of the lost points, over which scores are averaged.
+        mode: "remove" (clouds become smaller, remaining points keep their order) or "origin" (every channel becomes 0).
         score: "logit", "probability" (after softmax) or "accuracy" (1 where the target is the arg-max).
         batch_size: clouds per call of the model; default, all.
         seed: of the draws, which are the same on every device.
-        output: turns what the model returns into logits, such as ``lambda out: out.logits``; default, unchanged.
+        output: turns what the model returns into logits, such as ``lambda out: out.logits``; by default unchanged.
 
     Returns:
-        Fractions really lost (S,) and scores (N, S), both float32 (float64 for float64 logits), on the device of the
+        Fractions actually lost (S,) and scores (N, S), both float32 (float64 for float64 logits), on the device of the
         points.
 
     Raises:

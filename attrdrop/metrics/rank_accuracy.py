@@ -12,7 +12,7 @@ from attrdrop._core.maps import pixel_relevance
 def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
     """Share of the k most relevant pixels that lie inside the mask, where k is the size of the mask.
 
-    Arras, Osman and Samek (2022), "CLEVR-XAI". Of equally relevant pixels the one with the lower index counts as more
+    Arras, Osman and Samek (2022), "CLEVR-XAI". Of equally relevant pixels, the one with the lower index counts as more
     relevant.
 
     Args:
@@ -41,7 +41,8 @@ def relevance_mass_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
         mask: bool (N, H, W), True on the object.
 
     Returns:
-        float32 (float64 for float64 relevance) (N,), in [0, 1]; NaN where the mask is empty or no relevance positive.
+        float32 (float64 for float64 relevance) (N,), in [0, 1]; NaN where the mask is empty or no relevance is
+        positive.
 
     Raises:
         As :func:`relevance_rank_accuracy`.

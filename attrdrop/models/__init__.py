@@ -1,4 +1,4 @@
-"""Models that the experiments need and no dependency offers."""
+"""Models that the experiments need and no dependency provides."""
 
 from attrdrop.models.pointnet2 import Neighbours, PointNet, PointNet2, pointnet, pointnet2_msg, pointnet2_ssg
 from attrdrop.models.resnet import ResNet, from_torchvision, resnet10, resnet18, resnet34, resnet50, resnet101

@@ -116,7 +116,7 @@ class PointNet2(nn.Module):
         self.head = _head((layers[-1], *head), classes, dropout)
 
     def neighbours(self, points: Tensor, valid: Tensor | None = None) -> list[Neighbours]:
-        """What :meth:`forward` finds on its way, to be found once for several passes over the same clouds."""
+        """What :meth:`forward` computes on its way; compute it once for several passes over the same clouds."""
         found = []
         for level in self.levels:
             here, points = level.find(points, valid)
@@ -130,9 +130,9 @@ class PointNet2(nn.Module):
         """Logits (N, classes) of clouds.
 
         Args:
-            points: floating point (N, P, C): coordinates, then whatever else a point has, its normal for instance.
-            valid: bool (N, P), False where a cloud has no point; each cloud must have one.
-            neighbours: of :meth:`neighbours`; valid is then not looked at.
+            points: floating point (N, P, C): coordinates, then other channels, such as a normal.
+            valid: bool (N, P), False for padding; each cloud must have a point.
+            neighbours: from :meth:`neighbours`; valid is then ignored.
         """
         _check_points(points, self.channels, valid)
         neighbours = self.neighbours(points, valid) if neighbours is None else neighbours
@@ -191,8 +191,8 @@ def pointnet2_ssg(classes: int, channels: int = 3, points: int = CLOUD, width: f
     """PointNet++ with single-scale grouping.
 
     Args:
-        classes: number of outputs. channels: of a point, 3, or 6 with normals.
-        points: of a cloud: samples and neighbours are in the published proportion to it.
+        classes: number of outputs. channels: per point, 3, or 6 with normals.
+        points: per cloud; samples and neighbours are in the published proportion to it.
         width: factor of the published numbers of channels.
     """
     return _pointnet2(classes, channels, points, width, [(0.2,), (0.4,)], [(32,), (64,)], SSG_WIDTHS)

@@ -88,7 +88,7 @@ class ResNet(nn.Module):
 
 
 def resnet10(classes: int, width: int = 16, small_images: bool = True, channels: int = 3) -> ResNet:
-    """One block a stage, narrow: trains on a CPU."""
+    """One block per stage, narrow: trains on a CPU."""
     return ResNet([1, 1, 1, 1], classes, width, small_images=small_images, channels=channels)
 
 
@@ -118,7 +118,7 @@ def is_torchvision(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a residual network of torchvision under the names of ours, for ``load_state_dict``.
+    """Weights of a torchvision residual network under our names, for ``load_state_dict``.
 
     ::
 
@@ -126,10 +126,10 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         model.load_state_dict(from_torchvision(torch.load("resnet50.pth", weights_only=True)))
 
     Args:
-        state: of resnet18, 34, 50 or 101; the same network with the stem for large images gives the same logits.
+        state: of resnet18, 34, 50 or 101; our network with the stem for large images then gives the same logits.
 
     Raises:
-        ValueError: a name is none of such a network.
+        ValueError: a name is not one of such a network.
     """
     return {_ours(name): value for name, value in state.items()}
 

@@ -1,4 +1,4 @@
-"""Public operators: each validates its arguments, chooses a backend, and is differentiable where that has a meaning."""
+"""Public operators: each validates its arguments, chooses a backend, and is differentiable where that makes sense."""
 
 from attrdrop.ops.attention_attribution import TopEntries, attention_attribution
 from attrdrop.ops.ball_query import ball_query

@@ -69,8 +69,8 @@ def attention_attribution(
     is_causal: bool = False,
     backend: str | None = None,
 ) -> Tensor | TopEntries:
-    """What attention positions do, for explanation and plots: one of three n x n quantities, of which no backend but
-    the reference makes more than a tile.
+    """Sums, rows or top entries of one of three n x n attention quantities, for explanation and plots. Only the
+    reference forms more than a tile of the matrix.
 
     The sum of the relevance over queries is v_j · dF/dv_j for key j (of the query head's share in dF/dv), and over keys
     dO_i · O_i for query i.
@@ -80,19 +80,19 @@ def attention_attribution(
         v: (B, H_kv, n_k, d), the values; dtype and device of grad_out, H_kv divides H.
         quantity: "gradient", dF/dA = dO Vᵀ (AD-DROP, Eq. 5), of grad_out and v; "probability", the attention
             probabilities A before dropout, of the weight; "relevance", A * dF/dA, of all of them.
-        weight: (q, k, lse, scale, bias or None), from which A = exp(scale q kᵀ + bias - lse):
-            :class:`AttentionWeight`. lse is that of ``masked_attention(..., return_lse=True)`` or of flash attention.
-        rows: int64 (r,): return these rows, (B, H, r, n_k), 0 where invalid. On the CPU a row out of range is an
-            error; on a GPU, where nothing waits for the device, it is moved into range.
-        topk: return the k largest entries of each head instead, as :class:`TopEntries`.
-            With neither, return the sum over all rows for each key, (B, H, n_k).
-        valid: packed bits (B|1, H|1, n_q|1, ceil(n_k / 32)) of the positions that count, as those of the mask that
-            attention had; None: all.
-        is_causal: only columns j <= i count in row i.
+        weight: (q, k, lse, scale, bias or None), from which A = exp(scale q kᵀ + bias - lse): :class:`AttentionWeight`.
+            lse is that of ``masked_attention(..., return_lse=True)`` or of flash attention.
+        rows: int64 (r,): return these rows, (B, H, r, n_k), 0 where invalid. On the CPU a row out of range raises an
+            error; on a GPU, where nothing synchronises, it is clamped into range.
+        topk: return the k largest entries of each head instead, as :class:`TopEntries`. With neither, return the sum
+            over all rows for each key, (B, H, n_k).
+        valid: packed bits (B|1, H|1, n_q|1, ceil(n_k / 32)) of the valid positions, such as those of attention's mask;
+            None: all.
+        is_causal: only columns j <= i are valid in row i.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:
-        float32 (float64 for float64 inputs), by the case above.
+        float32 (float64 for float64 inputs), with the shape given above.
 
     Raises:
         TypeError, ValueError: an argument is not as said above; the message names it.
@@ -102,7 +102,7 @@ def attention_attribution(
     batch, heads, n_q, _ = queries.shape
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), queries.device)
     if rows is not None and topk is not None:
-        raise ValueError("rows and topk cannot both be given: rows picks rows, topk entries")
+        raise ValueError("rows and topk cannot both be given: rows selects rows, topk entries")
     if rows is not None:
         rows = _check_picked(rows, n_q, queries.device)
         chosen = _resolve(operands, 0, backend)
@@ -162,7 +162,7 @@ def _check_picked(rows: Tensor, n_q: int, device: torch.device) -> Tensor:
     if rows.dtype != torch.int64 or rows.dim() != 1:
         raise TypeError(f"rows must be int64 of shape (r,), got {rows.dtype} of shape {tuple(rows.shape)}")
     if rows.numel() and n_q == 0:
-        raise ValueError(f"rows must be empty where there are no queries, got {rows.numel()}")
+        raise ValueError(f"rows must be empty if there are no queries, got {rows.numel()}")
     if rows.device.type != "cpu":
         return rows.to(device).contiguous().clamp(0, max(n_q - 1, 0))
     if not torch.compiler.is_compiling() and rows.numel():

@@ -44,21 +44,21 @@ def ball_query(
 ) -> Tensor | tuple[Tensor, ...]:
     """Finds the first k valid points, in order of index, within a radius of each centre (Qi et al. 2017).
 
-    Within is a squared distance of at most radius * radius, both in float32, each operation rounded, so all backends
-    find the same points. Where fewer than k are found, the first found fills the rest; where none is, the nearest valid
-    point does (ties go to the lower index).
+    "Within" means a squared distance of at most radius * radius, both in float32 with each operation rounded, so all
+    backends find the same points. If fewer than k are found, the first one fills the rest; if there are none, the
+    nearest valid point does (ties go to the lower index).
 
     Args:
         points: (N, P, C), C >= 3, coordinates first; float32, bfloat16, float16 (float64: reference only, computed in
             float64), any strides. P >= 1 unless N is 0.
         centres: (N, S, C'), C' >= 3, coordinates first; type and device of points.
-        radius, k: positive numbers; or equally many of each, at most 32, for grouping at several scales: distances are
-            computed once for all.
-        valid: bool (N, P), False where a point is padding; padding is never found. A cloud of nothing else gives 0s.
+        radius, k: positive numbers; or sequences of equal length, at most 32, for grouping at several scales: distances
+            are computed only once.
+        valid: bool (N, P), False where a point is padding; padding is never found. A cloud with nothing else gives 0s.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:
-        int64 (N, S, k); or a tuple with one for each scale, views of one tensor. There is no gradient.
+        int64 (N, S, k); or a tuple with one per scale, views of one tensor. There is no gradient.
 
     Raises:
         TypeError, ValueError: an argument is not as said above, or a valid point or a centre is NaN or infinite on the
@@ -83,7 +83,7 @@ def _check_scales(radius: object, k: object) -> tuple[list[float], list[int]]:
             f"radius and k must be two numbers or two sequences, got {type(radius).__name__} and {type(k).__name__}"
         )
     if not 1 <= len(radius) <= MOST_SCALES or len(radius) != len(k):
-        raise ValueError(f"radius and k must hold 1 to {MOST_SCALES} numbers, equally many, got {radius} and {k}")
+        raise ValueError(f"radius and k must have the same length, 1 to {MOST_SCALES} numbers, got {radius} and {k}")
     for r in radius:
         if not checks.is_number(r):
             raise TypeError(f"radius must be a number, got {type(r).__name__}")

@@ -1,4 +1,4 @@
-"""farthest_point_sample: points of a cloud that lie far from one another."""
+"""farthest_point_sample: points of a cloud that are far from each other."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def farthest_point_sample(
     start: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Chooses n points of each cloud, each the farthest from those before (Eldar et al. 1997), as PointNet++ does.
+    """Chooses n points of each cloud, each farthest from the previous ones (Eldar et al. 1997), as PointNet++ does.
 
     The next point is the valid one with the largest squared distance to the nearest chosen; ties go to the lower index.
     Distances are dx*dx + dy*dy + dz*dz in float32, each operation rounded, so all backends choose the same points. Once
-    every point has been chosen, or lies where one was, the first valid index repeats.
+    every point has been chosen or coincides with a chosen one, the first valid index repeats.
 
     Args:
         points: (N, P, C), C >= 3, coordinates first; float32, bfloat16, float16 (float64: reference only, computed in
             float64), any strides. P >= 1 unless N is 0.
         n: points to choose, 0 or more.
-        valid: bool (N, P), False where a point is padding; padding is never chosen. A cloud of nothing else gives 0s.
-        start: int64 (N,), the first point of each cloud; default, and where it is padding, the first valid one. On
-            CUDA, moved into range.
+        valid: bool (N, P), False where a point is padding; padding is never chosen. A cloud with nothing else gives 0s.
+        start: int64 (N,), the first point of each cloud; by default, and if it is padding, the first valid one. On
+            CUDA, clamped into range.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:

@@ -13,16 +13,17 @@ from attrdrop.reference import group_points as reference
 
 
 def group_points(points: Tensor, index: Tensor, centres: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Gathers points by index, and moves the origin of their coordinates to the centre of the group, in one pass.
+    """Gathers points by index and subtracts the centre of their group from their coordinates, in one pass.
 
-    out[n, s, j] = points[n, index[n, s, j]], less centres[n, s] in the first three channels.
+    out[n, s, j] = points[n, index[n, s, j]], minus centres[n, s] in the first three channels.
 
-    The gradient of a point is the sum of those of its copies, in the order of the index, in float32 (float64 for such
-    points): the same bits in every run. Centres are constants and get none. Gradients of gradients are defined.
+    The gradient of a point is the sum over its copies, in the order of the index, in float32 (float64 for float64
+    points), so every run gives the same bits. Centres are constants and get no gradient. Second-order gradients are
+    supported.
 
     Args:
         points: (N, P, C), float32, bfloat16, float16 (float64: reference only), any strides. P >= 1 unless N is 0.
-        index: int64 (N, S, k), any strides, of :func:`ball_query` for instance. On CUDA, moved into range.
+        index: int64 (N, S, k), any strides, for instance from :func:`ball_query`. On CUDA, clamped into range.
         centres: (N, S, 3), type and device of points, which then need C >= 3; further channels are not read. None:
             nothing is subtracted.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.

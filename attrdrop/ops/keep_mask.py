@@ -18,7 +18,7 @@ REGIONS = ("high", "low")
 
 @dataclass(frozen=True)
 class KeepMask:
-    """Packed positions to attend to; padding, causality and AD-DROP are all in it.
+    """Packed positions to attend to, which combine padding, causality and AD-DROP.
 
     Attributes:
         rows: int32 (B, H, n_q, ceil(n_k / 32)); bit j % 32 of word j // 32 is column j, set = attend.
@@ -44,9 +44,9 @@ class KeepMask:
 
 
 class AttentionWeight(NamedTuple):
-    """What weighs x yᵀ by the attention probabilities exp(scale q kᵀ + bias - lse) (Eq. 3).
+    """Weights x yᵀ by the attention probabilities exp(scale q kᵀ + bias - lse) (Eq. 3).
 
-    q (B, H, n_q, e), k (B, H_kv, n_k, e), lse float32 (B, H, n_q), scale a number, bias as that of :func:`keep_mask`.
+    q (B, H, n_q, e), k (B, H_kv, n_k, e), lse float32 (B, H, n_q), scale a number, bias as in :func:`keep_mask`.
     """
 
     q: Tensor
@@ -74,30 +74,31 @@ def keep_mask(
     sample_ids: Tensor | None = None,
     backend: str | None = None,
 ) -> KeepMask:
-    """Ranks each row of x yᵀ, drops part of its high end, packs what is left (AD-DROP, Eq. 5 to 7).
+    """Ranks each row of x yᵀ, drops part of its high end, and packs the rest (AD-DROP, Eq. 5 to 7).
 
     Row i with n_i valid columns has the threshold t_i at 0-based rank int(n_i (1 - p)), the product taken in float32.
-    Columns strictly below t_i are kept; each other valid column is dropped with probability q. A row that would lose
+    Columns strictly below t_i are kept; every other valid column is dropped with probability q. A row that would lose
     all its valid columns keeps them all. Ties at t_i are candidates, -0 equals +0, NaN ranks last. p = 0 leaves no
-    candidates. Draws depend on (seed, layer, sample id, head, row, column) alone: see docs/determinism.md.
+    candidates. Draws depend only on (seed, layer, sample id, head, row, column): see docs/determinism.md.
 
     Args:
         x: (B, H, n_q, d), float32, bfloat16, float16 (float64: reference only). GA: the gradient dO of the head
             outputs; AA: the queries; IGA: the sum of dO over the integration steps.
         y: (B, H_kv, n_k, d), dtype and device of x; H_kv divides H. GA and IGA: the values; AA: the keys.
         p: share of a row's valid columns in the candidate region, in [0, 1].
-        q: probability that a candidate is dropped, in [0, 1], to 1/65536.
+        q: probability that a candidate is dropped, in [0, 1], with a resolution of 1/65536.
         seed: 64-bit seed of the step.
-        layer: index of the layer in [0, 65536), part of the random place.
+        layer: index of the layer in [0, 65536), part of the random position.
         valid: packed bits (B|1, H|1, n_q|1, ceil(n_k / 32)) of the columns that may be attended to; None: all.
         is_causal: only columns j <= i are valid for row i.
         region: "high", or "low" to mirror the ranking (threshold at rank int(n_i p), columns at or above it kept).
         bias: floating point, broadcastable to (B, H, n_q, n_k), to rank x yᵀ scale + bias, rounded once to float32 (AA
-            under a position bias or a floating-point mask). Not together with a weight, which has its own.
-        scale: what x yᵀ is multiplied by before a bias is added; 1 where there is none.
+            under a position bias or a floating-point mask). Not together with a weight, which has its own bias.
+        scale: factor of x yᵀ before a bias is added; 1 without a bias.
         weight: (q, k, lse, scale, bias or None) to rank x yᵀ multiplied by the attention probabilities (IGA).
-        keys: precision that ranks. "auto": float32 for float32 inputs, bfloat16-rounded float32 sums for half ones;
-            "fp32" and "bf16" force one. Rounding to bfloat16 moves about 0.1 % of the bits.
+        keys: precision of the ranking. "auto": float32 for float32 inputs, bfloat16-rounded float32 sums for
+            half-precision ones; "fp32" and "bf16" force one or the other. Rounding to bfloat16 changes about 0.1 % of
+            the bits.
         sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
@@ -116,11 +117,11 @@ def keep_mask(
     checks.check_choice("region", region, REGIONS)
     valid = checks.check_bits("valid", valid, (batch, heads, n_q, checks.word_count(n_k)), x.device)
     if weight is not None and bias is not None:
-        raise ValueError("bias must be None where a weight is given: that of the scores is the weight's fifth entry")
+        raise ValueError("bias must be None if a weight is given: pass it as the weight's fifth entry")
     if not checks.is_number(scale):
         raise TypeError(f"scale must be a number, got {type(scale).__name__}")
     if bias is None and scale != 1:
-        raise ValueError(f"scale must be 1 where no bias is given, got {scale}")
+        raise ValueError(f"scale must be 1 if no bias is given, got {scale}")
     weighing = None if weight is None else check_weight(weight, x, y)
     weight_q, weight_k, lse, scale, bias = weighing or (None, None, None, float(scale), bias)
     bias = check_bias("bias" if weight is None else "weight bias", bias, (batch, heads, n_q, n_k), x)
@@ -165,11 +166,11 @@ def random_keep_mask(
     device: torch.device | str | None = None,
     backend: str | None = None,
 ) -> KeepMask:
-    """RD: drops every valid position with probability p q, whatever its attribution; the rest as :func:`keep_mask`.
+    """RD: drops every valid position with probability p q, regardless of attribution; otherwise as :func:`keep_mask`.
 
     Args:
         batch, heads, n_q, n_k: shape of the attention matrices.
-        device: where the mask is made; default, that of valid or sample_ids, else the CPU.
+        device: of the mask; by default that of valid or sample_ids, else the CPU.
 
     Raises:
         TypeError, ValueError: as :func:`keep_mask`.

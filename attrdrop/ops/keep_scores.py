@@ -37,24 +37,25 @@ def keep_scores(
     valid: Tensor | None = None,
     backend: str | None = None,
 ) -> KeptScores:
-    """Keeps the columns of each row below the threshold of its scores, and of the others those that a draw spares.
+    """Keeps the columns of each row below its threshold, and those of the others that a random draw spares.
 
-    The rule is that of :func:`attrdrop.keep_mask` (Eq. 6 and 7) for rows of scores that are there already: the units of
-    a feed-forward layer by token, the heads of a layer by sample. With n valid columns the threshold is the score at
-    0-based rank int(n (1 - p)), the product taken in float32; columns strictly below it are kept, each other valid one
+    This is the rule of :func:`attrdrop.keep_mask` (Eq. 6 and 7) for given rows of scores, such as the units of a
+    feed-forward layer by token, or the heads of a layer by sample. With n valid columns the threshold is the score at
+    0-based rank int(n (1 - p)), the product taken in float32; columns strictly below it are kept, every other valid one
     is dropped with probability q. A row that would lose all its valid columns keeps them all. Ties are candidates, -0
-    equals +0, NaN ranks last. Scores rank as they are, rounded nowhere. Draws depend on (seed, layer, sample id, row,
-    column) alone, and are others than those of keep_mask with the same numbers: see docs/determinism.md.
+    equals +0, NaN ranks last. Scores are ranked as they are, without rounding. Draws depend only on (seed, layer,
+    sample id, row, column), and differ from those of keep_mask with the same numbers: see docs/determinism.md.
 
     Args:
         scores: (B, n, m), float32, bfloat16, float16 (float64: reference only), any strides.
         p: share of a row's valid columns in the candidate region, in [0, 1].
-        q: probability that a candidate is dropped, in [0, 1], to 1/65536.
+        q: probability that a candidate is dropped, in [0, 1], with a resolution of 1/65536.
         seed: 64-bit seed of the step.
-        layer: index of the layer in [0, 65536), part of the random place.
+        layer: index of the layer in [0, 65536), part of the random position.
         sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
         region: "high", or "low" to mirror the ranking (threshold at rank int(n p), columns at or above it kept).
-        valid: packed bits (B|1, n|1, ceil(m / 32)) of the columns that count; None: all. The others come out cleared.
+        valid: packed bits (B|1, n|1, ceil(m / 32)) of the valid columns; None: all. The bits of invalid columns are
+            cleared.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Raises:

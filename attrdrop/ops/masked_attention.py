@@ -31,29 +31,29 @@ def masked_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """dropout(softmax(q kᵀ scale + bias, over the set bits)) v (AD-DROP, Eq. 1 with a packed M).
 
-    Deterministic; differentiable in q, k, v, and in bias and sinks where they require a gradient. Nothing of size n x n
-    is kept for the backward but the bits; with create_graph, inside transforms of torch.func and under forward-mode
-    gradients it is materialised, as the reference does.
+    Deterministic; differentiable in q, k, v, and in bias and sinks if they require a gradient. The only n x n object
+    kept for the backward is the bits; with create_graph, inside transforms of torch.func and under forward-mode
+    gradients, the matrix is materialised as in the reference.
 
     Args:
         q: (B, H, n_q, d), float32, bfloat16, float16 or float64.
         k, v: (B, H_kv, n_k, d) and (B, H_kv, n_k, d_v), dtype and device of q; H_kv divides H.
-        keep: which positions to attend to; its rows may broadcast over samples, heads and queries. A query without a
-            set bit gives 0. None: plain attention by torch's scaled_dot_product_attention, which then also draws the
-            dropout, from torch's generator.
+        keep: which positions to attend to; its rows may broadcast over samples, heads and queries. The output of a
+            query without a set bit is 0. None: plain attention by torch's scaled_dot_product_attention, which then also
+            draws the dropout from torch's generator.
         bias: floating point, broadcastable to (B, H, n_q, n_k), added to the scaled scores.
         sinks: attention sinks, floating point, (H,) or broadcastable to (B, H, n_q, 1): a logit that joins the softmax
             of every row and has no value, so that the probabilities of the keys sum to less than 1.
         scale: default d ** -0.5.
-        dropout_p: ordinary dropout of the probabilities, in [0, 1], to 1/65536; drawn from ``seed`` by place, so the
-            backward and a checkpointed forward repeat it.
-        seed: 64-bit seed of that dropout; default, drawn from torch's generator. Use another one for each layer.
+        dropout_p: ordinary dropout of the probabilities, in [0, 1], with a resolution of 1/65536; drawn from ``seed``
+            by position, so the backward and a checkpointed forward repeat it.
+        seed: 64-bit seed of that dropout; by default drawn from torch's generator. Use a different one for each layer.
         sample_ids: int64 (B,), the samples' global indices in the step; default 0 to B - 1.
-        return_lse: also return the log-sum-exp of each row, (B, H, n_q), -inf where no bit is set; sinks are in it.
+        return_lse: also return the log-sum-exp of each row, (B, H, n_q), -inf where no bit is set, including sinks.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:
-        (B, n_q, H, d_v), contiguous, in q's dtype; with return_lse a pair.
+        (B, n_q, H, d_v), contiguous, in q's dtype; with return_lse, a pair.
 
     Raises:
         TypeError, ValueError: an argument is not as said above; the message names it.
@@ -146,8 +146,8 @@ def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -
 def _drawn_seed() -> int:
     if is_capturing():
         raise ValueError(
-            "seed must be given while a CUDA graph is captured, as every replay would repeat one that is drawn now; "
-            "give sample_ids that the graph itself counts on"
+            "seed must be given during a CUDA graph capture, because every replay would repeat a seed drawn now; "
+            "pass sample_ids that the graph itself advances"
         )
     return int(torch.randint(2**62, ()))
 

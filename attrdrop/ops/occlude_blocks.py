@@ -1,4 +1,4 @@
-"""occlude_blocks, fill_blocks, draw_images: RelDrop on images, a block around what a relevance map ranks first."""
+"""occlude_blocks, fill_blocks, draw_images: RelDrop on images, a block around the most relevant position."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def occlude_blocks(
     inplace: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Replaces a block around the most relevant place of each image that is drawn (RelDrop, Eq. 1).
+    """Replaces a block around the most relevant position of each drawn image (RelDrop, Eq. 1).
 
     I' = M * I + (1 - M) * s, where M is 0 in the block. Its area is uniform in scale * H * W, its aspect log-uniform in
-    ratio; the first of ten attempts that is smaller than the image on both sides counts, and where none is the image
-    is left alone. Cell (i, j) of a relevance of h x w cells stands for pixel ((2i+1)H // 2h, (2j+1)W // 2w). Draws
-    depend on (seed, sample id) alone: see docs/determinism.md. Nothing waits for the GPU.
+    ratio; the first of ten attempts that is smaller than the image on both sides is used; if there is none, the image
+    is left alone. Cell (i, j) of a relevance map of h x w cells corresponds to pixel ((2i+1)H // 2h, (2j+1)W // 2w).
+    Draws depend only on (seed, sample id): see docs/determinism.md. Nothing synchronises with the GPU.
 
     Args:
         images: (N, C, H, W), uint8, float16, bfloat16, float32 (float64: reference only), any strides.
@@ -55,30 +55,32 @@ def occlude_blocks(
         p: probability that an image is occluded, in [0, 1].
         scale: smallest and largest share of the area, 0 < low <= high <= 1.
         ratio: smallest and largest height / width, 0 < low <= high.
-        value: s: a number, one for each channel (sequence, or (C,) tensor), or "random": standard normal numbers, for
-            uint8 uniform bytes. For uint8, numbers in 0 to 255, rounded.
+        value: s: a number, one per channel (sequence, or (C,) tensor), or "random": standard normal numbers, for uint8
+            uniform bytes. For uint8, numbers from 0 to 255, rounded.
         alpha: probability that the centre is uniform over the pixels instead, in [0, 1].
         k_centers: the centre is one of the k most relevant cells, each equally likely; at most all of them. Ties go to
             the lower index, -0 equals +0.
-        border: "clip": the block is cut at the border; "shift": it is moved inside.
-        per: "image": each is drawn for itself; "batch": all are occluded or none.
+        border: "clip": the block is clipped at the border; "shift": it is moved inside.
+        per: "image": each image is drawn separately; "batch": all are occluded or none.
         policy: "drop": the block is replaced; "keep": everything else is.
         seed: 64-bit seed of the step.
-        index: int64 (M,), distinct: row m of relevance belongs to image index[m]; blocks of other images are uniform.
+        index: int64 (M,), distinct: row m of relevance belongs to image index[m]; blocks of other images are placed
+            uniformly.
         sample_ids: int64 (N,), the samples' global indices in the step; default 0 to N - 1.
-        source: (N', C, H, W), type and device of images: s is what stands at the same place there (CutMix). It gets no
-            gradient.
-        source_index: int64 (N,), which image of source; default n for image n. On CUDA, moved into range.
+        source: (N', C, H, W), type and device of images: s is the pixels at the same position in it (CutMix). It gets
+            no gradient.
+        source_index: int64 (N,), which image of source; by default n for image n. On CUDA, clamped into range.
         inplace: write into images instead of a copy that keeps their memory format.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:
-        images and boxes: int32 (N, 4), top, left, height and width of what lies inside the image, zeros where an image
-        was left alone. :func:`fill_blocks` repeats them.
+        images and boxes: int32 (N, 4), top, left, height and width of the part inside the image, zeros if the image was
+        left alone. :func:`fill_blocks` applies them again.
 
     Raises:
-        TypeError, ValueError: an argument is not as said above, or has a NaN in relevance on the CPU (on CUDA NaN ranks
-            last); the message names it, and images are as they were. RuntimeError: the backend asked for cannot serve.
+        TypeError, ValueError: an argument is not as said above, or relevance contains a NaN on the CPU (on CUDA NaN
+            ranks last); the message names it, and images are unchanged. RuntimeError: the backend asked for cannot
+            serve.
     """
     _check_images(images, inplace)
     count, _, height, width = images.shape
@@ -124,7 +126,7 @@ def fill_blocks(
     inplace: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """Replaces given blocks, those of an earlier :func:`occlude_blocks` for instance.
+    """Replaces given blocks, for instance those of an earlier :func:`occlude_blocks`.
 
     Args:
         images: as there. boxes: int32 (N, 4), top, left, height, width, on the device of images; cut to the image, and
@@ -166,7 +168,7 @@ def draw_images(
 ) -> Tensor:
     """Which of n images :func:`occlude_blocks` gives a guided block with the same p, alpha, seed, per and sample_ids.
 
-    So relevance is needed for these alone; pass theirs with ``index``. With alpha = 0, all that are occluded.
+    Only these need relevance; pass it with ``index``. With alpha = 0, these are all occluded images.
 
     Returns:
         bool (n,), on the CPU.
@@ -216,7 +218,7 @@ def _check_images(images: Tensor, inplace: bool) -> None:
 def _check_relevance(relevance: Tensor | None, index: Tensor | None, images: Tensor) -> Tensor | None:
     if relevance is None:
         if index is not None:
-            raise ValueError("index must be None where relevance is None")
+            raise ValueError("index must be None if relevance is None")
         return None
     relevance = occlusion.check_relevance(relevance, "images", images)
     if relevance.dim() not in (3, 4):
@@ -240,12 +242,12 @@ def _check_fill(
     keep = policy == "keep"
     if source is None:
         if source_index is not None:
-            raise ValueError("source_index must be None where source is None")
+            raise ValueError("source_index must be None if source is None")
         if isinstance(value, str) and value == "random":
             return keep, 0.0, None, True, None, None
         return keep, *occlusion.check_value(value, images, images.shape[1], '"random"'), False, None, None
     if not isinstance(value, (int, float)) or value != 0.0:
-        raise ValueError("value must be left at 0 where source is given")
+        raise ValueError("value must be left at 0 if source is given")
     source = checks.check_like("source", source, "images", images)
     least = images.shape[0] if source_index is None else min(images.shape[0], 1)
     if source.dim() != 4 or source.shape[1:] != images.shape[1:] or source.shape[0] < least:

@@ -1,4 +1,4 @@
-"""occlude_points: RelDrop on point clouds, single points that a relevance map and chance rank first."""
+"""occlude_points: RelDrop on point clouds, single points chosen by relevance and chance."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def occlude_points(
     inplace: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Replaces points of each cloud that are relevant, unlucky, or both (RelDrop, Eq. 1).
+    """Replaces points of each cloud, chosen by relevance and chance (RelDrop, Eq. 1).
 
-    Each point has score = alpha U + (1 - alpha) r: U is uniform in [0, 1), r its relevance, normalised over the valid
-    points of its cloud to lie in [0, 1]. Draws depend on (seed, sample id, place in the cloud) alone: see
-    docs/determinism.md. Nothing waits for the GPU.
+    Each point has score = alpha U + (1 - alpha) r: U is uniform in [0, 1), and r is its relevance, normalised over the
+    valid points of its cloud to [0, 1]. Draws depend only on (seed, sample id, position in the cloud): see
+    docs/determinism.md. Nothing synchronises with the GPU.
 
     Args:
         points: (N, P, C), float16, bfloat16, float32 (float64: reference only), any strides.
         relevance: (N, P), or (N, P, c), summed over c with its sign; float32, bfloat16, float16 (float64: reference
-            only). None: nothing guides, as with alpha = 1.
+            only). None: chance only, as with alpha = 1.
         alpha: share of chance in the score, in [0, 1].
         beta: how much is dropped, in [0, 1]; 0 drops nothing.
-        mode: "calibrated": the round(beta n) points of the largest scores (in float32; ties go to the lower index), of
-            n valid ones; a half rounds up. "threshold", the rule of the released code: points of score >= 1 - beta, so
-            that P(dropped) = clip((beta - (1 - alpha) (1 - r)) / alpha, 0, 1), which may be none of a cloud.
-        value: s: "origin", 0 in all channels; "first", the first point that stays; "resample", for each
-            dropped point one of those that stay, each equally likely; a number, or one for each channel (sequence, or
-            (C,) tensor). Where no point stays, "first" and "resample" take the first valid one.
-        norm: how r is made of relevance R. "minmax": (R - min R) / (max R - min R), 0 where all are equal. "rank": the
-            share of the other points with smaller R; -0 equals +0. "positive": max(R, 0) / max R, 0 where no R is
+        mode: "calibrated": of n valid points, the round(beta n) with the largest scores (in float32; ties go to the
+            lower index; a half rounds up). "threshold", the rule of the released code: points with a score >= 1 - beta,
+            so that P(dropped) = clip((beta - (1 - alpha) (1 - r)) / alpha, 0, 1), which may be none of a cloud.
+        value: s: "origin", 0 in all channels; "first", the first remaining point; "resample", for each dropped point
+            one of the remaining ones, each equally likely; a number, or one per channel (sequence, or (C,) tensor). If
+            no point remains, "first" and "resample" take the first valid one.
+        norm: how r is computed from relevance R. "minmax": (R - min R) / (max R - min R), 0 if all are equal. "rank":
+            the share of the other points with smaller R; -0 equals +0. "positive": max(R, 0) / max R, 0 if no R is
             positive. None: "minmax" in mode "threshold", "rank" in mode "calibrated".
         seed: 64-bit seed of the step.
-        valid: bool (N, P), True for a point and False for padding, which is never dropped and counts in nothing.
+        valid: bool (N, P), True for a point and False for padding, which is never dropped and never counted.
         sample_ids: int64 (N,), the clouds' global indices in the step; default 0 to N - 1.
         inplace: write into points instead of a copy that keeps their strides.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
@@ -62,8 +62,8 @@ def occlude_points(
 
     Raises:
         TypeError, ValueError: an argument is not as said above, or relevance of a valid point is not finite on the CPU
-            (on CUDA that counts as the least: r = 0); the message names it, and points are as they were. RuntimeError:
-            the backend asked for cannot serve.
+            (on CUDA it counts as the least relevant: r = 0); the message names it, and points are unchanged.
+            RuntimeError: the backend asked for cannot serve.
     """
     _check_points(points, inplace)
     count, size, _ = points.shape

@@ -22,20 +22,20 @@ def relevance_gate(
     surrogate: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Identity whose gradient is damped as the epsilon rule of LRP damps relevance.
+    """Identity whose gradient is damped as LRP's epsilon rule damps relevance.
 
     With y = scale z + shift (the eval-mode BatchNorm after a linear layer; y = z without), the gradient g of y becomes
-    scale g y / (y + eps sign(y)) for z: written as R = a c, relevance obeys the epsilon rule when c is propagated so
-    (docs/mathematics.md). Where y is 0 it is 0, where y is NaN or infinite NaN; float16 gradients stop at the largest
-    value of their type. Gradients of gradients are not defined.
+    scale g y / (y + eps sign(y)) for z: written as R = a c, relevance obeys the epsilon rule if c is propagated this
+    way (docs/mathematics.md). Where y is 0 the gradient is 0, where y is NaN or infinite it is NaN; float16 gradients
+    saturate at the largest value of their type. Second-order gradients are not supported.
 
     Args:
         z: (N, C, ...) or (N, C), outputs of a linear layer; float32, bfloat16, float16, float64.
-        eps: stabiliser, 0 or more; with 0 the gradient is the plain one, except that it is 0 where y is 0.
-        scale, shift: (C,), of the affine map per channel; None: 1 and 0. They are converted to the type computed in,
-            float32 (float64 for such z), and receive no gradient.
-        surrogate: s, shape and dtype of z. The gradient g becomes g y / (s + eps sign(s)) and goes to s instead of z:
-            s is what another rule divides by, W⁺a + b⁺ for z⁺.
+        eps: stabiliser, 0 or more; with 0 the gradient is the plain gradient, except that it is 0 where y is 0.
+        scale, shift: (C,), the affine map per channel; None: 1 and 0. They are converted to the type of the
+            computation, float32 (float64 for float64 z), and receive no gradient.
+        surrogate: s, shape and dtype of z. The gradient g becomes g y / (s + eps sign(s)) and goes to s instead of z: s
+            is the denominator of another rule, W⁺a + b⁺ for z⁺.
         backend: one of :data:`attrdrop.BACKENDS`; default, the one in force.
 
     Returns:
@@ -57,7 +57,7 @@ def relevance_gate_relu(
     surrogate: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """:func:`relevance_gate` followed by ReLU, in one pass; arguments and errors as there."""
+    """:func:`relevance_gate` followed by ReLU, in one pass; same arguments and errors."""
     return _gate(z, eps, scale, shift, surrogate, True, backend)
 
 
@@ -80,11 +80,11 @@ def _gate(
         surrogate = checks.check_tensor("surrogate", surrogate)
         if surrogate.shape != z.shape or surrogate.dtype != z.dtype or surrogate.device != z.device:
             raise ValueError(
-                f"surrogate must be as z, {z.dtype} of shape {tuple(z.shape)} on {z.device}, "
+                f"surrogate must match z, {z.dtype} of shape {tuple(z.shape)} on {z.device}, "
                 f"got {surrogate.dtype} of shape {tuple(surrogate.shape)} on {surrogate.device}"
             )
     if backends.is_transformed():
-        raise RuntimeError("relevance_gate has a backward of its own, which transforms of torch.func do not run")
+        raise RuntimeError("relevance_gate has a custom backward, which transforms of torch.func do not run")
     missing = {"triton": backends.TRITON_MISSING, "cpp": backends.COMPILED_MISSING}
     if z.dtype == torch.float64:
         missing["triton"] = "float64 is served by the reference and C++ only"

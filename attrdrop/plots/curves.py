@@ -39,8 +39,8 @@ def loss_curves(curves: pd.DataFrame, target: Path | IO[bytes], title: str = "")
 def training_curves(frame: pd.DataFrame, target: Path | IO[bytes], title: str = "") -> None:
     """Training loss and test accuracy by epoch, one colour per arm; bands show the standard deviation over seeds.
 
-    `frame` has the columns arm, epoch, train_loss and test_accuracy; rank_accuracy and flipping have panels where they
-    are there and have values; `target` receives a PNG.
+    `frame` has the columns arm, epoch, train_loss and test_accuracy; rank_accuracy and flipping get panels if they are
+    present and have values; `target` receives a PNG.
     """
     check_columns(frame, "arm", "epoch", "train_loss", "test_accuracy")
     names = [name for name in TRAINING if name in frame and frame[name].notna().any()]

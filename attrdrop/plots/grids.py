@@ -19,8 +19,8 @@ def heat_maps(
 ) -> None:
     """Accuracy at each value of one or two settings: an arm a row, the development split beside the test split.
 
-    A cell of several combinations of other settings has the best one by the development split, and its test accuracy.
-    Where nothing was run, cells are hatched.
+    If a cell covers several combinations of other settings, it shows the best one by the development split, and its
+    test accuracy. Cells without a run are hatched.
 
     Args:
         frame: one row per combination, with the columns of x and y, `by`, "dev accuracy, %" (may be empty) and "test

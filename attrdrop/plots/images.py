@@ -35,8 +35,8 @@ def heat_maps(
         target: receives a PNG. titles: one per image. label: beside the colours, such as what the relevance is of.
 
     Raises:
-        TypeError: images is no such tensor, or relevance not a floating-point tensor. ValueError: a shape does not fit,
-        images leave [0, 1], relevance is not finite, or titles are not one per image.
+        TypeError: images is not such a tensor, or relevance not a floating-point tensor. ValueError: a shape does not
+            fit, images are outside [0, 1], relevance is not finite, or titles are not one per image.
     """
     pictures = _pictures(images)
     maps = pixel_relevance(relevance).cpu().numpy()
@@ -143,8 +143,9 @@ def contact_sheet(
         columns: images per row. titles: one per image.
 
     Raises:
-        TypeError: images is no such tensor, or boxes no tensor. ValueError: a shape does not fit, images leave [0, 1],
-        a box has a negative height or width, columns is not positive, or titles are not one per image.
+        TypeError: images is not such a tensor, or boxes not a tensor. ValueError: a shape does not fit, images are
+            outside [0, 1], a box has a negative height or width, columns is not positive, or titles are not one per
+            image.
     """
     pictures = _pictures(images)
     check_positive_int("columns", columns)
@@ -188,7 +189,7 @@ def _pictures(images: Tensor) -> np.ndarray:
     values = images.detach().double().cpu() / (255 if images.dtype == torch.uint8 else 1)
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(
-            f"images must lie in [0, 1] where they are floating point, got {values.min():.3g} to {values.max():.3g}; "
+            f"floating-point images must lie in [0, 1], got {values.min():.3g} to {values.max():.3g}; "
             "undo their normalisation first"
         )
     return values.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()

@@ -36,21 +36,21 @@ def text_heatmap(
 ) -> Html:
     """Each text with its tokens coloured by relevance: red is positive, blue negative, white zero.
 
-    Each text is scaled by its own largest magnitude, so colours of different texts are not comparable. Marks of
-    tokenizers for a space or for the middle of a word are read as such.
+    Each text is scaled by its own largest magnitude, so colours of different texts are not comparable. Tokenizers'
+    marks for spaces and word pieces are recognised.
 
     Args:
-        tokens: N lists of tokens. Texts that are shorter than the longest leave their last relevance out.
+        tokens: N lists of tokens. For texts shorter than the longest, the remaining relevance is ignored.
         relevance: floating point (N, T), T at least the longest.
-        target: receives HTML where it is a path that ends in .html, else a PNG; None: nothing is written.
+        target: receives HTML if it is a path ending in .html, else a PNG; None: nothing is written.
         titles: one per text. label: beside the colours, such as what the relevance is of.
 
     Returns:
-        The HTML, which a notebook shows.
+        The HTML, which a notebook displays.
 
     Raises:
-        TypeError: relevance is no floating-point tensor, or tokens no lists. ValueError: shapes do not fit, relevance
-        is not finite, or titles are not one per text.
+        TypeError: relevance is not a floating-point tensor, or tokens are not lists. ValueError: shapes do not fit,
+            relevance is not finite, or titles are not one per text.
     """
     texts = _coloured(tokens, relevance)
     check_titles(titles, len(texts), "text")
@@ -68,7 +68,7 @@ def _coloured(tokens: Sequence[Sequence[str]], relevance: Tensor) -> list[list[t
     """By text, pieces with their relevance in [-1, 1]."""
     relevance = check_floats("relevance", relevance)
     if isinstance(tokens, str) or any(isinstance(text, str) for text in tokens):
-        raise TypeError("tokens must be a list of lists of tokens, one a text, got a string in the place of a list")
+        raise TypeError("tokens must be a list of lists of tokens, one per text, got a string instead of a list")
     longest = max((len(text) for text in tokens), default=0)
     if relevance.dim() != 2 or len(relevance) != len(tokens) or relevance.shape[1] < longest:
         raise ValueError(f"relevance must have shape ({len(tokens)}, {longest} or more), got {tuple(relevance.shape)}")

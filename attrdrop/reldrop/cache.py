@@ -15,11 +15,11 @@ TOP = 10  # maps agree as far as their most relevant tenths do
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """What a cache of relevance saved and cost since the last reset.
+    """What a relevance cache saved and cost since the last reset.
 
-    reused: samples whose relevance was that of an earlier epoch; computed: those that were attributed; compared: of
-    these, the ones with an older map to compare; agreement: the share that the most relevant tenths of the two have in
-    common, in mean over them (None where there were none); samples, bytes: that are kept now.
+    reused: samples that reused relevance of an earlier epoch; computed: attributed samples; compared: those of them
+    with an older map to compare; agreement: mean overlap of the most relevant tenths of both maps (None if nothing was
+    compared); samples, bytes: currently stored.
     """
 
     reused: int = 0
@@ -106,8 +106,8 @@ class RelevanceCache:
             self._maps = maps.new_empty((0, *maps.shape[1:]))
         if self._maps.shape[1:] != maps.shape[1:]:
             raise ValueError(
-                f"relevance must have one shape where it is kept (cache_epochs), got {tuple(maps.shape[1:])} after "
-                f"{tuple(self._maps.shape[1:])}"
+                f"relevance must always have the same shape to be kept (cache_epochs), got {tuple(maps.shape[1:])} "
+                f"after {tuple(self._maps.shape[1:])}"
             )
         self._maps = self._maps.to(maps.device)  # where a checkpoint comes from another device
         known = [place for place, sample in enumerate(samples) if sample in self._rows]

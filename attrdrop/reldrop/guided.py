@@ -59,7 +59,7 @@ class Guided:
         check_choice("target", target, TARGETS)
         for what, number, least in (("every", every, 1), ("cache_epochs", cache_epochs, 1), ("warmup", warmup, 0)):
             if not is_int(number) or number < least:
-                raise ValueError(f"{what} must be an int from {least} on, got {number!r}")
+                raise ValueError(f"{what} must be an int of at least {least}, got {number!r}")
         if not (isinstance(rule, lrp.Rule) or callable(rule) or rule == "random"):
             raise TypeError(f"rule must be a rule of attrdrop.lrp, 'random' or a callable, got {rule!r}")
         self.model, self.rule, self.every, self.warmup = model, rule, int(every), int(warmup)
@@ -74,7 +74,7 @@ class Guided:
         self.reset_statistics()
 
     def start_step(self, step: int) -> None:
-        """Tells which step runs; without it, every call in training mode is one. Draws depend on it."""
+        """Sets the current step, on which draws depend; without it, every call in training mode is one step."""
         check_size("step", step)
         self._step = int(step)
 
@@ -85,11 +85,11 @@ class Guided:
             self._cache.reset_statistics()
 
     def cache_statistics(self) -> CacheStatistics:
-        """What keeping relevance saved and cost on this process since the last reset. Waits for the device."""
+        """What keeping relevance saved and cost on this process since the last reset. Synchronises with the device."""
         return CacheStatistics() if self._cache is None else self._cache.statistics()
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in training, for resuming with the same draws, relevance that is kept, and schedules' states."""
+        """The position in training for resuming with the same draws, stored relevance, and the states of schedules."""
         found: dict[str, Any] = {"step": self._step}
         if self._cache is not None:
             found["cache"] = self._cache.state_dict()
@@ -159,7 +159,7 @@ class Guided:
         if not isinstance(samples, Tensor) or samples.dtype != torch.int64 or tuple(samples.shape) != (count,):
             got = f"{samples.dtype} of shape {tuple(samples.shape)}" if isinstance(samples, Tensor) else repr(samples)
             raise ValueError(
-                f"samples must be int64 of shape ({count},), the indices of the samples in the data set, where "
+                f"samples must be int64 of shape ({count},), the indices of the samples in the data set, if "
                 f"cache_epochs is above 1, got {got}"
             )
         visited = samples.tolist()
@@ -197,7 +197,7 @@ class Guided:
             assert callable(self.rule)
             return self.rule(self.model, inputs, labels)
         if self._target == "label" and labels is None:
-            raise ValueError("labels are needed for target='label'; give them, or take target='pred'")
+            raise ValueError("labels are needed for target='label'; pass them, or use target='pred'")
         target: Tensor | str = "pred" if self._target == "pred" or labels is None else labels
         return lrp.relevance(self.model, inputs, target, rule=self.rule, arguments=arguments, **self._lrp)
 
@@ -206,7 +206,7 @@ class Guided:
         if is_capturing():
             raise RuntimeError(
                 f"{type(self).__name__} draws on the host, and every replay of a CUDA graph would repeat its draws; "
-                "call it before the graph, and copy what it gives into the graph's input"
+                "call it before the graph, and copy its output into the graph's input"
             )
         if torch.utils.data.get_worker_info() is not None:
             raise RuntimeError(

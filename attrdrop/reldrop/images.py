@@ -22,10 +22,10 @@ MODES = ("block", "pixel", "patch")
 
 @dataclass(frozen=True)
 class BlockStatistics:
-    """What was really occluded since the last reset.
+    """What was actually occluded since the last reset.
 
-    images: seen; occluded: those that lost something; attributed: those that relevance was computed for; area: mean
-    share of the image's area that is lost, over the occluded ones; steps: calls in training mode.
+    images: all images; occluded: those with a part occluded; attributed: those for which relevance was computed; area:
+    mean occluded share of the area, over occluded images; steps: calls in training mode.
     """
 
     images: int = 0
@@ -70,7 +70,7 @@ class OnImages(Guided):
         super().__init__(model, "images", {"p": p, "alpha": alpha}, rule=rule, **settings)
 
     def statistics(self) -> BlockStatistics:
-        """What was done on this process since the last reset. Waits for the device."""
+        """What was done on this process since the last reset. Synchronises with the device."""
         changed, area = (0.0, 0.0) if self._sums is None else self._sums.tolist()
         share = area / changed if changed else 0.0
         return BlockStatistics(self._seen, int(changed), self._attributed, share, self._steps)
@@ -165,7 +165,7 @@ def _from(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 class RelDrop(Blocks):
-    """Occludes what is most relevant in some of a batch's images, as a transform: the last step before the model.
+    """Occludes the most relevant part of some images in a batch, as the last transform before the model.
 
     ::
 
@@ -174,39 +174,39 @@ class RelDrop(Blocks):
             loss = criterion(model(reldrop(images, labels)), labels)
             loss.backward(); optimizer.step(); optimizer.zero_grad()
 
-    In evaluation mode of the model it does nothing. Which images are drawn, and which of them get a uniform centre, is
-    known before any relevance is computed, so only p (1 - alpha) of a batch is attributed.
+    It does nothing while the model is in evaluation mode. The images and those with a uniform centre are drawn before
+    any relevance is computed, so only p (1 - alpha) of a batch is attributed.
 
     Args:
-        model: the model that is trained; also inside DistributedDataParallel or torch.compile.
-        p: probability that an image is occluded; a number, or a callable from the step (``attrdrop.schedules``).
-        alpha: probability that an occluded image's block is uniform instead of guided; likewise. 1: random erasing.
-            With mode="pixel" and "patch", the share of chance in the score by which they are dropped, as in
+        model: the model being trained; also inside DistributedDataParallel or torch.compile.
+        p: probability that an image is occluded; a number, or a callable that takes the step (``attrdrop.schedules``).
+        alpha: probability that an occluded image's block is placed uniformly instead of guided; also a number or
+            callable. 1: random erasing. With mode="pixel" and "patch", the share of chance in the score, as in
             :class:`RelDropPoints`.
-        mode: "block", one block; "pixel", single pixels; "patch", patches of a fixed grid. Of an image that is drawn
-            they take the share beta with the largest scores, and all drawn images are attributed where alpha < 1.
-        scale, ratio, k_centers, border: of blocks, see :func:`attrdrop.occlude_blocks`.
-        beta: of pixels and patches: how much is dropped, in [0, 1]; a number or a callable.
-        patch: side of the patches in pixels, default 8; those at the lower and right border are smaller. The relevance
-            of one is the mean over it. With mode="block", blocks are of whole patches, as a ViT has them (patch=16),
-            around the most relevant one; default, of pixels.
-        select: "calibrated", the share beta exactly, or "threshold", as of :func:`attrdrop.occlude_points`.
-        value: what takes the place, see :func:`attrdrop.occlude_blocks`; 0 is the data set's mean after normalisation.
+        mode: "block", one block; "pixel", single pixels; "patch", patches of a fixed grid. The latter two drop the
+            share beta with the largest scores from each drawn image, and attribute all drawn images if alpha < 1.
+        scale, ratio, k_centers, border: for blocks, see :func:`attrdrop.occlude_blocks`.
+        beta: for pixels and patches: the share to drop, in [0, 1]; a number or a callable.
+        patch: side of the patches in pixels, default 8; patches at the lower and right border are smaller. A patch's
+            relevance is its mean. With mode="block", blocks consist of whole patches, as in a ViT (patch=16), around
+            the most relevant one; by default of pixels.
+        select: "calibrated", exactly the share beta, or "threshold", as in :func:`attrdrop.occlude_points`.
+        value: the replacement, see :func:`attrdrop.occlude_blocks`; 0 is the data set's mean after normalisation.
         per: "image", or "batch" to occlude a whole batch or none of it.
         policy: "drop", or "keep" to occlude everything else instead.
-        rule: a rule or composite of ``attrdrop.lrp`` (default :func:`attrdrop.lrp.EpsilonPlusFlat`), gradients among
-            them; "random"; or a callable (model, images, labels) -> relevance (M, h, w) or (M, c, h, w).
+        rule: a rule or composite of ``attrdrop.lrp`` (default :func:`attrdrop.lrp.EpsilonPlusFlat`), including
+            gradients; "random"; or a callable (model, images, labels) -> relevance (M, h, w) or (M, c, h, w).
         target: "label", the class in labels, or "pred", the predicted one.
-        start, stop_at, unknown, output: see :func:`attrdrop.lrp.relevance`. stop_at a stage of the model makes the
-            attribution cheaper and the place of the block coarser.
-        every: attribute in every n-th step only; blocks of the other steps are uniform. An approximation.
-        cache_epochs: attribute a sample anew in every n-th epoch only (its n-th visit), and keep its relevance until
-            then: an approximation, which knows nothing of a crop or mirroring that changes from epoch to epoch. Calls
-            then need ``samples``; :meth:`cache_statistics` says what it saves and costs, and how well old relevance
-            agrees with new. On several processes each keeps its own.
-        warmup: steps at the beginning that leave images alone.
+        start, stop_at, unknown, output: see :func:`attrdrop.lrp.relevance`. Setting stop_at to a stage of the model
+            makes the attribution cheaper and the position of the block coarser.
+        every: attribute only in every n-th step; blocks in other steps are uniform. An approximation.
+        cache_epochs: attribute a sample only in every n-th epoch (every n-th visit), and reuse its relevance until
+            then: an approximation, which ignores crops and flips that change between epochs. Calls then need
+            ``samples``; :meth:`cache_statistics` says what it saves and costs, and how well old relevance agrees with
+            new. With several processes, each keeps its own cache.
+        warmup: number of initial steps that leave images alone.
         inplace: write into the images.
-        seed: seed of all draws. They depend on it, the step and the sample's place in the global batch alone.
+        seed: seed of all draws. They depend only on it, the step and the sample's position in the global batch.
 
     Raises:
         TypeError, ValueError: an argument is not as said above.
@@ -248,11 +248,11 @@ class RelDrop(Blocks):
         Args:
             images: (N, C, H, W), as the model takes them.
             labels: int64 (N,), for target="label".
-            relevance: (N, h, w) or (N, c, h, w), to be used instead of the model's own.
+            relevance: (N, h, w) or (N, c, h, w), used instead of the model's own.
             samples: int64 (N,), the images' indices in the data set, for cache_epochs; best on the CPU.
 
         Raises:
-            TypeError, ValueError: as the classes and functions named above; images are then as they were.
+            TypeError, ValueError: as the classes and functions named above; images are then unchanged.
         """
         self._check_batch(images, labels, "(N, C, H, W)")
         if not unwrap(self.model).training:

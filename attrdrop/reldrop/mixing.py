@@ -1,4 +1,4 @@
-"""RelCutMix and RelMixUp: another image takes the place of what is relevant, and labels mix by as much."""
+"""RelCutMix and RelMixUp: another image replaces what is relevant, and labels mix in proportion."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Mixing(OnImages):
         """Mixed images, and soft labels (N, num_classes) in the type of the images for ``cross_entropy``.
 
         Args:
-            images: floating point (N, C, H, W). labels: int64 (N,) in [0, num_classes), which is looked at on the CPU
-                only. relevance, samples: as in :class:`RelDrop`, by image.
+            images: floating point (N, C, H, W). labels: int64 (N,) in [0, num_classes), checked only on the CPU.
+                relevance, samples: as in :class:`RelDrop`, by image.
         """
         self._check_batch(images, labels, "(N, C, H, W)")
         onehot = soft_labels(images, labels, self.num_classes)
@@ -64,10 +64,10 @@ class Mixing(OnImages):
 
 
 class RelCutMix(Mixing, Blocks):
-    """CutMix whose block covers what is most relevant: pixels come from another image, labels mix by area.
+    """CutMix whose block covers the most relevant part: pixels come from another image, labels mix by area.
 
     Args:
-        model, and all but value and policy: as :class:`RelDrop`; alpha=1 is CutMix with a uniform centre.
+        model, and all but value and policy: as in :class:`RelDrop`; alpha=1 is CutMix with a uniform centre.
         num_classes: number of classes of the soft labels.
         guide: "image": the block covers the most relevant part of the image that it is pasted into; "source": it shows
             the most relevant part of the image that it is cut from.
@@ -80,20 +80,22 @@ class RelCutMix(Mixing, Blocks):
 
 
 class RelMixUp(Mixing):
-    """MixUp weighted by relevance: x' = (1 - m) x + m x2, where m is larger where x is more relevant, labels likewise.
+    """MixUp weighted by relevance: x' = (1 - m) x + m x2, with m larger where x is more relevant.
 
-    m = 2 (1 - l) r: r is the share of the image's other pixels that are less relevant (equal ones count half), 1/2 in
-    mean; l, the larger of a draw of Beta(concentration, concentration) and 1 minus it, is the image's own weight.
-    So m is 1 - l in mean, as in MixUp, and never above 1; the label of x2 has the mean of m as its share.
+    m = 2 (1 - l) r: r is the share of the image's other pixels that are less relevant (equal ones count half), with a
+    mean of 1/2; l, the larger of a draw from Beta(concentration, concentration) and 1 minus it, is the image's own
+    weight. So the mean of m is 1 - l, as in MixUp, and m never exceeds 1; the label of x2 gets the mean of m as its
+    share.
 
     Args:
-        model, rule, target, start, stop_at, unknown, output, every, cache_epochs, warmup, seed: as :class:`RelDrop`.
+        model, rule, target, start, stop_at, unknown, output, every, cache_epochs, warmup, seed: as in :class:`RelDrop`.
         num_classes: number of classes of the soft labels.
-        p: probability that an image is mixed; a number, or a callable from the step.
-        alpha: probability that a mixed image is mixed evenly, m = 1 - l everywhere; likewise. 1 is MixUp.
-        concentration: of the Beta distribution, above 0.
-        guide: "image": the other image shows where the image itself is most relevant, which hides that; "source": where
-            the other image is.
+        p: probability that an image is mixed; a number, or a callable that takes the step.
+        alpha: probability that a mixed image is mixed evenly, m = 1 - l everywhere; also a number or callable. 1 is
+            MixUp.
+        concentration: parameter of the Beta distribution, above 0.
+        guide: "image": the other image shows where the first image is most relevant, and hides that part; "source":
+            where the other image is most relevant.
 
     Raises:
         TypeError, ValueError: an argument is not as said above.
@@ -142,7 +144,7 @@ class RelMixUp(Mixing):
 def soft_labels(images: Tensor, labels: Tensor | None, classes: int) -> Tensor:
     """(N, classes), all of each sample's share with its class, in the type of the images."""
     if labels is None:
-        raise ValueError("labels are needed for mixing them, got None")
+        raise ValueError("labels are needed for mixing, got None")
     if not images.is_floating_point():
         raise TypeError(f"images must be floating point, in whose type labels are mixed, got {images.dtype}")
     if labels.device.type == "cpu" and labels.numel():

@@ -20,10 +20,10 @@ MOST_CHANNELS = 9
 
 @dataclass(frozen=True)
 class PointStatistics:
-    """What was really dropped since the last reset.
+    """What was actually dropped since the last reset.
 
-    clouds: seen; points: in them, padding not counted; dropped: of these; attributed: clouds that relevance was
-    computed for; steps: calls in training mode.
+    clouds: all clouds; points: their points without padding; dropped: dropped points; attributed: clouds for which
+    relevance was computed; steps: calls in training mode.
     """
 
     clouds: int = 0
@@ -37,7 +37,7 @@ class PointStatistics:
 
 
 class RelDropPoints(Guided):
-    """Drops relevant points of a batch of clouds, as a transform: the last step before the model.
+    """Drops relevant points from a batch of clouds, as the last transform before the model.
 
     ::
 
@@ -46,26 +46,27 @@ class RelDropPoints(Guided):
             loss = criterion(model(reldrop(points, labels)), labels)
             loss.backward(); optimizer.step(); optimizer.zero_grad()
 
-    In evaluation mode of the model it does nothing.
+    It does nothing while the model is in evaluation mode.
 
     Args:
-        model: the model that is trained, from clouds (N, P, C) to logits; also inside DistributedDataParallel.
-        alpha: share of chance in the score by which points are dropped, in [0, 1]; a number, or a callable from the
-            step (``attrdrop.schedules``). 1: random point dropout, and no attribution.
-        beta: how much is dropped, in [0, 1]; likewise. Mode "calibrated" drops this share. Mode "threshold", the rule
-            of the released code, drops less where alpha < 1: about 1 % of the points at the default alpha and beta. The
-            released configuration has beta = 0.5.
+        model: the model being trained, from clouds (N, P, C) to logits; also inside DistributedDataParallel.
+        alpha: share of chance in the score by which points are dropped, in [0, 1]; a number, or a callable that takes
+            the step (``attrdrop.schedules``). 1: random point dropout without attribution.
+        beta: how much is dropped, in [0, 1]; also a number or callable. Mode "calibrated" drops exactly this share.
+            Mode "threshold", the rule of the released code, drops less if alpha < 1: about 1 % of the points with the
+            default alpha and beta. The released configuration has beta = 0.5.
         mode, norm, value: see :func:`attrdrop.occlude_points`.
         rule: a rule or composite of ``attrdrop.lrp`` (default ``EpsilonFlat(1e-6)``); "random", which is alpha = 1; or
             a callable (model, points, labels) -> relevance (N, P) or (N, P, c).
         target: "label", the class in labels, or "pred", the predicted one.
-        start, unknown, output: see :func:`attrdrop.lrp.relevance`; start="contrastive" sets the class against others.
-        every: attribute in every n-th step only; the others drop at random, as alpha = 1 does. An approximation.
-        cache_epochs: attribute a cloud anew in every n-th epoch only, and keep its relevance by point until then. An
-            approximation, for clouds whose points come in the same order each time; see :class:`RelDrop`.
-        warmup: steps at the beginning that leave clouds alone.
+        start, unknown, output: see :func:`attrdrop.lrp.relevance`; start="contrastive" compares the class with the
+            others.
+        every: attribute only in every n-th step; the others drop at random, as with alpha = 1. An approximation.
+        cache_epochs: attribute a cloud only in every n-th epoch, and reuse its relevance by point until then. An
+            approximation, for clouds whose points always come in the same order; see :class:`RelDrop`.
+        warmup: number of initial steps that leave clouds alone.
         inplace: write into the points.
-        seed: seed of all draws. They depend on it, the step and the sample's place in the global batch alone.
+        seed: seed of all draws. They depend only on it, the step and the sample's position in the global batch.
 
     Raises:
         TypeError, ValueError: an argument is not as said above.
@@ -94,7 +95,7 @@ class RelDropPoints(Guided):
             occlude_points(torch.zeros(0, 1, 3), seed=0, **self._drop)
 
     def statistics(self) -> PointStatistics:
-        """What was dropped on this process since the last reset. Waits for the device."""
+        """What was dropped on this process since the last reset. Synchronises with the device."""
         points, dropped = (0, 0) if self._sums is None else map(int, self._sums.tolist())
         return PointStatistics(self._seen, points, dropped, self._attributed, self._steps)
 
@@ -113,20 +114,20 @@ class RelDropPoints(Guided):
         Args:
             points: (N, P, C), coordinates first, as the model takes them.
             labels: int64 (N,), for target="label".
-            relevance: (N, P) or (N, P, c), to be used instead of the model's own.
-            valid: bool (N, P), False where a cloud has no point. The model gets it too, as keyword ``valid``.
+            relevance: (N, P) or (N, P, c), used instead of the model's own.
+            valid: bool (N, P), False for padding. The model gets it too, as keyword ``valid``.
             samples: int64 (N,), the clouds' indices in the data set, for cache_epochs; best on the CPU.
-            arguments: further keywords of the model, ``neighbours`` for instance.
+            arguments: further keywords of the model, such as ``neighbours``.
 
         Raises:
-            TypeError, ValueError: as the class and functions named above, or points hold NaN or infinity (looked for on
-                the CPU only); points are then as they were.
+            TypeError, ValueError: as the class and functions named above, or points contain NaN or infinity (checked
+                only on the CPU); points are then unchanged.
         """
         self._check_batch(points, labels, "(N, P, C)")
         if points.shape[1] <= MOST_CHANNELS < points.shape[2]:
             raise ValueError(
-                f"points must have shape (N, P, C), coordinates last, got {tuple(points.shape)}, which is more "
-                "channels than points; give points.transpose(1, 2)"
+                f"points must have shape (N, P, C), coordinates last, got {tuple(points.shape)}, which has more "
+                "channels than points; pass points.transpose(1, 2)"
             )
         if not unwrap(self.model).training:
             return points

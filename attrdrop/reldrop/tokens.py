@@ -21,10 +21,10 @@ ZERO = "zero"
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """What was really replaced since the last reset.
+    """What was actually replaced since the last reset.
 
-    texts: seen; tokens: in them, without padding and protected ones; dropped: of these; attributed: texts that
-    relevance was computed for; steps: calls in training mode.
+    texts: all texts; tokens: their tokens without padding and protected ones; dropped: replaced tokens; attributed:
+    texts for which relevance was computed; steps: calls in training mode.
     """
 
     texts: int = 0
@@ -38,7 +38,7 @@ class TokenStatistics:
 
 
 class RelDropTokens(Guided):
-    """Replaces the most relevant tokens in some of a batch's texts, as a transform: the last step before the model.
+    """Replaces the most relevant tokens in some texts of a batch, as the last transform before the model.
 
     ::
 
@@ -48,31 +48,32 @@ class RelDropTokens(Guided):
         for batch in loader:  # input_ids, attention_mask, labels, on the device
             model(**reldrop(batch)).loss.backward(); optimizer.step(); optimizer.zero_grad()
 
-    In evaluation mode of the model it does nothing. RelDrop's paper has images and point clouds alone: that a text is a
-    cloud of tokens is our reading of it. Which texts are drawn is known before any relevance is computed, so only the
-    share p of a batch is attributed.
+    It does nothing while the model is in evaluation mode. RelDrop's paper covers only images and point clouds; treating
+    a text as a cloud of tokens is our extension. Texts are drawn before any relevance is computed, so only a share p of
+    a batch is attributed.
 
     Args:
-        model: the model that is trained, of transformers or with its keywords; also inside DistributedDataParallel.
-        value: what takes a token's place: the id of another token, such as the tokenizer's mask or padding token; or
-            "zero", an embedding of zeros. Then the model gets ``inputs_embeds`` instead of ``input_ids``, made by its
-            own input embedding, which must be whole on this process.
-        special: ids of tokens that are never replaced. Padding, by the batch's attention_mask, and what its
-            special_tokens_mask names are not either.
-        p: probability that a text loses tokens; a number, or a callable from the step (``attrdrop.schedules``).
-        alpha: share of chance in the score by which tokens are dropped, likewise. 1: random, and no attribution.
-        beta: the share of a text's tokens that is dropped, likewise; rounded to whole tokens.
+        model: the model being trained, from transformers or with its keywords; also inside DistributedDataParallel.
+        value: the replacement for a token: the id of another token, such as the tokenizer's mask or padding token; or
+            "zero", an embedding of zeros. Then the model gets ``inputs_embeds`` instead of ``input_ids``, computed by
+            its own input embedding, which must not be sharded.
+        special: ids of tokens that are never replaced. Padding, by the batch's attention_mask, and tokens marked by its
+            special_tokens_mask are never replaced either.
+        p: probability that a text loses tokens; a number, or a callable that takes the step (``attrdrop.schedules``).
+        alpha: share of chance in the score by which tokens are dropped, also a number or callable. 1: random, without
+            attribution.
+        beta: the share of a text's tokens to drop, also a number or callable; rounded to whole tokens.
         mode, norm: see :func:`attrdrop.occlude_points`.
         rule: a rule or composite of ``attrdrop.lrp`` (default ``Epsilon(1e-6)``, with AttnLRP's rules for the rest);
             "random"; or a callable (model, input_ids, labels) -> relevance (N, T).
         target: "label", the class in the batch's labels, or "pred", the predicted one, as regression and token-level
             models need.
-        position, embedding, start, unknown, output: see :func:`attrdrop.lrp.relevance`; position for models with logits
-            at each token.
-        every: attribute in every n-th step only; the others drop at random. An approximation.
+        position, embedding, start, unknown, output: see :func:`attrdrop.lrp.relevance`; position is for models with
+            logits at each token.
+        every: attribute only in every n-th step; the others drop at random. An approximation.
         cache_epochs: see :class:`RelDrop`; the texts must be padded to one length.
-        warmup: steps at the beginning that leave texts alone.
-        seed: seed of all draws. They depend on it, the step and the sample's place in the global batch alone.
+        warmup: number of initial steps that leave texts alone.
+        seed: seed of all draws. They depend only on it, the step and the sample's position in the global batch.
 
     Raises:
         TypeError, ValueError: an argument is not as said above.
@@ -113,7 +114,7 @@ class RelDropTokens(Guided):
         occlude_points(torch.zeros(0, 1, 1), seed=0, **self._drop)
 
     def statistics(self) -> TokenStatistics:
-        """What was replaced on this process since the last reset. Waits for the device."""
+        """What was replaced on this process since the last reset. Synchronises with the device."""
         tokens, dropped = (0, 0) if self._sums is None else map(int, self._sums.tolist())
         return TokenStatistics(self._seen, tokens, dropped, self._attributed, self._steps)
 
@@ -124,9 +125,9 @@ class RelDropTokens(Guided):
         """The batch with tokens replaced, without special_tokens_mask, which no model takes.
 
         Args:
-            batch: keywords of the model: input_ids (N, T), mostly attention_mask (N, T), and labels int64 (N,) for
-                target="label". All tensors have one row a text.
-            relevance: (N, T), to be used instead of the model's own.
+            batch: keywords of the model: input_ids (N, T), usually attention_mask (N, T), and labels int64 (N,) for
+                target="label". All tensors have one row per text.
+            relevance: (N, T), used instead of the model's own.
             samples: int64 (N,), the texts' indices in the data set, for cache_epochs; best on the CPU.
 
         Raises:

@@ -399,7 +399,11 @@ def test_a_module_that_takes_no_more_keywords_is_named():
         (dict(iga_steps=0), ValueError, "iga_steps must be a positive int, got 0"),
         (dict(iga_steps=2.5), ValueError, "iga_steps must be a positive int, got 2.5"),
         (dict(iga_batch=0), ValueError, "iga_batch must be a positive int, got 0"),
-        (dict(iga_batch=2), ValueError, "iga_batch must be 1 unless pass1 is 'eval' and target no callable, got 2"),
+        (
+            dict(iga_batch=2),
+            ValueError,
+            "iga_batch must be 1 unless pass1 is 'eval' and target is not a callable, got 2",
+        ),
         (dict(iga_batch=2, pass1="eval", target=boom), ValueError, "iga_batch must be 1 unless pass1 is 'eval'"),
         (dict(attention="self"), ValueError, "attention must be 'encoder' .* or 'cross' or 'vision' or a list of them"),
         (dict(attention=("cross", 1)), ValueError, "attention must be .* got 1"),
@@ -426,11 +430,11 @@ def test_wrong_calls_are_named():
         ADDrop(model, cross_tuning=False)()
     with pytest.raises(ValueError, match="target 'gold' needs labels"):
         ADDrop(model, target="gold", cross_tuning=False)(input_ids=inputs["input_ids"])
-    with pytest.raises(ValueError, match="epoch must be an int from 1 on, got 0"):
+    with pytest.raises(ValueError, match="epoch must be an int of at least 1, got 0"):
         ADDrop(model).start_epoch(0)
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got 2"):
         ADDrop(model, p=lambda step: 2, cross_tuning=False)(**inputs)
-    with pytest.raises(TypeError, match="give the batch as keywords"):
+    with pytest.raises(TypeError, match="pass the batch as keywords"):
         ADDrop(model)(inputs["input_ids"])
     with pytest.raises(ValueError, match="accumulation_steps must be a positive int, got 0"):
         ADDrop(model, accumulation_steps=0)

@@ -46,7 +46,7 @@ def test_attention_weights_come_from_the_model_itself(name):
     for mine, theirs in zip(model(**inputs, output_attentions=True).attentions, expected, strict=True):
         assert torch.equal(mine, theirs)
     assert addrop(**inputs).attentions is None
-    with pytest.raises(ValueError, match="cannot return attention weights in a step of AD-DROP"):
+    with pytest.raises(ValueError, match="cannot return attention weights in an AD-DROP step"):
         addrop(**inputs, output_attentions=True)
     model.config.output_attentions = True
     with pytest.raises(ValueError, match="leave output_attentions out"):
@@ -246,7 +246,7 @@ def test_talking_heads_are_refused():
         vocab_size=99, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=40,
         talking_head=True,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="does not support talking heads"):
+    with pytest.raises(ValueError, match="does not support DeBERTa's talking heads"):
         ADDrop(DebertaForSequenceClassification(config).train(), cross_tuning=False)(**batch("deberta"))
 
 

@@ -45,7 +45,9 @@ def test_the_named_part_is_masked_alone(attention, attribution):
 def test_steps_that_run_at_once_need_as_many_images_as_texts():
     settings = dict(attribution="IGA", iga_steps=3, pass1="eval", cross_tuning=False)
     several = ADDrop(build("llava"), iga_batch=2, **settings)
-    with pytest.raises(ValueError, match=r"iga_batch must be 1 where pixel_values .* 4 for 3 samples, got 2"):
+    with pytest.raises(
+        ValueError, match=r"iga_batch must be 1 if the first dimension of pixel_values .* 4 for 3 samples, got 2"
+    ):
         several(**batch("llava"))
     found = [
         bits_of(ADDrop(build("llava"), iga_batch=at_once, **settings).attribute(**batch("llava", (1, 1, 1))))

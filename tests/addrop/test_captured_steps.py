@@ -117,7 +117,7 @@ def test_the_stand_in_repeats_what_the_host_decided():
     """The draws of a step whose seed is a number of the host: what capturable is for."""
     training = Training("cpu", attribution="RD", capturable=False)
     training.step()
-    with pytest.raises(ValueError, match="make this ADDrop with capturable=True"):
+    with pytest.raises(ValueError, match="create this ADDrop with capturable=True"):
         run_and_capture(training.step, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attrdrop.addrop.step.is_capturing", lambda: False)
@@ -186,16 +186,16 @@ def test_statistics_start_anew_where_a_graph_knows_them():
 
 def test_a_step_comes_before_the_capture():
     training = Training("cpu", attribution="RD")
-    with pytest.raises(RuntimeError, match="run one such step before it is captured in a CUDA graph"):
+    with pytest.raises(RuntimeError, match="run one such step before capturing it in a CUDA graph"):
         run_and_capture(training.step, "cpu")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(attribution="IGA"), "capturable must be False where attribution is 'IGA'"),
-        (dict(p=lambda step: 0.3), "capturable must be False where p changes with the step"),
-        (dict(p=lambda step: 0.3, q=lambda step: 0.3), "capturable must be False where p and q change with the step"),
+        (dict(attribution="IGA"), "capturable must be False if attribution is 'IGA'"),
+        (dict(p=lambda step: 0.3), "capturable must be False if p changes with the step"),
+        (dict(p=lambda step: 0.3, q=lambda step: 0.3), "capturable must be False if p and q change with the step"),
     ],
 )
 def test_what_a_graph_would_freeze_is_refused(options, message):

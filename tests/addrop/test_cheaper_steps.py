@@ -195,10 +195,12 @@ def test_other_units_of_a_share_of_the_samples(drawn):
 
 
 def test_where_a_share_cannot_be_taken_it_is_said():
-    with pytest.raises(ValueError, match="capturable must be False where sample_share is below 1"):
+    with pytest.raises(ValueError, match="capturable must be False if sample_share is below 1"):
         new_addrop(build("bert"), sample_share=0.5, capturable=True)
     inputs = {**batch("bert"), "pixel_values": torch.zeros(5, 3, 4, 4)}
-    with pytest.raises(ValueError, match=r"sample_share must be 1 where pixel_values .* 5 for 3 samples, got 0.5"):
+    with pytest.raises(
+        ValueError, match=r"sample_share must be 1 if the first dimension of pixel_values .* 5 for 3 samples, got 0.5"
+    ):
         new_addrop(build("bert"), sample_share=0.5).attribute(**inputs)
 
 
@@ -206,10 +208,10 @@ def test_where_a_share_cannot_be_taken_it_is_said():
     ("fields", "message"),
     [
         (dict(mask_every=0), "mask_every must be a positive int, got 0"),
-        (dict(mask_every=3, alternate="steps", every=2), "mask_every must not be above every, 2, where .* got 3"),
+        (dict(mask_every=3, alternate="steps", every=2), "mask_every must not be above every, 2, if .* got 3"),
         (dict(sample_share=0), "sample_share must be above 0, got 0"),
         (dict(sample_share=1.5), r"sample_share must lie in \[0, 1\], got 1.5"),
-        (dict(sample_share=0.5, attribution="RD"), "sample_share must be 1 where attribution is 'RD', got 0.5"),
+        (dict(sample_share=0.5, attribution="RD"), "sample_share must be 1 if attribution is 'RD', got 0.5"),
         (dict(pass1_dtype="float32"), "pass1_dtype must be 'bfloat16' or None, got 'float32'"),
         (dict(pass1_dtype=torch.bfloat16), "pass1_dtype must be 'bfloat16' or None, got torch.bfloat16"),
     ],

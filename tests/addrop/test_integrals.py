@@ -181,7 +181,7 @@ def test_how_many_nodes_there_are_unless_told():
     [
         (dict(iga_rule="simpson"), "iga_rule must be 'riemann' or 'gauss', got 'simpson'"),
         (dict(iga_scope="all"), "iga_scope must be 'layer' or 'joint', got 'all'"),
-        (dict(iga_scope="joint", iga_batch=2, pass1="eval"), "iga_batch must be 1 where iga_scope is 'joint', got 2"),
+        (dict(iga_scope="joint", iga_batch=2, pass1="eval"), "iga_batch must be 1 if iga_scope is 'joint', got 2"),
     ],
 )
 def test_wrong_settings_are_named(fields, message):

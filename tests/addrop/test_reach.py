@@ -101,7 +101,7 @@ def test_a_diagnosis_leaves_the_model_alone():
     model = Forgetful(build("bert")).train()
     hooks = [dict(module._forward_pre_hooks) for module in model.modules()]
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="does not hand the keyword attrdrop"):
+    with pytest.raises(ValueError, match="does not pass the keyword attrdrop"):
         ADDrop(model, attribution="AA", cross_tuning=False)(**batch("bert"))
     assert [dict(module._forward_pre_hooks) for module in model.modules()] == hooks
     assert all(module.training for module in model.modules())
@@ -114,6 +114,8 @@ def test_attention_that_is_told_in_part_is_said():
     told = attention.forward
     attention.forward = lambda *args, attrdrop=None, **kwargs: told(*args, **kwargs)
     addrop = ADDrop(model, cross_tuning=False)
-    with pytest.warns(UserWarning, match="attention: that of BertSelfAttention stays plain and is no layer of AD-DROP"):
+    with pytest.warns(
+        UserWarning, match="attention: that of BertSelfAttention stays plain and is not a layer of AD-DROP"
+    ):
         addrop(**batch("bert"))
     assert addrop.statistics().valid == 2 * 4 * 20 * (20 + 12 + 20)

@@ -301,7 +301,7 @@ def test_a_change_is_for_one_call_of_its_thread():
 
 @pytest.mark.parametrize("kind", ["IGA", "AA"])
 def test_attributions_that_rank_attention_alone(kind):
-    with pytest.raises(ValueError, match=f"units must be 'attention' alone where attribution is '{kind}', which ranks"):
+    with pytest.raises(ValueError, match=f"units must be 'attention' only if attribution is '{kind}', which ranks"):
         ADDropConfig(attribution=kind, units=("attention", "heads"))
     assert ADDropConfig(attribution=kind, units="attention").units == ("attention",)
 
@@ -325,9 +325,7 @@ def test_compiled_models_drop_heads_and_no_feed_forward_units():
 
 def test_blocks_that_run_by_chunks():
     model = build("bert", chunk_size_feed_forward=5)
-    with pytest.raises(
-        ValueError, match="chunk_size_feed_forward of the model must be 0 where units has 'feed-forward'"
-    ):
+    with pytest.raises(ValueError, match="chunk_size_feed_forward of the model must be 0 if units has 'feed-forward'"):
         new_addrop(model)
     new_addrop(model, "heads")
 

@@ -81,7 +81,7 @@ def test_cases_are_keys():
 def test_unknown_selections_are_refused(capsys):
     with pytest.raises(SystemExit):
         run.parse(["--modes", "forwards"])
-    assert "'forwards' is none of forward, backward" in capsys.readouterr().err
+    assert "'forwards' is not one of forward, backward" in capsys.readouterr().err
     assert run.bench(["pack_mask"], selection=run.Selection(n=(7,))) == 2
 
 

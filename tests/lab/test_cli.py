@@ -165,17 +165,17 @@ def test_report_of_a_folder_without_results(tmp_path):
 TASKS = '"settings": {"model": "m"}, "tasks": {}'
 UNREADABLE = [
     ("sweep.json", "{}", "'plans'"),
-    ("sweep.json", "[]", "sweep.json is no JSON object"),
+    ("sweep.json", "[]", "sweep.json is not a JSON object"),
     ("sweep.json", '{"plans": []}', "'tasks'"),
     ("sweep.json", '{"plans": [], "tasks": {}}', "'settings'"),
     ("sweep.json", f'{{"plans": [3], {TASKS}}}', "a plan in it cannot be read"),
     ("sweep.json", f'{{"plans": [{{"depth": 2}}], {TASKS}}}', "a plan in it cannot be read"),
-    ("sweep.json", f'{{"plans": [{{"studies": ["depth"]}}], {TASKS}}}', "'depth' is none of seeds"),
+    ("sweep.json", f'{{"plans": [{{"studies": ["depth"]}}], {TASKS}}}', "'depth' is not one of seeds"),
     ("sweep.json", '{"plans": [', "line 1"),
     ("results.json", "{}", "'runs'"),
-    ("results.json", "null", "results.json is no JSON object"),
+    ("results.json", "null", "results.json is not a JSON object"),
     ("results.json", '{"runs": 3, "summary": {}}', "'task'"),
-    ("results.json", '{"kind": "zoo"}', "of another command"),
+    ("results.json", '{"kind": "zoo"}', "to another command"),
 ]
 
 
@@ -462,7 +462,7 @@ def test_what_a_command_gets(texts, values, given):
     assert got == values | {"given": given}
     outcome = CliRunner().invoke(_alone(command), ["--sizes", "4;5"])
     assert outcome.exit_code == 2
-    assert "--sizes: '4;5' is no list of numbers with commas between." in sentence(outcome)
+    assert "--sizes: '4;5' is not a list of numbers separated by commas." in sentence(outcome)
 
 
 def test_an_argument_stands_without_a_name_and_a_preset_may_depend_on_the_others():

@@ -79,9 +79,9 @@ def test_normalisation_is_what_is_said_or_what_the_model_says():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --text or --image, one of them"),
-        (["--text", "a", "--image", "b"], "give --text or --image, one of them"),
-        (["--text", "a", "--rule", "no"], "'no' is none of epsilon-plus-flat"),
+        ([], "give either --text or --image"),
+        (["--text", "a", "--image", "b"], "give either --text or --image"),
+        (["--text", "a", "--rule", "no"], "'no' is not one of epsilon-plus-flat"),
         (["--text", "a"], "explain takes a text classifier"),
     ],
 )
@@ -93,4 +93,4 @@ def test_refusals(arguments, message, tmp_path):
 
 def test_a_class_that_is_not_there(classifier, tmp_path):
     done = run("--model", classifier, "--text", "a", "--target", 2, "--output", tmp_path / "out")
-    assert "--target: 2 is no class" in " ".join(done.output.split())
+    assert "--target: 2 is not a class" in " ".join(done.output.split())

@@ -62,7 +62,7 @@ def test_a_class_list_names_and_orders_the_classes(sets):
     with pytest.raises(InputError, match=r"--classes: .*does not name the class folders 'n03', 'n04'"):
         from_class_folders(sets / "val", 16, sets / "short.txt", None)
     (sets / "twice.txt").write_text("n01 a\nn01 b\n")
-    with pytest.raises(InputError, match=r"must name two classes or more, each once"):
+    with pytest.raises(InputError, match=r"must name two or more classes, each once"):
         class_list(sets / "twice.txt")
 
 
@@ -211,9 +211,9 @@ def test_maps_compare_rules_before_and_after_training(maps, tmp_path):
 
 def test_maps_refuse_what_they_cannot_draw(maps):
     for arguments, fragment in (
-        (("--rules", "lrp"), "--rules: 'lrp' is none of"),
+        (("--rules", "lrp"), "--rules: 'lrp' is not one of"),
         (("--rules", "epsilon,epsilon"), "--rules: name at least one rule, each once"),
-        (("--epsilons", "0"), "--epsilons: 0.0 is no stabiliser"),
+        (("--epsilons", "0"), "--epsilons: 0.0 is not a stabiliser"),
     ):
         outcome, output = maps(*arguments)
         assert_refused(outcome, output, fragment)

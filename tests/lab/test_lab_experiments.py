@@ -179,7 +179,7 @@ def test_results_of_an_earlier_version_are_refused_and_shown(case):
     (case.output / "results.json").write_text(json.dumps(content))
     refused = case("--seeds", 1, "--arms", "plain")
     assert refused.exit_code == 2
-    assert "of another command or version" in refused.output
+    assert "to another command or version" in refused.output
     assert results(case.output) == content
     assert CliRunner().invoke(app, ["report", str(case.output)]).exit_code == 0
 
@@ -220,5 +220,5 @@ def test_help_fits_a_terminal_of_80_columns(kind):
     lines = [line.rstrip() for line in outcome.output.splitlines()]
     assert max(map(len, lines)) <= 80
     prose = "\n".join(lines[: lines.index(next(line for line in lines if "Options" in line and "─" in line))])
-    wrapped = {"train-images": " weights, at each of several seeds, and erase equally large blocks. The\n"}
-    assert wrapped.get(kind, "at each of several seeds") in prose
+    wrapped = {"train-images": " weights, with several seeds, and erase blocks of the same size. The\n"}
+    assert wrapped.get(kind, "with several seeds") in prose

@@ -93,7 +93,7 @@ def test_labels_that_are_no_whole_numbers_stay_as_they_are(write):
 def test_labels_that_look_alike_are_named(write):
     path = write("train.csv", "text,label\n" + "".join(f"t,{label}\n" for label in ("Spam", "spam", "ham") * 2))
     with pytest.warns(
-        UserWarning, match=r"'Spam', 'spam' in column 'label' of .*train\.csv look alike and are 2 labels"
+        UserWarning, match=r"'Spam', 'spam' in column 'label' of .*train\.csv look alike but are 2 different labels"
     ):
         assert len(tasks.from_files(path, path).label_names) == 3
     numbers = write("train.csv", "text,label\na,01\nb,1\nc,1e0\nd,2.50\ne,2.5\n")
@@ -229,8 +229,8 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ("train.csv", "", {}, ["no rows", "column names"]),
         ("train.csv", "text,label\n", {}, ["no rows"]),
         ("train.jsonl", "\n", {}, ["no rows"]),
-        ("train.xlsx", GOOD, {}, ["none of .csv, .tsv and .jsonl"]),
-        ("train", GOOD, {}, ["none of .csv, .tsv and .jsonl"]),
+        ("train.xlsx", GOOD, {}, ["not a .csv, .tsv or .jsonl file"]),
+        ("train", GOOD, {}, ["not a .csv, .tsv or .jsonl file"]),
         ("train.csv", GOOD + "a,b,c\n", {}, ["line 6", "3 fields", "2 ('text', 'label')"]),
         ("train.tsv", "text\tlabel\nalone\n", {}, ["line 2", "1 fields"]),
         ("train.csv", "text, label\na,1\nb,0\n", {}, ["no column label", "its columns are 'text', ' label'"]),
@@ -239,7 +239,7 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
             "train.csv",
             f'{GOOD}"open,yes\n' + "fine,yes\n" * 15,
             {},
-            ["line 6", "a quote begins here that does not end"],
+            ["line 6", "a quote that begins here does not end"],
         ),
         ("train.csv", f'{GOOD}"a\nb","open, yes\n' + 'x ""y"", z\n' * 9, {}, ["line 7", "begins here"]),
         ("train.csv", f'{GOOD}5" wide,"open ""it""\n' + "x,y\n" * 9, {}, ["line 6", "begins here"]),
@@ -249,7 +249,7 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
         ("train.tsv", "text,label\na,1\nb,0\n", {}, ["line 1", "no tabs in 'text,label'", "is a .csv"]),
         ("train.csv", "text,text\na,b\n", {}, ["same name"]),
         ("train.jsonl", '{"text": "a", "label": 1}\n{"text": \n', {}, ["line 2", "not valid JSON"]),
-        ("train.jsonl", "[1, 2]\n", {}, ["line 1", "list where a JSON object"]),
+        ("train.jsonl", "[1, 2]\n", {}, ["line 1", "list instead of a JSON object"]),
         ("train.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', {}, ["line 2", "no 'label'"]),
         ("train.csv", GOOD + "  ,yes\n", {}, ["line 6", "'text' is empty"]),
         ("train.csv", GOOD + "more,\n", {}, ["line 6", "'label' is empty"]),
@@ -258,7 +258,7 @@ def test_other_files_have_the_columns_and_labels_of_the_training_file(write):
             "train.jsonl",
             '{"text": "a", "label": 1}\n\n{"text": {"en": "b"}, "label": 0}',
             {},
-            ["line 3: column 'text'", 'a JSON object, which is no text: {"en": "b"}'],
+            ["line 3: column 'text'", 'a JSON object instead of a text: {"en": "b"}'],
         ),
         ("train.jsonl", '{"text": "a", "label": {"id": 1}}', {}, ["line 1", "'label' holds a JSON object"]),
         (
@@ -317,8 +317,8 @@ WORDS = {"kind": "token-classification"}
         ),
         ("train.csv", "text,label\na,nan\nb,1\n", {"kind": "regression"}, ["line 2", "'nan'"]),
         ("train.csv", "text,label\n" + "".join(f"a,{n / 7}\n" for n in range(30)), {}, ["--task-type regression"]),
-        ("train.csv", GOOD, WORDS, ["--train", "none of .jsonl, .conll and .txt"]),
-        ("train.txt", GOOD, {}, ["--train", "none of .csv, .tsv and .jsonl"]),
+        ("train.csv", GOOD, WORDS, ["--train", "not a .jsonl, .conll or .txt file"]),
+        ("train.txt", GOOD, {}, ["--train", "not a .csv, .tsv or .jsonl file"]),
         ("train.jsonl", jsonl(NAMES), {}, ["--text-column", "text or sentence", "'tokens', 'tags'"]),
         ("train.jsonl", jsonl(NAMES, "label"), {"text_column": "tokens"}, ["line 1", "'label' holds a list"]),
         ("train.jsonl", jsonl(NAMES), {"kind": "causal-lm", "text_column": "tokens"}, ["line 1", "holds a list"]),
@@ -327,8 +327,8 @@ WORDS = {"kind": "token-classification"}
         ("train.jsonl", '{"tokens": ["a", "b"], "tags": ["B-X"]}', WORDS, ["--train", "line 1", "2 words but 1 tags"]),
         ("train.jsonl", '{"tokens": ["a", " "], "tags": ["B-X", "O"]}', WORDS, ["line 1", "empty word"]),
         ("train.jsonl", '{"tokens": ["a", "\\ud83d"], "tags": ["B-X", "O"]}', WORDS, ["line 1", "half of a character"]),
-        ("train.jsonl", '{"tokens": ["a", ["b"]], "tags": ["B-X", "O"]}', WORDS, ["line 1", 'than words: ["b"]']),
-        ("train.jsonl", '{"tokens": [{"form": "a"}], "tags": ["B-X"]}', WORDS, ["line 1", 'than words: {"form": "a"}']),
+        ("train.jsonl", '{"tokens": ["a", ["b"]], "tags": ["B-X", "O"]}', WORDS, ["line 1", 'only words: ["b"]']),
+        ("train.jsonl", '{"tokens": [{"form": "a"}], "tags": ["B-X"]}', WORDS, ["line 1", 'only words: {"form": "a"}']),
         (
             "train.conll",
             "\n1\tAda\tB-PER\n2\twrote\tO\n\n1\tIn\tO\n2\tTurin\tB-LOC\n",
@@ -350,13 +350,13 @@ WORDS = {"kind": "token-classification"}
         ("train.jsonl", '{"tokens": ["a"], "ner_tags": [3]}', WORDS, ["line 1", "tag '3'", "B-<name>"]),
         ("train.conll", f"{conll(NAMES)}\n\nat O\nhome B-\n", WORDS, ["line 9", "tag 'B-'"]),
         ("train.conll", "a B-X\nalone\n", WORDS, ["line 2", "'alone'", "a word and its tag"]),
-        ("train.conll", "\n", WORDS, ["--train", "no rows", "one word and its tag a line"]),
+        ("train.conll", "\n", WORDS, ["--train", "no rows", "one word and its tag per line"]),
         ("train.conll", "a O\nb O\n", WORDS, ["--train", "only the tag O"]),
-        ("train.txt", " \n", {"kind": "masked-lm"}, ["--train", "no rows", "one text a line"]),
+        ("train.txt", " \n", {"kind": "masked-lm"}, ["--train", "no rows", "one text per line"]),
         ("train.csv", "text,target\na,b\nc,\n", {"kind": "seq2seq"}, ["line 3", "'target' is empty"]),
         ("train.csv", "text,aim\na,b\n", {"kind": "seq2seq"}, ["--label-column", "target or label", "'text', 'aim'"]),
         ("train.csv", GOOD, {"kind": "seq2seq", "text_pair_column": "x"}, ["--text-pair-column", "no second text"]),
-        ("train.csv", GOOD, {"kind": "masked-lm", "label_column": "label"}, ["--label-column", "text alone"]),
+        ("train.csv", GOOD, {"kind": "masked-lm", "label_column": "label"}, ["--label-column", "only the text"]),
         ("train.csv", GOOD, {"other": ["none.csv"]}, ["--other", "no file none.csv"]),
     ],
 )
@@ -394,7 +394,7 @@ def test_missing_and_unreadable_files(write, tmp_path):
     for name in ("utf-9", "rot13", "base64"):
         with pytest.raises(InputError) as caught:
             tasks.from_files(latin, encoding=name)
-        assert_sentence(caught, f"--encoding: '{name}' is no encoding")
+        assert_sentence(caught, f"--encoding: '{name}' is not a text encoding")
     for path in (not_gzip, cut, corrupt):
         with pytest.raises(InputError) as caught:
             tasks.from_files(path)

@@ -92,7 +92,7 @@ def test_a_busy_machine_is_told_of(finetune, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (64.0, 64.0, 64.0))
     outcome, _ = finetune(*SMALL, "--seeds", 1, "--arms", "plain")
     assert "load 64.0 on" in outcome.output
-    assert "timings will be off" in outcome.output
+    assert "timings will be unreliable" in outcome.output
 
 
 @pytest.mark.parametrize("attribution", ["IGA", "AA", "RD"])

@@ -137,7 +137,7 @@ def test_weights_in_safetensors(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(checkpoint, tmp_path):
     path, _ = checkpoint
-    with pytest.raises(InputError, match=r"--weights: .*resnet18.pth holds .* they are of another model"):
+    with pytest.raises(InputError, match=r"--weights: .*resnet18.pth holds .* they belong to another model"):
         by_name.build("vit-tiny", str(path), 5, 3, (32, 32))
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(InputError, match=r"text.pt holds no weights that can be read"):

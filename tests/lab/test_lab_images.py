@@ -167,10 +167,10 @@ def bad_options():
     yield ["--model", "timm:"], ["--model: 'timm:'", "timm:resnet26"]
     yield ["--weights", "none.pt"], ["--weights: there is no file none.pt"]
     yield ["--rule", "lrp"], ["--rule: 'lrp'", "epsilon-plus-flat"]
-    yield ["--vary", "gamma=1,2"], ["--vary: 'gamma' is none of", "alpha, alpha_end, beta"]
-    yield ["--vary", "alpha"], ["--vary: 'alpha' is no setting with its values"]
-    yield ["--vary", "alpha=0.5,high"], ["--alpha: 'high' is no float"]
-    yield ["--vary", "alpha=0.5,1.5"], ["--alpha: 1.5 is no probability"]
+    yield ["--vary", "gamma=1,2"], ["--vary: 'gamma' is not one of", "alpha, alpha_end, beta"]
+    yield ["--vary", "alpha"], ["--vary: 'alpha' is not a setting with its values"]
+    yield ["--vary", "alpha=0.5,high"], ["--alpha: 'high' is not a valid float"]
+    yield ["--vary", "alpha=0.5,1.5"], ["--alpha: 1.5 is not a probability"]
     yield ["--arms", "plain,plain alpha=0"], ["'plain alpha=0' changes 'alpha', and plain depends on nothing"]
     yield ["--dev-size", "48"], ["--dev-size: 48 leaves none of the 48 training examples"]
     yield ["--classes", "list.txt"], ["--classes: it is for image files; --dataset npz has none"]
@@ -221,7 +221,7 @@ def test_bad_arrays(train, tmp_path, arrays, fragment):
 def test_files_that_are_no_npz(tmp_path, content):
     path = tmp_path / "bad.npz"
     np.save(path.open("wb"), np.zeros(3)) if content is None else path.write_bytes(content)
-    with pytest.raises(InputError, match=r"^--data: .*bad\.npz is no \.npz file with arrays x and y: [^.]*\.$"):
+    with pytest.raises(InputError, match=r"^--data: .*bad\.npz is not an \.npz file with arrays x and y: [^.]*\.$"):
         data.from_npz(path)
 
 

@@ -122,4 +122,4 @@ def test_a_hub_that_does_not_answer_is_asked_once(finetune, tmp_path, monkeypatc
     monkeypatch.setattr(time, "sleep", slept)
     outcome, output = finetune("--train", tmp_path / "train.csv", model="nobody/nothing-of-this-name")
     models._hub_answers.cache_clear()
-    assert_refused(outcome, output, "--model: nobody/nothing-of-this-name is no folder here", "could not be loaded")
+    assert_refused(outcome, output, "--model: nobody/nothing-of-this-name is not a folder", "could not be loaded")

@@ -241,12 +241,12 @@ def test_broken_text_names_the_file(tmp_path, damage, fragment):
 def test_normals_that_are_not_there(tmp_path):
     folder = modelnet_text(tmp_path / "text")
     write_text(folder / "sofa" / "sofa_0003.txt", raw(1, columns=3), ",")
-    with pytest.raises(InputError, match=r"sofa_0003\.txt has 3 numbers on a line, but x, y, z and a normal are"):
+    with pytest.raises(InputError, match=r"sofa_0003\.txt has 3 numbers per line, but x, y, z and a normal are"):
         load_task("modelnet40", folder, Reading(16, normals=True))
     folder = MODELNET_H5(tmp_path / "h5")
     with h5py.File(folder / "ply_data_test0.h5", "a") as file:
         del file["normal"]
-    with pytest.raises(InputError, match=r"ply_data_test0\.h5 is no HDF5 file .* normal \(N, P, 3\): no entry"):
+    with pytest.raises(InputError, match=r"ply_data_test0\.h5 is not an HDF5 file .* normal \(N, P, 3\): no entry"):
         load_task("modelnet40", folder, Reading(16, normals=True))
     with pytest.raises(InputError, match=r"--normals: clouds of .*furniture_points\.npz have none"):
         load_task("furniture", None, Reading(16, normals=True))
@@ -258,9 +258,9 @@ def broken_lists():
     yield "modelnet40-text", "modelnet40_train.txt", None, "cannot be read: No such file"
     yield "shapenet-text", "synsetoffset2category.txt", "sofa", "must hold a class and its folder on a line"
     yield "shapenet-text", "train_test_split/shuffled_test_file_list.json", '["shape_data/03/1"]', "is in no folder of"
-    yield "shapenet-text", "train_test_split/shuffled_test_file_list.json", "{}", "must be a list of files, not empty"
+    yield "shapenet-text", "train_test_split/shuffled_test_file_list.json", "{}", "must be a non-empty list of files"
     yield "shapenet-text", "train_test_split/shuffled_test_file_list.json", "[", "cannot be read"
-    yield "modelnet40-h5", "test_files.txt", "other.h5", "other.h5 is no HDF5 file"
+    yield "modelnet40-h5", "test_files.txt", "other.h5", "other.h5 is not an HDF5 file"
     yield "modelnet40-h5", "shape_names.txt", "sofa", "must lie in [0, 1), the classes named, got 0 to 1"
 
 
@@ -293,7 +293,7 @@ def test_broken_lists(tmp_path, archive, file, content, fragment):
     ("change", "fragment"),
     [
         ({"data": np.zeros((3, 40, 2))}, "do not fit"),
-        ({"data": np.zeros((3, 120))}, "is no HDF5 file with data (N, P, 3)"),
+        ({"data": np.zeros((3, 120))}, "is not an HDF5 file with data (N, P, 3)"),
         ({"data": np.zeros((0, 40, 3)), "label": np.zeros((0, 1), int)}, "do not fit"),
         ({"data": np.full((3, 40, 3), np.nan)}, "must be finite, got NaN or infinity in cloud 0"),
         ({"data": np.zeros((3, 5, 3))}, "--points: 16 are more than the 5"),
@@ -317,7 +317,7 @@ def test_broken_hdf5(tmp_path, change, fragment):
 def test_files_that_are_no_hdf5_and_no_h5py(tmp_path, monkeypatch):
     folder = MODELNET_H5(tmp_path / "set")
     (folder / "ply_data_test1.h5").write_text("hello")
-    with pytest.raises(InputError, match=r"ply_data_test1\.h5 is no HDF5 file with data"):
+    with pytest.raises(InputError, match=r"ply_data_test1\.h5 is not an HDF5 file with data"):
         load_task("modelnet40", folder, Reading(16))
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(InputError, match="HDF5 files need the package h5py: pip install h5py"):

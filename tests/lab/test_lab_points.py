@@ -137,7 +137,7 @@ def test_class_accuracy_weighs_classes_alike():
 
 def bad_options():
     yield ["--dataset", "scannet"], ["--dataset: 'scannet'", "furniture, modelnet40, shapenet, npz"]
-    yield ["--dataset", "furniture"], ["--data: furniture is shipped"]
+    yield ["--dataset", "furniture"], ["--data: furniture is bundled"]
     yield ["--data", "none.npz"], ["--data", "none.npz"]
     yield ["--model", "pointnet3"], ["--model: 'pointnet3'", "pointnet2-msg"]
     yield ["--rule", "lrp"], ["--rule: 'lrp'", "epsilon-flat"]

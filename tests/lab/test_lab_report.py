@@ -117,11 +117,11 @@ def with_scores(*pairs, examples=300):
 @pytest.mark.parametrize(
     ("pairs", "said"),
     [
-        ([(0.5, 0.6), (0.6, 0.6)], "Too few seeds to compare the arms: 2; take 3 or more."),
+        ([(0.5, 0.6), (0.6, 0.6)], "Too few seeds to compare the arms: 2; use 3 or more."),
         (
             [(0.5, 0.6), (0.6, 0.6), (0.7, 0.6)],
             "No difference shown; 3 seeds of 300 test examples cannot show one below 24.8 points. 95 % intervals of "
-            "the difference to plain (accuracy, in points): ad-drop -24.8 to +24.8.",
+            "the difference from plain (accuracy, in points): ad-drop -24.8 to +24.8.",
         ),
         ([(0.5, 0.6), (0.6, 0.71), (0.7, 0.79)], "Better than plain: ad-drop. 95 % intervals"),
         ([(0.6, 0.5), (0.71, 0.6), (0.79, 0.7)], "Worse than plain: ad-drop. 95 % intervals"),
@@ -160,7 +160,7 @@ def test_seven_arms_are_whole_at_any_width(width):
     assert [word for part in scores for word in part[3:]] == [word for cells in whole[1:] for word in cells]
     heads = [word for line in lines for word in line.split() if word in arms[1:]]
     assert heads[:6] == arms[1:]
-    assert report.unfinished == "14 of 56 runs are finished; it goes on, or was stopped early."
+    assert report.unfinished == "14 of 56 runs are finished; it is still running, or was stopped early."
     assert lines[0].split() == ["model", "on", "task,", "2", "seeds"]
 
 
@@ -227,7 +227,7 @@ def test_the_loss_has_a_verdict_of_its_own():
     accuracy, loss = report.verdict().split("\n")
     assert accuracy.startswith("No difference shown")
     assert loss.startswith(
-        "Better than plain: ad-drop. 95 % intervals of the difference to plain (test loss): ad-drop -0."
+        "Better than plain: ad-drop. 95 % intervals of the difference from plain (test loss): ad-drop -0."
     )
     row = next(line for line in printed(report).splitlines() if line.startswith("loss - plain"))
     assert row.split()[-3:] == ["-0.300", "±", "0.010"]

@@ -141,9 +141,9 @@ def test_a_file_that_does_not_fit_the_task(tmp_path, content, fragments):
         (("imdb",), ["--task", "'imdb'", "rotten-tomatoes", "rte"]),
         (("squad-questions", "regression"), ["--task-type", "squad-questions", "regression", "classification"]),
         (("rotten-tomatoes", "seq2seq"), ["--task-type", "classification or regression or masked-lm or causal-lm"]),
-        (("stsb", "classification"), ["--task-type", "stsb", "may be regression"]),
+        (("stsb", "classification"), ["--task-type", "stsb", "can be regression"]),
         (("rotten-tomatoes", None, ("paws-x",)), ["--other", "'paws-x'", "amazon-reviews, tweets"]),
-        (("brown-names", None, ("none.jsonl",)), ["--other", "'none.jsonl' is no file."]),
+        (("brown-names", None, ("none.jsonl",)), ["--other", "'none.jsonl' is not a file."]),
     ],
 )
 def test_what_is_not_there_by_name(arguments, fragments):
@@ -215,8 +215,8 @@ def test_draws_differ_by_seed():
     [
         (lambda task: task.shots(4, 0), ["--shots: 4", "3 training examples", "'class 1'"]),
         (lambda task: task.shots(0, 0), ["--shots: 0"]),
-        (lambda task: task.share(0.0, 0), ["--share: 0.0", "above 0 and at most 1"]),
-        (lambda task: task.share(1.5, 0), ["--share: 1.5", "above 0 and at most 1"]),
+        (lambda task: task.share(0.0, 0), ["--share: 0.0", "above 0, at most 1"]),
+        (lambda task: task.share(1.5, 0), ["--share: 1.5", "above 0, at most 1"]),
         (lambda task: task.share(0.01, 0), ["--share: 0.01", "leaves no example of"]),
         (lambda task: task.limited(1, None, None), ["--train-size: 1", "leaves no example of"]),
     ],

@@ -86,12 +86,12 @@ def test_what_is_no_such_model_or_set_is_refused(saved, npz, tmp_path):
         run("evaluate-points", npz.parent, *data, "--output", table),
         table,
         "MODEL: ",
-        "'attrdrop train-points --save' left",
+        "saved by 'attrdrop train-points --save'",
     )
     assert_refused(
         run("evaluate-points", saved, "--output", table),
         table,
-        "--dataset: furniture has other classes than the model's",
+        "--dataset: furniture has other classes than the model,",
     )
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -101,7 +101,7 @@ def test_what_is_no_such_model_or_set_is_refused(saved, npz, tmp_path):
     )
     (broken / "attrdrop.json").write_text(json.dumps({"kind": "train-points"}))
     assert_refused(
-        run("evaluate-points", broken, *data, "--output", table), table, "does not say what the model was trained with"
+        run("evaluate-points", broken, *data, "--output", table), table, "does not say how the model was trained"
     )
 
 

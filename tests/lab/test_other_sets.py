@@ -34,13 +34,13 @@ def test_a_set_is_named_with_its_classes(text, name, classes):
 def test_what_names_no_classes_is_refused(text):
     with pytest.raises(InputError) as caught:
         parse(text)
-    assert_sentence(caught, "--other: ", text, "names no class")
+    assert_sentence(caught, "--other: ", text, "must name a class")
 
 
 def test_classes_that_are_not_spoken_of_stay():
     assert merged({"non-entailment": NLI[1:]}, NLI, "") == Merged(("entailment", "non-entailment"), (0, 1, 1))
     assert merged({"no": ["a"]}, ["b", "a", "c"], "") == Merged(("b", "no", "c"), (0, 1, 2))
-    with pytest.raises(InputError, match="'d' is no class of the task"):
+    with pytest.raises(InputError, match="'d' is not a class of the task"):
         merged({"no": ["d"]}, NLI, "--other: x")
 
 
@@ -49,7 +49,7 @@ def test_examples_of_the_task_are_regrouped():
     assert (found.labels, found.merged.names) == ([0, 1, 1], ("entailment", "non-entailment"))
     assert found.select([2]).merged == found.merged
     assert found.checksum() != Examples(["a", "b", "c"], None, [0, 1, 1]).checksum()
-    with pytest.raises(InputError, match="has classes of its own"):
+    with pytest.raises(InputError, match="has its own classes"):
         regrouped(found, parse(HANS), NLI)
 
 

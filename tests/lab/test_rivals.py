@@ -448,11 +448,11 @@ def test_multi_label_models_are_refused(method):
             lambda model: RDrop(model, consistency=1.0, scale="half"), ValueError,
             "scale must be one of mean, sum, got 'half'",
         ),
-        (lambda model: RDrop(model, consistency=-1), ValueError, "consistency must be a finite number from 0 on"),
+        (lambda model: RDrop(model, consistency=-1), ValueError, "consistency must be a finite number of at least 0"),
         (lambda model: RDrop(model, consistency="1"), TypeError, "consistency must be a number from 0 on, got str"),
         (
             lambda model: HiddenCut(model, rate=0.1, consistency=math.nan), ValueError,
-            "consistency must be a finite number from 0 on, got nan",
+            "consistency must be a finite number of at least 0, got nan",
         ),
         (
             lambda model: attention_dropout_options(ResNetConfig(), 0.1), ValueError,

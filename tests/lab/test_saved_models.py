@@ -244,12 +244,12 @@ def test_classes_are_merged_for_a_set_that_has_fewer(three_classes, tmp_path):
     ("wanted", "fragments"),
     [
         ("{hans}", ["--on: ", "line 2: label 'non-entailment'", "'contradiction', 'entailment', 'neutral'"]),
-        ("{hans}:non-entailment=neutral+other", ["'other' is no class of the task"]),
-        ("{hans}:non-entailment=neutral:b=neutral", ["counts as two of the set"]),
-        ("{hans}:non-entailment=", ["names no class of the set"]),
-        ("rotten-tomatoes", ["has the classes 'negative', 'positive', the model", "name what counts as what"]),
-        ("imdb", ["--on: 'imdb' is no file and none of rotten-tomatoes"]),
-        ("brown-names", ["--task-type", "no task of classification"]),
+        ("{hans}:non-entailment=neutral+other", ["'other' is not a class of the task"]),
+        ("{hans}:non-entailment=neutral:b=neutral", ["counts as two classes of the set"]),
+        ("{hans}:non-entailment=", ["must name a class of the set"]),
+        ("rotten-tomatoes", ["has the classes 'negative', 'positive', the model", "say which classes count as which"]),
+        ("imdb", ["--on: 'imdb' is not a file or one of rotten-tomatoes"]),
+        ("brown-names", ["--task-type", "not a task of type classification"]),
     ],
 )  # fmt: skip
 def test_sets_that_do_not_fit_are_refused(three_classes, tmp_path, wanted, fragments):
@@ -271,7 +271,7 @@ def test_glue_takes_a_file_of_its_hidden_split(three_classes, tmp_path):
     refused = evaluate(folder, "--on", hidden, "--glue", "rte", "--output", tmp_path / "none")
     assert_refused(refused, tmp_path / "none", "--glue: rte has the classes 'entailment', 'not_entailment'")
     refused = evaluate(folder, "--on", hidden, "--glue", "squad", "--output", tmp_path / "none")
-    assert_refused(refused, tmp_path / "none", "--glue: 'squad' is none of")
+    assert_refused(refused, tmp_path / "none", "--glue: 'squad' is not one of")
 
 
 def test_a_model_from_elsewhere_says_what_it_is(tiny_bert, tmp_path):
@@ -280,7 +280,7 @@ def test_a_model_from_elsewhere_says_what_it_is(tiny_bert, tmp_path):
     outcome = evaluate(tiny_bert, "--on", "tweets", "--test-size", 4)  # its classes have numbers alone
     assert outcome.exit_code == 0, outcome.output
     assert_refused(evaluate(tiny_bert), tmp_path / "none", "--on: name a data set or a file")
-    assert_refused(evaluate(tiny_bert, "--on", "tweets", "--task-type", "x"), tmp_path / "none", "'x' is none of")
+    assert_refused(evaluate(tiny_bert, "--on", "tweets", "--task-type", "x"), tmp_path / "none", "'x' is not one of")
 
 
 @pytest.mark.parametrize(

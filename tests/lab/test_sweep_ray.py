@@ -97,4 +97,4 @@ def test_what_is_wrong_is_named():
     assert found.exit_code == 2
     assert "only --executor ray takes one" in found.output
     found = CliRunner().invoke(app, ["sweep", "--executor", "slurm"])
-    assert "'slurm' is none of local, ray" in found.output
+    assert "'slurm' is not one of local, ray" in found.output

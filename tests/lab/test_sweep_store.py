@@ -152,7 +152,7 @@ def test_a_file_that_is_no_record_is_named(folder, content):
     path = folder / "trials" / f"{key_of(plan(1)[0])}.json"
     path.write_text(content)
     for read in (lambda: store.pending(plan(2)), store.results):
-        with pytest.raises(InputError, match=rf"{path.name} is no record of a trial: .*delete the file"):
+        with pytest.raises(InputError, match=rf"{path.name} is not a record of a trial: .*delete the file"):
             read()
     path.unlink()
     assert store.pending(plan(2)) == plan(1)

@@ -231,14 +231,14 @@ def test_verdicts_say_what_a_table_shows():
     sizes = {"rte": {"train": 2490, "dev": 277}}
     trials = frame(*repeated([0.75, 0.74, 0.76]), *repeated([0.70, 0.70, 0.70], method=PLAIN))
     (said,) = tables.verdicts(trials.assign(test_score=np.nan), sizes)
-    assert said.startswith("rte: Better than plain: ad-drop. 95 % intervals of the difference to plain (accuracy, in")
+    assert said.startswith("rte: Better than plain: ad-drop. 95 % intervals of the difference from plain (accuracy, in")
     (said,) = tables.verdicts(
         frame(*repeated([0.9, 0.1, 0.9]), *repeated([0.5] * 3, method=PLAIN)), {"rte": {"test": 9}}
     )
     assert "No difference shown; 3 seeds of 9 test examples cannot show one below" in said
     assert "-100.0 to +100.0" in said
     (said,) = tables.verdicts(frame(*repeated([0.9, 0.1]), *repeated([0.5] * 2, method=PLAIN)), {"rte": {"test": 9}})
-    assert said == "rte: Too few seeds to compare the arms: 2; take 3 or more."
+    assert said == "rte: Too few seeds to compare the arms: 2; use 3 or more."
 
 
 def test_markdown():

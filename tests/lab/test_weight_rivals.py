@@ -122,7 +122,7 @@ def test_to_drop_nothing_is_plain_training(method):
 @pytest.mark.parametrize("method", [Mixout, ChildTuning])
 def test_what_cannot_work_is_refused(method):
     model, inputs = task("bert")
-    with pytest.raises(ValueError, match="rate must be below 1, where nothing would stay to be scaled up, got 1"):
+    with pytest.raises(ValueError, match="rate must be below 1, because at 1 nothing is left to scale up, got 1"):
         method(model, rate=1.0)
     model.gradient_checkpointing_enable()
     with pytest.raises(ValueError, match=f"^{method.__name__} would draw anew .* turn gradient checkpointing off"):

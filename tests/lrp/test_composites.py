@@ -46,10 +46,12 @@ def test_the_first_that_holds_decides_and_others_have_the_rest(vgg):
         layers=[("0", lrp.WSquare(1e-3)), ("0", lrp.Flat()), (is_head, lrp.Zero())], conv=lrp.ZPlus(1e-3)
     )
     plain = lrp.Composite(lrp.ZPlus(1e-3), first=lrp.WSquare(1e-3))
-    with pytest.warns(UserWarning, match="pattern '0' of the composite gives no layer its rule: one before it"):
+    with pytest.warns(
+        UserWarning, match="pattern '0' of the composite assigns its rule to no layer: an earlier condition"
+    ):
         table = lrp.explain(net, x, rule=rule)
     assert [row.why for row in table if row.rule is not None] == ["pattern '0'", *["conv"] * 3, "linear", "linear"]
-    with pytest.warns(UserWarning, match="predicate is_head of the composite holds for no module of Sequential, which"):
+    with pytest.warns(UserWarning, match="predicate is_head of the composite matches no module of Sequential, which"):
         found = lrp.relevance(net, x, target, rule=rule)
     assert torch.equal(found, lrp.relevance(net, x, target, rule=plain))
 
@@ -108,9 +110,9 @@ def test_patterns_that_match_nothing_are_warned_of(vgg):
     net, x, target = vgg
     for rule in (lrp.Composite(layers=[("stem.*", lrp.Zero())]), lrp.Gamma({"stem.*": 0.5, "*": 0.1})):
         for call in (lrp.explain, lambda *a, **k: lrp.relevance(*a, target, **k)):
-            with pytest.warns(UserWarning, match=r"pattern 'stem\.\*' of the composite holds for no module of Seq"):
+            with pytest.warns(UserWarning, match=r"pattern 'stem\.\*' of the composite matches no module of Seq"):
                 call(net, x, rule=rule)
-    with pytest.warns(UserWarning, match="type LSTM of the composite holds for no module"):
+    with pytest.warns(UserWarning, match="type LSTM of the composite matches no module"):
         lrp.explain(net, x, rule=lrp.Composite(layers=[(nn.LSTM, lrp.Zero())]))
 
 
@@ -139,7 +141,7 @@ def test_errors_name_the_argument(layers, message):
 
 
 def test_plain_gradients_have_no_table(vgg):
-    with pytest.raises(ValueError, match="rule must be one that treats layers, got GradientTimesInput"):
+    with pytest.raises(ValueError, match="rule must apply to layers, got GradientTimesInput"):
         lrp.explain(*vgg[:2], rule=lrp.GradientTimesInput())
 
 

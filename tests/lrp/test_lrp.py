@@ -370,8 +370,12 @@ def test_errors_name_the_argument(arguments, options, error, message):
         (lambda: lrp.ZBox(1, 0), ValueError, "low must be at most high, got 1.0 above 0.0"),
         (lambda: lrp.ZBox(0, [1, -1]), ValueError, "low must be at most high"),
         (lambda: lrp.ZBox([0, 1], [1, 1, 1]), ValueError, "low and high must have as many values, got 2 and 3"),
-        (lambda: lrp.ZBox(torch.zeros(2, 2), 1), ValueError, r"low must be .* one value a channel, got shape \(2, 2\)"),
-        (lambda: lrp.ZBox(0, "1"), TypeError, "high must be a number or one a channel, got str"),
+        (
+            lambda: lrp.ZBox(torch.zeros(2, 2), 1),
+            ValueError,
+            r"low must be .* one value per channel, got shape \(2, 2\)",
+        ),
+        (lambda: lrp.ZBox(0, "1"), TypeError, "high must be a number or one per channel, got str"),
         (lambda: lrp.Composite(conv=lrp.Composite()), TypeError, "conv must be a rule for single layers, such as Eps"),
         (lambda: lrp.Composite(linear=None), TypeError, "linear must be a rule for single layers"),
     ],
@@ -417,7 +421,7 @@ def test_gamma_by_layer(small):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (lrp.Pass(), r"layer 0 \(Linear\): Pass is for outputs of the shape of the input, \(2, 3\), not \(2, 4\)"),
+        (lrp.Pass(), r"layer 0 \(Linear\): Pass needs outputs with the shape of the input, \(2, 3\), not \(2, 4\)"),
         (lrp.ZBox([0, 0], 1), r"layer 0 \(Linear\): low has 2 values, and the layer's input 3 channels"),
     ],
 )

@@ -132,9 +132,9 @@ def test_what_the_model_cuts_off_has_no_gradient():
             None,
             {},
             ValueError,
-            r"layer 0 \(Conv2d\): create_graph is there for Epsilon, Zero, ZPlus and Gamma, got Flat",
+            r"layer 0 \(Conv2d\): create_graph supports Epsilon, Zero, ZPlus and Gamma, got Flat",
         ),
-        (lrp.AlphaBeta(), {}, ValueError, "create_graph is there for Epsilon, Zero, ZPlus and Gamma, got AlphaBeta"),
+        (lrp.AlphaBeta(), {}, ValueError, "create_graph supports Epsilon, Zero, ZPlus and Gamma, got AlphaBeta"),
         (lrp.Epsilon(), {"create_graph": 1}, TypeError, "create_graph must be True or False, got 1"),
     ],
 )

@@ -158,7 +158,9 @@ def test_every_embedding_of_the_tokens_counts():
     assert alone.shape == (2, 5, 6)
     shifted = Words(1).double()
     shifted.load_state_dict(model.state_dict())
-    with pytest.raises(ValueError, match=r"inputs are integers, and no nn.Embedding of the model sees them; name the"):
+    with pytest.raises(
+        ValueError, match=r"inputs are integers, but no nn.Embedding of the model receives them; pass the"
+    ):
         lrp.relevance(shifted, tokens - 1, TARGET)
     assert_same(lrp.relevance(shifted, tokens - 1, TARGET, per="dimension", embedding="words"), alone, 1e-12)
 
@@ -179,15 +181,15 @@ BATCH = texts.batch("llama")
             "llama",
             BATCH,
             {},
-            r"logits of shape \(N, classes\), got \(2, 7, 40\); pick .* or say where in the",
+            r"logits of shape \(N, classes\), got \(2, 7, 40\); select .* or select a position in the",
         ),
-        ("llama", BATCH, {"position": 7}, r"position must lie in \[-7, 7\), the text has 7 places, got 7 to 7"),
-        ("llama", BATCH, {"position": 0}, "position must be in the text, got a place of padding"),
+        ("llama", BATCH, {"position": 7}, r"position must lie in \[-7, 7\), the text has 7 positions, got 7 to 7"),
+        ("llama", BATCH, {"position": 0}, "position must be in the text, got a padding position"),
         (
             "llama",
             BATCH,
             {"position": "first"},
-            "position must be 'last', an index, one a sample or a mask, got 'f",
+            "position must be 'last', an index, one per sample or a mask, got 'f",
         ),
         (
             "llama",
@@ -202,7 +204,12 @@ BATCH = texts.batch("llama")
             r"or a bool mask, got torch.int64 of \(1,\)",
         ),
         ("llama", BATCH, {"position": torch.ones(2, 7).bool()}, r"target must be int64 of shape \(2, 7\) or 'pred'"),
-        ("bert", BATCH, {"position": "last"}, r"logits of shape \(N, T, classes\), got \(2, 3\); position= says where"),
+        (
+            "bert",
+            BATCH,
+            {"position": "last"},
+            r"logits of shape \(N, T, classes\), got \(2, 3\); position= selects a position",
+        ),
         (
             "bert",
             BATCH,
@@ -214,17 +221,17 @@ BATCH = texts.batch("llama")
             "bert",
             BATCH["input_ids"],
             {"of": "input_ids"},
-            "of names an entry of a batch of keywords, and inputs are",
+            "of names an entry of a batch of keywords, but inputs are",
         ),
         (
             "bert",
             BATCH,
             {"arguments": BATCH},
-            "arguments must not repeat what inputs hold, got attention_mask",
+            "arguments must not repeat entries of inputs, got attention_mask",
         ),
         ("bert", BATCH, {"per": "word"}, "per must be one of token, dimension, got 'word'"),
         ("bert", BATCH, {"embedding": "no"}, "embedding must name a submodule such as bert"),
-        ("bert", BATCH, {"embedding": "bert.pooler"}, "and the embedding named does not see them"),
+        ("bert", BATCH, {"embedding": "bert.pooler"}, "but the given embedding does not receive them"),
     ],
 )
 def test_errors_name_the_argument(name, inputs, options, message, models):

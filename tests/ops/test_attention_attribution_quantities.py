@@ -197,7 +197,7 @@ X = torch.ones(2, 4, 8, 5)
         (dict(grad_out=None, v=None, quantity="probability", weight=(X, X[:, :3], X[..., 0], 1.0)), ValueError,
          "weight k has 3 heads, which must divide the 4"),
         (dict(grad_out=X[:, :, :0], v=X, quantity="gradient", weight=None, rows=torch.arange(2)), ValueError,
-         "rows must be empty where there are no queries"),
+         "rows must be empty if there are no queries"),
     ],
 )  # fmt: skip
 def test_errors_name_the_argument(arguments, error, message):

@@ -133,5 +133,5 @@ def test_dropout_needs_a_seed_in_a_graph():
     masked_attention(x, x, x, keep, dropout_p=0.5)
     with capturing():
         masked_attention(x, x, x, keep)
-        with pytest.raises(ValueError, match="seed must be given while a CUDA graph is captured"):
+        with pytest.raises(ValueError, match="seed must be given during a CUDA graph capture"):
             masked_attention(x, x, x, keep, dropout_p=0.5)

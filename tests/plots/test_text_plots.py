@@ -42,7 +42,7 @@ def test_the_picture_depends_on_relevance_and_wraps():
         (TOKENS, RELEVANCE[:, :4], {}, ValueError, r"relevance must have shape \(2, 5 or more\), got \(2, 4\)"),
         (TOKENS, RELEVANCE / 0, {}, ValueError, "relevance must be finite"),
         (TOKENS, RELEVANCE.long(), {}, TypeError, "relevance must be float32"),
-        (TOKENS[0], RELEVANCE, {}, TypeError, "tokens must be a list of lists of tokens, one a text"),
+        (TOKENS[0], RELEVANCE, {}, TypeError, "tokens must be a list of lists of tokens, one per text"),
         (TOKENS, RELEVANCE, {"titles": ["a"]}, ValueError, "titles must be a list of 2, one per text"),
     ],
 )

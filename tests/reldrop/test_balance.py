@@ -87,7 +87,7 @@ def test_bad_settings_are_refused(arguments, message):
 
 
 def test_bad_observations_are_refused():
-    with pytest.raises(ValueError, match="losses must have shape \\(N,\\), one a sample"):
+    with pytest.raises(ValueError, match="losses must have shape \\(N,\\), one per sample"):
         Balance().observe(torch.tensor(1.0), WHICH)
     with pytest.raises(ValueError, match="occluded must be bool of shape \\(4,\\)"):
         Balance().observe(losses(1), WHICH.float())

@@ -240,8 +240,8 @@ IMAGES, LABELS = image_batch(2)
         ({"policy": "blur"}, ValueError, "policy must be one of drop, keep"),
         ({"rule": "lrp"}, TypeError, "rule must be a rule of attrdrop.lrp, 'random' or a callable"),
         ({"target": "gold"}, ValueError, "target must be one of label, pred"),
-        ({"every": 0}, ValueError, "every must be an int from 1 on"),
-        ({"warmup": -1}, ValueError, "warmup must be an int from 0 on"),
+        ({"every": 0}, ValueError, "every must be an int of at least 1"),
+        ({"warmup": -1}, ValueError, "warmup must be an int of at least 0"),
         ({"k_centers": 0}, ValueError, "k_centers must be at least 1"),
     ],
 )

@@ -100,10 +100,10 @@ def test_samples_are_asked_for(model, batch):
     for samples in (None, SAMPLES[:3], SAMPLES.float()):
         with pytest.raises(ValueError, match=r"samples must be int64 of shape .*cache_epochs is above 1"):
             reldrop(*batch, samples=samples)
-    with pytest.raises(ValueError, match="cache_epochs must be an int from 1 on, got 0"):
+    with pytest.raises(ValueError, match="cache_epochs must be an int of at least 1, got 0"):
         RelDrop(model, cache_epochs=0)
     cache = RelevanceCache(2)
     cache.visit([1, 2])
     cache.of([1], lambda places: torch.ones(1, 4, 4))
-    with pytest.raises(ValueError, match=r"relevance must have one shape .*got \(5, 4\) after \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"relevance must always have the same shape .*got \(5, 4\) after \(4, 4\)"):
         cache.of([2], lambda places: torch.ones(1, 5, 4))

@@ -250,8 +250,8 @@ def test_degenerate_clouds_train(points, settings):
         ({"value": "mean"}, ValueError, "value must be"),
         ({"rule": "lrp"}, TypeError, "rule must be a rule of attrdrop.lrp, 'random' or a callable"),
         ({"target": "gold"}, ValueError, "target must be one of label, pred"),
-        ({"every": 0}, ValueError, "every must be an int from 1 on"),
-        ({"warmup": -1}, ValueError, "warmup must be an int from 0 on"),
+        ({"every": 0}, ValueError, "every must be an int of at least 1"),
+        ({"warmup": -1}, ValueError, "warmup must be an int of at least 0"),
         ({"p": 0.5}, TypeError, "unexpected keyword argument 'p'"),
     ],
 )
@@ -295,5 +295,5 @@ def test_names_are_found_on_the_package():
 @pytest.mark.parametrize("rule", ["random", None])
 def test_transposed_clouds_are_refused(channels, rule):
     points, labels = torch.randn(2, channels, 64), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"points must have shape \(N, P, C\), .*; give points.transpose\(1, 2\)"):
+    with pytest.raises(ValueError, match=r"points must have shape \(N, P, C\), .*; pass points.transpose\(1, 2\)"):
         RelDropPoints(nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, 3)), rule=rule)(points, labels)

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
 from json import dumps
 from pathlib import Path
@@ -30,7 +31,6 @@ from attrdrop.lab.cli.terminal import FAILED, OK, PLAIN_LETTERS, console, errors
 from attrdrop.lab.errors import InputError
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,20 +65,59 @@ def root(
         console.print(FIRST_STEPS, highlight=False, soft_wrap=True)
 
 
-app.command()(finetune)
-app.command()(evaluate)
-app.command()(sweep)
-app.command()(study)
-app.command("train-images")(train_images)
-app.command("train-points")(train_points)
-app.command()(explain)
-app.command()(maps)
-app.command("maps-points")(maps_points)
-app.command("evaluate-images")(evaluate_images)
-app.command("evaluate-points")(evaluate_points)
+def _examples(*commands: str) -> str:
+    """What stands below the options of a command; each paragraph is a line there."""
+    return "\n\n".join(("Examples:" if len(commands) > 1 else "Example:", *commands))
 
 
-@app.command()
+COMMANDS: dict[Callable[..., None], str] = {
+    finetune: _examples(
+        "attrdrop finetune --preset demo",
+        "attrdrop finetune --train train.csv --dev dev.csv --output runs/mine",
+        "attrdrop finetune --task rte --arms plain,ad-drop,r-drop --seeds 5",
+    ),
+    evaluate: _examples(
+        "attrdrop evaluate runs/finetune/models/ad-drop --on tweets,reviews.csv",
+    ),
+    sweep: _examples(
+        "attrdrop sweep --preset demo",
+        "attrdrop sweep --studies seeds,ablation --tasks squad-questions --jobs 2",
+        "attrdrop sweep --search 40 --seeds 3 --output runs/search",
+    ),
+    study: _examples(
+        "attrdrop study plan.toml --output runs/study",
+        "attrdrop study plan.toml --output runs/study --draw",
+    ),
+    train_images: _examples(
+        "attrdrop train-images --preset demo",
+        "attrdrop train-images --dataset folder --data images --model resnet50",
+        'attrdrop train-images --vary "alpha=0,0.5; max_area=0.2,0.4" --seeds 3',
+    ),
+    train_points: _examples(
+        "attrdrop train-points --preset demo --save",
+        "attrdrop train-points --dataset npz --data mine.npz --beta 0.3",
+    ),
+    explain: _examples(
+        'attrdrop explain --model runs/finetune/models/ad-drop --text "a fine film"',
+        "attrdrop explain --model timm:resnet26 --weights pretrained --image cat.jpg",
+    ),
+    maps: _examples(
+        "attrdrop maps --dataset planted --train --epochs 5",
+        "attrdrop maps --rules epsilon,epsilon-plus --epsilons 0.001,0.01",
+    ),
+    maps_points: _examples("attrdrop maps-points --preset demo --train"),
+    evaluate_images: _examples(
+        "attrdrop evaluate-images --weights runs/images/models/reldrop",
+    ),
+    evaluate_points: _examples(
+        "attrdrop evaluate-points runs/points/models/reldrop",
+    ),
+}
+for _body, _epilog in COMMANDS.items():
+    app.command(_body.__name__.replace("_", "-"), epilog=_epilog)(_body)
+
+
+@app.command(epilog=_examples("attrdrop report runs/finetune"))
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of an experiment.")] = Path("runs/finetune"),
 ) -> None:
@@ -105,7 +144,7 @@ def report(
         console.print(found.table())
 
 
-@app.command()
+@app.command(epilog=_examples("attrdrop doctor", "attrdrop doctor --json"))
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
     """Show what is active on this machine, and why the rest is not."""
     from attrdrop.doctor import facts, next_step
@@ -134,7 +173,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as
     raise typer.Exit(OK if found["torch"]["active"] else FAILED)
 
 
-@app.command()
+@app.command(epilog=_examples("attrdrop bench keep_mask --quick", "attrdrop bench --output bench/results"))
 def bench(
     ops: Annotated[list[str] | None, typer.Argument(help="Ops to measure, such as keep_mask; by default all.")] = None,
     output: Annotated[
@@ -148,7 +187,7 @@ def bench(
         raise typer.Exit(_bench_module().bench(ops, output, quick))
 
 
-@app.command()
+@app.command(epilog=_examples("attrdrop verify keep_mask"))
 def verify(op: Annotated[str, typer.Argument(help="The op, such as keep_mask.")]) -> None:
     """Run an op's tests, then its benchmark (in a source checkout)."""
     with one_sentence():

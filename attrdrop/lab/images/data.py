@@ -116,16 +116,16 @@ def load_task(
 ) -> ImageTask:
     """A set by name: mnist or planted, or one in a folder or file of the user's."""
     if name not in DATASETS:
-        raise InputError(f"--dataset: {name!r} is none of {', '.join(DATASETS)}.")
+        raise InputError(f"--dataset: {name!r} is not one of {', '.join(DATASETS)}.")
     for option, path in (("classes", classes), ("boxes", boxes)):
         if path is not None and name != "folder":
             raise InputError(f"--{option}: it is for image files; --dataset {name} has none.")
     if name in SHIPPED:
         if data is not None:
-            raise InputError(f"--data: {name} is a package; say with --dataset what {data} is.")
+            raise InputError(f"--data: {name} is a package; name the data set at {data} with --dataset.")
         return mnist() if name == MNIST else planted()
     if data is None:
-        raise InputError(f"--dataset: {name} is not shipped; say with --data where it is.")
+        raise InputError(f"--dataset: {name} is not bundled; give its location with --data.")
     if not data.exists():
         raise InputError(f"--data: there is no file or folder {data}.")
     if name in CIFAR:
@@ -263,7 +263,7 @@ class _ArraysOnly(pickle.Unpickler):
         known = {"ndarray": np.ndarray, "dtype": np.dtype, "_reconstruct": np.empty(0).__reduce__()[0]}
         if module.split(".")[0] == "numpy" and name in known:
             return known[name]
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it needs {module}.{name}, which is not an array")
 
 
 def _unpickled(path: Path, *keys: bytes) -> list[Any]:

@@ -39,11 +39,11 @@ def subset(folder: Path, names: Sequence[str], size: int) -> tuple[FileImages, l
     found = class_folders(folder) if folder.is_dir() else {}
     if unknown := [name for name in found if name not in names]:
         raise InputError(
-            f"--shifted: {folder} holds class folders that the model has no output for: {listed(unknown)}."
+            f"--shifted: {folder} holds class folders for which the model has no output: {listed(unknown)}."
         )
     own = [name for name in names if name in found]
     if not own:
-        raise InputError(f"--shifted: {folder} holds no folder of a class of the model's.")
+        raise InputError(f"--shifted: {folder} holds no folder of any of the model's classes.")
     return file_images(folder, found, own, size), [names.index(name) for name in own]
 
 
@@ -89,7 +89,7 @@ class Evaluator:
         is_inside = torch.isin(self.task.test.labels, torch.tensor(classes))
         if not bool(is_inside.any()):
             raise InputError(
-                f"--odd: no test image is of a class that {folder} names, so there is nothing to tell apart."
+                f"--odd: no test image is of a class that {folder} names, so there is nothing to separate."
             )
         inside = metrics.class_subset(self.own[is_inside], classes)
         outside = metrics.class_subset(self._logits(images), classes)

@@ -36,7 +36,7 @@ def explained(
     with torch.no_grad():
         logits = model(x)
     if target is not None and not 0 <= target < logits.shape[1]:
-        raise InputError(f"--target: {target} is no class of {name}, which has 0 to {logits.shape[1] - 1}.")
+        raise InputError(f"--target: {target} is not a class of {name}, which has 0 to {logits.shape[1] - 1}.")
     chosen = logits.argmax(1) if target is None else torch.full((len(files),), target, device=device)
     relevance = lrp.relevance(model, x, chosen, rule=rule).cpu()
     return images, relevance, chosen.tolist(), logits.gather(1, chosen[:, None])[:, 0].tolist()
@@ -61,7 +61,7 @@ def _numbers(option: str, text: str, usual: Sequence[float]) -> list[float]:
     except ValueError:
         values = []
     if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
-        raise InputError(f"{option}: {text!r} must be a number, or three with commas between, such as 0.5,0.5,0.5.")
+        raise InputError(f"{option}: {text!r} must be a number, or three separated by commas, such as 0.5,0.5,0.5.")
     return values
 
 

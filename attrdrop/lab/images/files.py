@@ -79,10 +79,12 @@ def class_folders(split: Path) -> dict[str, list[Path]]:
             found[path.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
             others.update(file.suffix.lower() for file in files if file.suffix.lower() not in SUFFIXES)
         elif path.suffix.lower() in SUFFIXES:
-            raise InputError(f"--data: the image {path} lies in no class folder; move it into one, or away.")
+            raise InputError(f"--data: the image {path} is not in a class folder; move it into one, or elsewhere.")
     if others:
         counts = ", ".join(f"{count} {suffix or 'without one'}" for suffix, count in others.most_common())
-        warnings.warn(f"files in {split} are left out, as their endings are those of no images: {counts}", stacklevel=2)
+        warnings.warn(
+            f"files in {split} are left out, because their extensions are not those of images: {counts}", stacklevel=2
+        )
     return found
 
 
@@ -115,7 +117,7 @@ def class_list(path: Path) -> dict[str, str]:
     found = {part[0]: part[-1].partition(",")[0].strip() for part in parts}
     if len(found) < max(2, len(parts)):
         raise InputError(
-            f"--classes: {path} must name two classes or more, each once, a line each, got {len(parts)} lines."
+            f"--classes: {path} must name two or more classes, each once, one per line, got {len(parts)} lines."
         )
     return found
 

@@ -58,7 +58,7 @@ def loaded(model: nn.Module, state: Weights, source: str) -> nn.Module:
     if len(fitting) < _SAME_PLACE * len(own):
         raise InputError(
             f"--weights: {source} holds {len(state)} tensors, of which {len(fitting)} fit one of the {len(own)} of "
-            f"{type(model).__name__}; they are of another model."
+            f"{type(model).__name__}; they belong to another model."
         )
     model.load_state_dict(fitting, strict=False)
     return model
@@ -108,7 +108,7 @@ def _of_torchvision(name: str) -> Weights:
     except (ValueError, KeyError):
         raise InputError(f"--weights: torchvision has no pretrained {name}; give a file.") from None
     except OSError as error:
-        raise InputError(f"--weights: those of {name} cannot be fetched: {said(error)}; give a file.") from None
+        raise InputError(f"--weights: the weights of {name} cannot be fetched: {said(error)}; give a file.") from None
 
 
 def _of_library(library: str, name: str, pretrained: bool, classes: int, channels: int) -> nn.Module:
@@ -126,7 +126,7 @@ def _of_library(library: str, name: str, pretrained: bool, classes: int, channel
         state = package.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
         return loaded(model, state, f"{library}:{name}")
     except OSError as error:
-        raise InputError(f"--weights: those of {name} cannot be fetched: {said(error)}; give a file.") from None
+        raise InputError(f"--weights: the weights of {name} cannot be fetched: {said(error)}; give a file.") from None
     except (ValueError, RuntimeError, TypeError) as error:
         if isinstance(error, InputError):
             raise

@@ -66,7 +66,7 @@ def _check_model(option: str, name: str) -> None:
     library, _, of_library = name.partition(":")
     if name not in MODELS and not (library in LIBRARIES and of_library):
         raise InputError(
-            f"--{option}: {name!r} is none of {', '.join(MODELS)}, and no name such as torchvision:resnet50 or "
+            f"--{option}: {name!r} is not one of {', '.join(MODELS)}, and no name such as torchvision:resnet50 or "
             "timm:resnet26."
         )
 
@@ -77,7 +77,7 @@ def _check_value(option: str, value: str) -> None:
     except ValueError:
         is_number = False
     if not is_number and value not in (MEAN, RAW_MEAN, RANDOM):
-        raise InputError(f"--{option}: {value!r} is none of {MEAN}, {RAW_MEAN}, {RANDOM}, and no number.")
+        raise InputError(f"--{option}: {value!r} is not one of {MEAN}, {RAW_MEAN}, {RANDOM}, and no number.")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ImageData(Options):
         str,
         Option(
             Panel.DATA,
-            "mnist (5,000 digits, a package), planted (digits on photographs, whose place is known), cifar10, "
+            "mnist (5,000 digits, a package), planted (digits on photographs, at known positions), cifar10, "
             "cifar100, npz (arrays x and y), or folder.",
         ),
     ] = "mnist"
@@ -142,7 +142,8 @@ class ImageSettings(SeededOptions):
         Option(Panel.MODEL, "Initial weights: pretrained (the package's own), or a file."),
     ] = ""
     arms: Annotated[
-        tuple[str, ...], Option(Panel.TRAINING, f"What to compare, of {', '.join(ARMS)}.", check=arms_of(ARMS))
+        tuple[str, ...],
+        Option(Panel.TRAINING, f"What to compare, separated by commas: {', '.join(ARMS)}.", check=arms_of(ARMS)),
     ] = (PLAIN, ERASING, RELDROP)
     seeds: Seeds = 3
     first_seed: FirstSeed = 0
@@ -187,7 +188,7 @@ class ImageSettings(SeededOptions):
         str,
         Option(
             Panel.RELDROP,
-            "What takes the place: mean (of the set), raw-mean (not normalised, as the released code writes it), "
+            "What fills blocks: mean (of the set), raw-mean (before normalisation, as in the released code), "
             "random, or a number after normalisation.",
             check=_check_value,
         ),

@@ -104,13 +104,13 @@ class PointTask:
 def load_task(name: str, data: Path | None, reading: Reading) -> PointTask:
     """A set by name: furniture, or one in a folder or file of the user's."""
     if name not in DATASETS:
-        raise InputError(f"--dataset: {name!r} is none of {', '.join(DATASETS)}.")
+        raise InputError(f"--dataset: {name!r} is not one of {', '.join(DATASETS)}.")
     if name == FURNITURE:
         if data is not None:
-            raise InputError(f"--data: furniture is shipped; say with --dataset what {data} is.")
+            raise InputError(f"--data: furniture is bundled; name the data set at {data} with --dataset.")
         return furniture(reading)
     if data is None:
-        raise InputError(f"--dataset: {name} is not shipped; say with --data where it is.")
+        raise InputError(f"--dataset: {name} is not bundled; give its location with --data.")
     if not data.exists():
         raise InputError(f"--data: there is no file or folder {data}.")
     if name == "npz":

@@ -27,22 +27,22 @@ def settings_of(folder: Path, device: str) -> tuple[PointSettings, list[str]]:
     check_model(folder)
     card = card_of(folder)
     if card.get("kind") != PointReport.kind:
-        raise InputError(f"MODEL: {folder} holds no model that 'attrdrop train-points --save' left.")
+        raise InputError(f"MODEL: {folder} holds no model saved by 'attrdrop train-points --save'.")
     known = {field.name for field in dataclasses.fields(PointSettings)} - {"arms", "device", "batch_size"}
     try:
         values = {name: value for name, value in card["settings"].items() if name in known}
         return PointSettings(**values, arms=(PLAIN,), device=device, batch_size=2), list(card["task"]["labels"])
     except (LookupError, TypeError, AttributeError):
-        raise InputError(
-            f"MODEL: {folder / CARD} does not say what the model was trained with, and for what."
-        ) from None
+        raise InputError(f"MODEL: {folder / CARD} does not say how the model was trained, and for what.") from None
 
 
 def restored(folder: Path, trainer: PointTrainer, labels: list[str]) -> nn.Module:
     """The model, for clouds of the trainer's task. Raises InputError where these are of other classes."""
     task = trainer.task
     if task.label_names != labels:
-        raise InputError(f"--dataset: {task.name} has other classes than the model's, which are {', '.join(labels)}.")
+        raise InputError(
+            f"--dataset: {task.name} has other classes than the model, whose classes are {', '.join(labels)}."
+        )
     model = trainer.build(0)
     try:
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location=trainer.device, weights_only=True))

@@ -71,7 +71,7 @@ def read_folder(name: str, folder: Path, reading: Reading) -> tuple[list[str], S
                         f"named, got {int(labels.min())} to {int(labels.max())}."
                     )
             return names, splits[0], splits[1]
-    raise InputError(f"--data: {folder} holds none of {', '.join(LAYOUTS[name])}, so it is no folder of {name}.")
+    raise InputError(f"--data: {folder} holds none of {', '.join(LAYOUTS[name])}, so it is not a folder of {name}.")
 
 
 def _read_text(folder: Path, reading: Reading) -> tuple[list[str], list[Split]]:
@@ -84,7 +84,7 @@ def _read_text(folder: Path, reading: Reading) -> tuple[list[str], list[Split]]:
         for item in _lines(path):
             label = item.rpartition("_")[0]
             if label not in names:
-                raise InputError(f"--data: {path}: {item} is of no class in modelnet40_shape_names.txt.")
+                raise InputError(f"--data: {path}: {item} belongs to no class in modelnet40_shape_names.txt.")
             found.append((folder / label / f"{item}.txt", names.index(label)))
         return found
 
@@ -180,7 +180,7 @@ def _read_h5(path: Path, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"shapes {[part.shape for part in parts]} with {len(labels)} labels do not fit")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wanted = "data (N, P, 3) and label (N, 1)" + (" and normal (N, P, 3)" if reading.normals else "")
-        raise InputError(f"--data: {path} is no HDF5 file with {wanted}: {said(error)}.") from None
+        raise InputError(f"--data: {path} is not an HDF5 file with {wanted}: {said(error)}.") from None
     if reading.points > clouds.shape[1]:
         raise InputError(f"--points: {reading.points} are more than the {clouds.shape[1]} that clouds of {path} have.")
     bad = ~np.isfinite(clouds).all((1, 2))
@@ -192,7 +192,7 @@ def _read_h5(path: Path, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
 def _check_channels(path: Path, columns: int, reading: Reading) -> None:
     if columns < reading.channels:
         wanted = "x, y, z and a normal" if reading.normals else "x, y and z"
-        raise InputError(f"--data: {path} has {columns} numbers on a line, but {wanted} are needed.")
+        raise InputError(f"--data: {path} has {columns} numbers per line, but {wanted} are needed.")
 
 
 def _lines(path: Path) -> list[str]:
@@ -218,5 +218,5 @@ def _json_list(path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         raise InputError(f"--data: {path} cannot be read: {said(error)}.") from None
     if not isinstance(found, list) or not found:
-        raise InputError(f"--data: {path} must be a list of files, not empty.")
+        raise InputError(f"--data: {path} must be a non-empty list of files.")
     return found

@@ -60,7 +60,7 @@ class Bench:
         """The one of a trial. Raises InputError where the point has something that is no option, or cannot be."""
         subject = self.subject(setting, phase)
         if unknown := point.keys() - options_of(type(subject.options)).keys():
-            raise InputError(f"{setting.name}: {arm}: {min(unknown)!r} is no option of {setting.command}.")
+            raise InputError(f"{setting.name}: {arm}: {min(unknown)!r} is not an option of {setting.command}.")
         settings = dataclasses.replace(subject.options, **{**point, "arms": (setting.kinds[arm],)})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about the data was told when the plan was checked
@@ -121,7 +121,7 @@ def _from_scratch(
 ) -> Subject:
     """In the search the development split is in the place of the test split; later it is not needed."""
     if data.dev_size is None or setting.shots:
-        raise InputError(f"{setting.name}: {setting.command} needs dev_size among the options, and has no shots.")
+        raise InputError(f"{setting.name}: {setting.command} needs dev_size among the options, and takes no shots.")
     task = task.limited(data.train_size, data.test_size, data.dev_size)
     task = dataclasses.replace(task, test=task.dev if phase == SEARCH else task.test, dev=None)
     checksum = trainer_type(options, task).facts()["task"]["checksums"]
@@ -132,7 +132,7 @@ def _made(setting: Setting, *kinds: type) -> list[Any]:
     """The options of a command, each of its dataclasses with those that it has."""
     known = [options_of(kind) for kind in kinds]
     if unknown := setting.options.keys() - set().union(*known):
-        raise InputError(f"{setting.name}: {min(unknown)!r} is no option of {setting.command}.")
+        raise InputError(f"{setting.name}: {min(unknown)!r} is not an option of {setting.command}.")
     given = setting.options
     return [
         kind(**{name: _typed(own[name][0], given[name]) for name in own if name in given})

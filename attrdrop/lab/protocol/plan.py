@@ -104,7 +104,7 @@ def load(path: Path) -> list[Setting]:
     settings = [_setting(path, number, one) for number, one in enumerate(found, start=1)]
     names = [setting.name for setting in settings]
     if len(set(names)) < len(names):
-        raise InputError(f"{path} must give each setting a name of its own, got {', '.join(names)}.")
+        raise InputError(f"{path} must give each setting a different name, got {', '.join(names)}.")
     return settings
 
 
@@ -127,7 +127,7 @@ def _setting(path: Path, number: int, found: dict[str, Any]) -> Setting:
 
 def _check(setting: Setting, where: str) -> None:
     if setting.command not in COMMANDS:
-        raise InputError(f"{where}: command: {setting.command!r} is none of {', '.join(COMMANDS)}.")
+        raise InputError(f"{where}: command: {setting.command!r} is not one of {', '.join(COMMANDS)}.")
     if not setting.arms:
         raise InputError(f"{where}: arms: name at least one.")
     for arm, choices in setting.arms.items():
@@ -136,11 +136,11 @@ def _check(setting: Setting, where: str) -> None:
                 raise InputError(f"{where}: {arm}: {name} must be a list of choices, got {values!r}.")
     for name, twin in setting.twins.items():
         if twin.of not in setting.arms:
-            raise InputError(f"{where}: {name}: of: {twin.of!r} is none of the arms {', '.join(setting.arms)}.")
+            raise InputError(f"{where}: {name}: of: {twin.of!r} is not one of the arms {', '.join(setting.arms)}.")
     known = setting.all_arms
     for pair in setting.compare:
         if len(pair) != 2 or pair[0] == pair[1] or not {*pair} <= {*known}:
-            raise InputError(f"{where}: compare: {pair} are no two of {', '.join(known)}.")
+            raise InputError(f"{where}: compare: {pair} are not two of {', '.join(known)}.")
     if setting.trials < 1 or not setting.search_seeds or not setting.seeds:
         raise InputError(f"{where}: trials must be 1 or more, search_seeds and seeds lists of numbers.")
     if common := {*setting.search_seeds} & {*setting.seeds}:

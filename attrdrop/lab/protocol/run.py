@@ -172,5 +172,7 @@ class Study:
             names = [column.name for column in report.columns if not (column.compares or column.steps)]
         for role in ("primary", "chosen_by"):
             if getattr(setting, role) not in names:
-                raise InputError(f"{setting.name}: {role}: {getattr(setting, role)!r} is none of {', '.join(names)}.")
+                raise InputError(
+                    f"{setting.name}: {role}: {getattr(setting, role)!r} is not one of {', '.join(names)}."
+                )
         return found

@@ -207,7 +207,7 @@ class ArmReport(Report):
                 0, f"The development split chose: {'; '.join(chosen.values())}. Test scores below are of these."
             )
         elif self.axes:
-            said.insert(0, "Nothing was chosen: there is no development split; hold one out with --dev-size.")
+            said.insert(0, "Nothing was chosen, because there is no development split; hold one out with --dev-size.")
         if sign := self.sign():
             said.append(f"Watch out: {sign}.")
         return " ".join(said)

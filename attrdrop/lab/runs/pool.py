@@ -45,7 +45,7 @@ def run_trials(
 
 
 class Executor:
-    """Who does the trials: this process or others of this machine. A subclass names another."""
+    """x the trials: this process or others of this machine. A subclass names another."""
 
     def is_this_process(self, jobs: int) -> bool:
         return jobs == 1

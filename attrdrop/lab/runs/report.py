@@ -151,7 +151,7 @@ class Report(abc.ABC):
         with readable(folder, cls.kind):
             content = read_object(folder / RESULTS)
             if content.get("kind", "finetune") != cls.kind:
-                raise ValueError("those in it are of another command")
+                raise ValueError("they belong to another command")
             report = cls(content, content.pop("runs"))
             del content["summary"]  # computed anew
             report.summary()  # needs all that this version writes
@@ -239,7 +239,7 @@ class Report(abc.ABC):
         total = len(self.arms) * int(self.header["settings"].get("seeds", 0))
         if len(self.runs) >= total:
             return ""
-        return f"{len(self.runs)} of {total} runs are finished; it goes on, or was stopped early."
+        return f"{len(self.runs)} of {total} runs are finished; it is still running, or was stopped early."
 
     @property
     def arms(self) -> list[str]:

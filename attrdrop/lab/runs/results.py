@@ -148,7 +148,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises OSError and ValueError."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is no JSON object")
+        raise ValueError(f"{path.name} is not a JSON object")
     return content
 
 

@@ -83,13 +83,13 @@ def options_of(kind: type) -> dict[str, tuple[Any, Option]]:
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse an option that is none of its choices."""
+    """Refuse an option that is not one of its choices."""
     if value not in choices:
-        raise InputError(f"--{option}: {value!r} is none of {', '.join(choices)}.")
+        raise InputError(f"--{option}: {value!r} is not one of {', '.join(choices)}.")
 
 
 def one_of(choices: Iterable[str]) -> Check:
-    """Refuses what is none of the choices."""
+    """Refuses what is not one of the choices."""
     return lambda option, value: check_choice(option, value, choices)
 
 
@@ -143,7 +143,7 @@ def _check_epsilons(option: str, values: tuple[float, ...]) -> None:
 def _number(what: str, wanted: str, fits: Callable[[float], bool]) -> Check:
     def check(option: str, value: float) -> None:
         if not fits(value):
-            raise InputError(f"--{option}: {value} is no {what}; take a number {wanted}.")
+            raise InputError(f"--{option}: {value} is not a {what}; give a number {wanted}.")
 
     return check
 

@@ -25,19 +25,19 @@ def of_run(epochs: Sequence[Any], planned: int, smaller: str) -> dict[str, str]:
     losses = [epoch.train_loss for epoch in epochs]
     if not math.isfinite(losses[-1]) or losses[-1] > GROWN * min(losses):
         found["diverges"] = (
-            f"the training loss grows, from {min(losses):.3g} to {losses[-1]:.3g}: perhaps too much is taken away; try "
+            f"the training loss grows, from {min(losses):.3g} to {losses[-1]:.3g}: perhaps too much is removed; try "
             f"a smaller {smaller}, or a smaller --lr"
         )
     elif planned >= FEWEST_EPOCHS and len(losses) == planned // 2 and losses[-1] > (1 - PLATEAU) * losses[0]:
         found["plateau"] = (
-            f"the training loss stays, {losses[0]:.3g} at first and {losses[-1]:.3g} half way: perhaps too much is "
-            f"taken away; try a smaller {smaller}"
+            f"the training loss stagnates, {losses[0]:.3g} at first and {losses[-1]:.3g} halfway: perhaps too much is "
+            f"removed; try a smaller {smaller}"
         )
     ranks = [epoch.rank_accuracy for epoch in epochs if epoch.rank_accuracy is not None]
     if len(ranks) > 1 and ranks[-1] < max(ranks) - FALLEN:
         found["background"] = (
             f"less relevance lies on the object, rank accuracy {100 * max(ranks):.0f} % at best and "
-            f"{100 * ranks[-1]:.0f} % now: the model may turn to the background; look at it with 'attrdrop maps', or "
+            f"{100 * ranks[-1]:.0f} % now: the model may rely on the background; check with 'attrdrop maps', or "
             "try another --rule"
         )
     return found

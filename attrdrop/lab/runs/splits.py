@@ -63,8 +63,8 @@ def warn_unseen(labels: Iterable[int], names: Sequence[str], examples: str) -> N
     """Warn of classes of which there are none of the examples, "test images" for instance."""
     if missing := unseen(labels, names):
         warnings.warn(
-            f"{len(missing)} of {len(names)} classes have no {examples}: {listed(missing)}; what is measured on them "
-            "is of the other classes alone",
+            f"{len(missing)} of {len(names)} classes have no {examples}: {listed(missing)}; measures "
+            "cover only the other classes",
             stacklevel=2,
         )
 

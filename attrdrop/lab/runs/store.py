@@ -76,7 +76,7 @@ class TrialStore:
             except filelock.Timeout:
                 what = "sweep" if self._file == SWEEP else "experiment"
                 raise InputError(
-                    f"--output: another {what} is at work in {self.folder}; wait for its end, or give another folder."
+                    f"--output: another {what} is running in {self.folder}; wait until it ends, or give another folder."
                 ) from None
             except OSError as error:
                 raise unwritable(self.folder, error) from error
@@ -127,7 +127,7 @@ class TrialStore:
         is_older = bool(found.get("runs")) and not (self.folder / TRIALS).exists()
         if found.get("kind") != self.header.get("kind") or is_older:
             raise InputError(
-                f"--output: {self.folder} holds no results of 'attrdrop {kind}': those in it are of another command or "
+                f"--output: {self.folder} holds no results of 'attrdrop {kind}': they belong to another command or "
                 f"version{ADVICE}."
             )
         if other := _first_difference(found, self.header):
@@ -202,13 +202,13 @@ def _read(path: Path) -> Record | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if key_of(record["trial"]) != path.stem or "finished" not in record:
-            raise ValueError("it holds another trial than its name says")
+            raise ValueError("it holds a different trial than its name says")
         if not (isinstance(record.get("result"), dict) or "message" in record):
             raise ValueError("it has no result")
     except FileNotFoundError:  # perhaps this moment: a trial that failed once has a result now
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"--output: {path} is no record of a trial: {said(error)}; delete the file to do the trial again."
+            f"--output: {path} is not a record of a trial: {said(error)}; delete the file to do the trial again."
         ) from None
     return record

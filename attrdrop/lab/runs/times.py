@@ -7,7 +7,7 @@ import numpy as np
 
 MOST_SPREAD = 0.5  # between the quartiles of a ratio, as a part of it
 UNSTEADY = (
-    " Ratios of times whose quartiles lie further apart than half their median are shown as -: the machine was busy."
+    " Ratios of times whose quartiles are further apart than half their median are shown as -: the machine was busy."
 )
 
 Epochs = Iterable[dict[str, Any]]

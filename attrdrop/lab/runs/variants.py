@@ -47,7 +47,7 @@ def grid(arms: Iterable[str], text: str, uses: Mapping[str, Collection[str]]) ->
     for name in values:
         if not any(name in known for known in uses.values()):
             known = ", ".join(sorted(set().union(*uses.values())))
-            raise InputError(f"--vary: {name!r} is none of {known}.")
+            raise InputError(f"--vary: {name!r} is not one of {known}.")
     found = []
     for label in arms:
         own = {name: options for name, options in values.items() if name in uses[arm_of(label)]}
@@ -72,7 +72,7 @@ def _axes(text: str) -> dict[str, list[str]]:
         name = name.strip().removeprefix("--").replace("-", "_")
         values = [value.strip() for value in listed.split(",") if value.strip()]
         if not values or name in found or any(" " in value for value in values):
-            raise InputError(f'--vary: {part!r} is no setting with its values, such as "beta=0.15,0.3", given once.')
+            raise InputError(f'--vary: {part!r} is not a setting with its values, such as "beta=0.15,0.3", given once.')
         found[name] = list(dict.fromkeys(values))
     return found
 
@@ -85,4 +85,4 @@ def _parsed(kind: Any, name: str, text: str) -> Any:
     try:
         return made(text)
     except ValueError:
-        raise InputError(f"--{name.replace('_', '-')}: {text!r} is no {made.__name__}.") from None
+        raise InputError(f"--{name.replace('_', '-')}: {text!r} is not a valid {made.__name__}.") from None

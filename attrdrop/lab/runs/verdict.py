@@ -32,11 +32,11 @@ def verdict(
         better: the sign of a difference for the better. unit: of what `show` gives, "points" for instance.
     """
     if not differences:
-        return f"Nothing is compared: that takes the arm {PLAIN} and another one."
+        return f"Nothing is compared: that needs the arm {PLAIN} and another one."
     found = {arm: measure["interval_95"] for arm, measure in differences.items() if measure["interval_95"] is not None}
     seeds = max(measure["n"] for measure in differences.values())
     if not found:
-        return f"Too few seeds to compare the arms: {seeds}; take {FEWEST} or more."
+        return f"Too few seeds to compare the arms: {seeds}; use {FEWEST} or more."
     good = [arm for arm, (low, high) in found.items() if (low if better > 0 else -high) > 0]
     bad = [arm for arm, (low, high) in found.items() if (high if better > 0 else -low) < 0]
     unclear = [arm for arm in found if arm not in good + bad]
@@ -50,4 +50,4 @@ def verdict(
         parts.append(f"Too few seeds: {', '.join(few)}.")
     intervals = ", ".join(f"{arm} {show(low)} to {show(high)}" for arm, (low, high) in found.items())
     what = f"{metric}, in {unit}" if unit else metric
-    return f"{' '.join(parts)} 95 % intervals of the difference to plain ({what}): {intervals}."
+    return f"{' '.join(parts)} 95 % intervals of the difference from plain ({what}): {intervals}."

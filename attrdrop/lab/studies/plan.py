@@ -41,8 +41,8 @@ class Plan(SeededOptions):
         tuple[str, ...],
         Option(
             Panel.DATA,
-            "Data sets as of finetune, several with commas between; name:type, as in rotten-tomatoes:regression, "
-            "where the type is not the set's own.",
+            "Data sets as in finetune, separated by commas; name:type, as in rotten-tomatoes:regression, "
+            "if the type is not the set's default.",
         ),
     ] = (Data.task,)
     seeds: int = 5
@@ -76,11 +76,11 @@ class Plan(SeededOptions):
             for value in getattr(self, option):
                 if not 0 < value <= 1:
                     raise InputError(
-                        f"--{option.replace('_', '-')}: {value} is no share; take numbers above 0, at most 1."
+                        f"--{option.replace('_', '-')}: {value} is not a share; give numbers above 0, at most 1."
                     )
         for count in self.shots:
             if count < 1:
-                raise InputError(f"--shots: {count} is no number of examples; take numbers from 1 on.")
+                raise InputError(f"--shots: {count} is not a number of examples; give numbers of at least 1.")
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Plan":
@@ -115,18 +115,18 @@ class Search(Options):
         tuple[float, ...],
         Option(
             Panel.SWEEP,
-            "Learning rates to choose from as well, with commas between; plain training tries each. The paper's: "
+            "Learning rates to choose from as well, separated by commas; plain training tries each. The paper's: "
             "1e-5,2e-5,3e-5.",
         ),
     ] = ()
     search_batch_size: Annotated[
-        tuple[int, ...], Option(Panel.SWEEP, "Batch sizes to choose from, likewise. The paper's: 16,32,64.")
+        tuple[int, ...], Option(Panel.SWEEP, "Batch sizes to choose from as well. The paper's: 16,32,64.")
     ] = ()
     storage: Annotated[
         str | None,
         Option(
             Panel.SWEEP,
-            "Database URL of the search, or journal:FILE, for several machines; without it a file in the folder.",
+            "Database URL of the search, or journal:FILE, for several machines; by default a file in the folder.",
         ),
     ] = None
 

@@ -29,7 +29,7 @@ def measure(trainer: Trainer, seed: int) -> dict[str, Any]:
     Raises RunError for text to text, whose score needs a text that is written without masks.
     """
     if trainer.kind.name == SEQ2SEQ:
-        raise RunError(f"the probe has no masks for what {SEQ2SEQ} writes; leave the task out")
+        raise RunError(f"the probe cannot mask what {SEQ2SEQ} writes; leave the task out")
     _, trained = trainer.trained(PLAIN, seed)
     model, _ = load_model(ADDROP, seed, trainer.settings, trainer.kind)  # whose attention can be masked
     model.load_state_dict(trained.state_dict())

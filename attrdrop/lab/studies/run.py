@@ -47,7 +47,7 @@ class Sweep:
         trainers = {name: Trainer(prepare.settings, prepare.load(name)) for name in plan.tasks}
         known = [one for name in plan.tasks for one in trainers[name].task.other]
         if missing := [one for one in map(parse, prepare.other) if one.name not in known]:
-            raise InputError(f"--other: none of the tasks knows {missing[0].name!r}, and it is no file.")
+            raise InputError(f"--other: no task knows {missing[0].name!r}, and it is not a file.")
         self.better = {name: trainer.metric.better for name, trainer in trainers.items()}
         self.store = TrialStore(output, self._header(trainers, overwrite), overwrite)
         self.report = SweepReport(self.store)

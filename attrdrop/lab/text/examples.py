@@ -125,7 +125,9 @@ class Task:
         Raises InputError where the share is not above 0 and at most 1, or leaves a class without an example.
         """
         if not 0 < fraction <= 1:
-            raise InputError(f"--share: {fraction} is no share of the training examples; it is above 0 and at most 1.")
+            raise InputError(
+                f"--share: {fraction} is not a share of the training examples; give a number above 0, at most 1."
+            )
         size = max(1, round(fraction * len(self.train)))
         return self._trained_on(self.sample(self.train, size, seed), f"--share: {fraction}")
 

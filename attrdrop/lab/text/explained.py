@@ -43,7 +43,7 @@ def explained(name: str, texts: Sequence[str], rule: lrp.Rule, target: int | Non
         last = (torch.arange(logits.shape[1], device=device) * batch["attention_mask"]).amax(1)
         logits = logits[torch.arange(len(logits), device=device), last]
     if target is not None and not 0 <= target < logits.shape[1]:
-        raise InputError(f"--target: {target} is no class of {name}, which has 0 to {logits.shape[1] - 1}.")
+        raise InputError(f"--target: {target} is not a class of {name}, which has 0 to {logits.shape[1] - 1}.")
     chosen = logits.argmax(1) if target is None else torch.full((len(texts),), target, device=device)
     relevance = lrp.relevance(model, batch, chosen, rule=rule, position=position).cpu()
     valid = batch["attention_mask"].bool().cpu()

@@ -81,7 +81,7 @@ def from_files(
     not fit the kind.
     """
     if kind not in KINDS:
-        raise InputError(f"--task-type: {kind!r} is none of {', '.join(KINDS)}.")
+        raise InputError(f"--task-type: {kind!r} is not one of {', '.join(KINDS)}.")
     formats = LAYOUTS[kind].formats
     given = {"--train": train, "--dev": dev, "--test": test}
     tables = {option: read_table(path, option, formats, encoding) for option, path in given.items() if path}
@@ -153,7 +153,7 @@ def _columns(
     if pair and not layout.pairs:
         raise InputError(f"--text-pair-column: {kind} takes no second text; leave it out.")
     if label and not layout.labels:
-        raise InputError(f"--label-column: {kind} takes the text alone; leave it out.")
+        raise InputError(f"--label-column: {kind} takes only the text; leave it out.")
     if text is None and pair is None:
         text, pair = next((names for names in layout.pairs if set(names) <= set(table.columns)), (None, None))
     if text is None:
@@ -185,8 +185,8 @@ def _label_names(table: Table, columns: Columns, kind: str) -> list[str]:
     for group in alike.values():
         if len(group) > 1:
             warnings.warn(
-                f"--train: {listed(group)} in column {columns.label!r} of {table.path} look alike and are "
-                f"{len(group)} labels",
+                f"--train: {listed(group)} in column {columns.label!r} of {table.path} look alike but are "
+                f"{len(group)} different labels",
                 stacklevel=2,
             )
     return names
@@ -209,7 +209,7 @@ def _class_names(table: Table, column: str) -> list[str]:
         advice = "" if None in map(_number, names) else "; --task-type regression predicts numbers"
         raise InputError(
             f"--label-column: column {column!r} of {table.path} has {len(names)} different values in "
-            f"{len(table.rows)} rows, which looks like no class label{advice}."
+            f"{len(table.rows)} rows, which does not look like a class label{advice}."
         )
     return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,999}", name) for name in names) else sorted(names)
 

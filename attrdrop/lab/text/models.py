@@ -48,7 +48,7 @@ def model_path(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"--model: the folder {path} holds no config.json, so it is no saved transformers model.")
+            raise InputError(f"--model: the folder {path} has no config.json, so it is not a saved transformers model.")
         return str(path)
     if path.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise InputError(
@@ -144,5 +144,5 @@ def loaded(factory: Any, name: str, **options: Any) -> Any:
         return factory.from_pretrained(path, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        kind = "" if is_local else "is no folder here and as a hub id "
+        kind = "" if is_local else "is not a folder, and as a hub id "
         raise InputError(f"--model: {name} {kind}could not be loaded: {first_line}") from error

@@ -34,8 +34,8 @@ def parse(text: str, option: str = "--other") -> Wanted:
         parts = [part.strip() for part in old.split("+")]
         if not (new and between and all(parts)) or new in classes:
             raise InputError(
-                f"{option}: {text!r}: {merge!r} names no class of the set and those of the task that count as it, as "
-                "in hans:non-entailment=neutral+contradiction."
+                f"{option}: {text!r}: {merge!r} must name a class of the set and the task's classes that count as it, "
+                "as in hans:non-entailment=neutral+contradiction."
             )
         classes[new.strip()] = parts
     return Wanted(name, classes)
@@ -48,9 +48,9 @@ def merged(classes: Classes, label_names: Sequence[str], what: str) -> Merged:
     """
     used = [old for group in classes.values() for old in group]
     if unknown := [old for old in used if old not in label_names]:
-        raise InputError(f"{what}: {unknown[0]!r} is no class of the task, whose classes are {listed(label_names)}.")
+        raise InputError(f"{what}: {unknown[0]!r} is not a class of the task, whose classes are {listed(label_names)}.")
     if len(set(used)) < len(used):
-        raise InputError(f"{what}: a class of the task counts as two of the set.")
+        raise InputError(f"{what}: a class of the task counts as two classes of the set.")
     new = {old: name for name, group in classes.items() for old in group}
     owns = [new.get(name, name) for name in label_names]
     names = list(dict.fromkeys(owns))
@@ -77,8 +77,8 @@ def aligned(
     if own is None and len(names) <= len(label_names) and all(name.startswith(UNNAMED) for name in label_names):
         return examples
     raise InputError(
-        f"{what} has the classes {listed(names)}, the model {listed(label_names)}; name what counts as what, as in "
-        "rte:not_entailment=neutral+contradiction."
+        f"{what} has the classes {listed(names)}, the model {listed(label_names)}; say which classes count as which, "
+        "as in rte:not_entailment=neutral+contradiction."
     )
 
 
@@ -87,6 +87,6 @@ def regrouped(examples: Examples, wanted: Wanted, label_names: Sequence[str], op
     if not wanted.classes or examples.labels is None:
         return examples
     if examples.merged is not None:
-        raise InputError(f"{option}: {wanted.name} has classes of its own, {listed(examples.merged.names)}, already.")
+        raise InputError(f"{option}: {wanted.name} has its own classes, {listed(examples.merged.names)}, already.")
     found = merged(wanted.classes, label_names, f"{option}: {wanted.name}")
     return replace(examples, labels=[found.of[label] for label in examples.labels], merged=found)

@@ -50,8 +50,8 @@ def of_tasks(tasks: tuple[str, ...], given: set[str]) -> dict[str, Any]:
         values = {one.get(name) for one in found.values()}
         if len(values) > 1:
             raise InputError(
-                f"--preset: the paper's --{name.replace('_', '-')} differs among {', '.join(tasks)}; sweep them apart, "
-                "or give the option."
+                f"--preset: the paper's --{name.replace('_', '-')} differs among {', '.join(tasks)}; sweep them "
+                "separately, or give the option."
             )
         shared[name] = values.pop()
     return shared

@@ -50,13 +50,13 @@ class Table:
                 raise InputError(f"{where} holds {_REFUSALS[type(cell)]}: {_shortened(cell)}.")
             for part in cell if isinstance(cell, list) else [cell]:
                 if not isinstance(part, str):
-                    raise InputError(f"{where} holds a list of other things than words: {_shortened(part)}.")
+                    raise InputError(f"{where} holds a list that does not contain only words: {_shortened(part)}.")
                 if not part.strip():
                     raise InputError(f"{where} holds an empty word.")
                 if not is_text(part):
                     half = next(mark for mark in part if not is_text(mark))
                     raise InputError(
-                        f"{where} holds {half!r}, half of a character, as where a text was cut; remove it or complete "
+                        f"{where} holds {half!r}, half of a character, as if the text was cut; remove it or complete "
                         "the pair."
                     )
             yield cell
@@ -84,7 +84,7 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding:
             f"{option}: there is no file {path}; it takes a {', '.join(some)} or {last} file, also with .gz."
         )
     if suffix not in formats:
-        raise InputError(f"{option}: {path} is none of {', '.join(some)} and {last}, with or without .gz at the end.")
+        raise InputError(f"{option}: {path} is not a {', '.join(some)} or {last} file, with or without .gz.")
     check_name(path, option)
     try:
         with _text(gzip.open(path) if gzipped else path.open("rb"), encoding) as stream:
@@ -92,7 +92,7 @@ def read_table(path: Path, option: str, formats: Mapping[str, Format], encoding:
     except UnicodeError as error:
         raise InputError(
             f"{option}: {path} is not in {encoding}: {_misfit(path, gzipped, encoding) or error}; name its encoding "
-            "with --encoding, cp1252 (of Windows) or utf-16 for instance."
+            "with --encoding, for instance cp1252 (Windows) or utf-16."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{option}: {path} cannot be read{' as gzip' if gzipped else ''}: {error}.") from None
@@ -121,7 +121,7 @@ def _text(stream: Any, encoding: str) -> io.TextIOWrapper:
     except LookupError:
         stream.close()
         raise InputError(
-            f"--encoding: {encoding!r} is no encoding of texts that Python knows, such as utf-8, cp1252 or utf-16."
+            f"--encoding: {encoding!r} is not a text encoding that Python knows, such as utf-8, cp1252 or utf-16."
         ) from None
 
 
@@ -138,9 +138,7 @@ def _read_tsv(path: Path, stream: io.TextIOBase) -> Content:
     lines = (line.rstrip("\r\n") for line in stream)
     columns, rows = _read_cells(path, enumerate((line.split("\t") if line else [] for line in lines), start=1))
     if len(columns) == 1 and {",", ";"} & {*columns[0]}:
-        raise InputError(
-            f"{path}, line 1: no tabs in {columns[0]!r}; a file with other marks between columns is a .csv."
-        )
+        raise InputError(f"{path}, line 1: no tabs in {columns[0]!r}; a file with other separators is a .csv.")
     return columns, rows
 
 
@@ -164,7 +162,7 @@ def _csv_rows(path: Path, stream: Iterable[str], between: str) -> Iterator[tuple
         last = first + len(taken) - 1
         if "end of data" in str(error):
             line = first + (_open_quote(taken, between) or 0)
-            raise InputError(f"{path}, line {line}: not valid csv: a quote begins here that does not end.") from None
+            raise InputError(f"{path}, line {line}: not valid csv: a quote that begins here does not end.") from None
         opened = _open_quote(taken[:-1], between)
         hint = "" if opened is None else f"; a quote has been open since line {first + opened}"
         raise InputError(f"{path}, line {last}: not valid csv: {error}{hint}.") from None
@@ -219,7 +217,7 @@ def _read_json(path: Path, stream: io.TextIOBase) -> Content:
             raise InputError(f"{path}, line {number}: not usable JSON: {error}.") from None
         if not isinstance(record, dict):
             what = "list" if isinstance(record, list) else "single value"
-            raise InputError(f"{path}, line {number}: a {what} where a JSON object is needed.")
+            raise InputError(f"{path}, line {number}: a {what} instead of a JSON object.")
         columns = columns or list(record)
         if missing := [name for name in columns if name not in record]:
             raise InputError(f"{path}, line {number}: no {', '.join(map(repr, missing))}, which the first line has.")
@@ -257,9 +255,9 @@ _DECODER = json.JSONDecoder(
     parse_constant=lambda name: None if name == "NaN" else name,  # pandas and others write it for what is missing
 )
 _REFUSALS: dict[type, str] = {
-    str: "a text where token-classification takes a list",
+    str: "a text instead of the list that token-classification needs",
     list: "a list, which only token-classification takes",
-    dict: "a JSON object, which is no text",
+    dict: "a JSON object instead of a text",
 }
 
 
@@ -278,7 +276,7 @@ def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
             words, tags = [], []
             continue
         if len(fields) < 2:
-            raise InputError(f"{path}, line {number}: {fields[0]!r} stands alone where a word and its tag are needed.")
+            raise InputError(f"{path}, line {number}: {fields[0]!r} stands alone instead of a word and its tag.")
         if not words:
             rows.append((number, {"tokens": words, "tags": tags}))
         words.append(fields[0])
@@ -293,7 +291,7 @@ def _check_first_column(path: Path, rows: list[tuple[int, dict[str, Cell]]]) -> 
     odd = [(line, a, b) for line, a, b in steps if a == b or _counts(a, b)]
     if len(odd) > len(steps) / 2:
         line, *pair = odd[0]
-        what = "running numbers" if _counts(*pair) else "the same again and again"
+        what = "running numbers" if _counts(*pair) else "the same value again and again"
         raise InputError(
             f"{path}, line {line}: the first column holds {what} ({', '.join(map(repr, pair))}) where the words are "
             "needed; leave out what stands before them."
@@ -316,8 +314,8 @@ def _filled(stream: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 _JSON = Format(_read_json, "one example a row")
-_CONLL = Format(_read_conll, "one word and its tag a line")
-_HEADED = "one example a row under a line of column names"
+_CONLL = Format(_read_conll, "one word and its tag per line")
+_HEADED = "one example per row below a header of column names"
 TABLES = {".csv": Format(_read_csv, _HEADED), ".tsv": Format(_read_tsv, _HEADED), ".jsonl": _JSON}
 SENTENCES = {".jsonl": _JSON, ".conll": _CONLL, ".txt": _CONLL}
-TEXTS = TABLES | {".txt": Format(_read_lines, "one text a line")}
+TEXTS = TABLES | {".txt": Format(_read_lines, "one text per line")}

@@ -96,7 +96,9 @@ class TextReport(Report):
 
     def caption(self) -> str:
         memory = "resident" if self.header["environment"]["device"] == "cpu" else "allocated on the GPU"
-        chosen = "The dev split chose the best epoch" + (", so its score flatters." if self.split == "dev" else ".")
+        chosen = "The dev split chose the best epoch" + (
+            ", so its score is optimistic." if self.split == "dev" else "."
+        )
         return (
             f"Mean ± standard deviation over seeds; {self.sizes} examples. {chosen} Difference: paired by seed. Plain "
             "step: one of an epoch in which the arm trains plainly, as under cross-tuning in every other one; active "

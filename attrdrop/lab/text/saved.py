@@ -79,7 +79,7 @@ class SavedModel:
         found: dict[str, Examples] = {}
         for name, examples in (set_of(text, self.kind.task, self.options) for text in wanted):
             if _file_of(name) in map(_file_of, found):
-                raise InputError(f"--on: two sets are called {Path(name).stem}; score them one after the other.")
+                raise InputError(f"--on: two sets are called {Path(name).stem}; score them separately.")
             found[name] = self.kind.task.sample(examples, self.options.test_size)
         return found
 
@@ -183,4 +183,4 @@ def _kind_of(config: Any) -> str:
             made = mapping.get(type(config), ())
             if architecture in [one.__name__ for one in (made if isinstance(made, tuple) else (made,))]:
                 return REGRESSION if name == "classification" and config.num_labels == 1 else name
-    raise InputError("--task-type: the model's configuration does not say which it is; name it.")
+    raise InputError("--task-type: the model's configuration does not specify it; name it.")

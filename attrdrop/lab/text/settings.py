@@ -135,7 +135,7 @@ class Evaluation(Options):
     ] = None
     encoding: Annotated[str, Option(Panel.DATA, "Encoding of files.")] = "utf-8"
     task_type: Annotated[str | None, Option(Panel.MODEL, "As in finetune, if the model does not say it.")] = None
-    max_length: Annotated[int | None, Option(Panel.MODEL, "Longer texts are cut to so many tokens.", min=4)] = None
+    max_length: Annotated[int | None, Option(Panel.MODEL, "Longer texts are cut to this many tokens.", min=4)] = None
     metric: Annotated[str | None, Option(Panel.DATA, "As in finetune; by default the one used in training.")] = None
     device: Device = "auto"
     output: Annotated[Path | None, Option(Panel.RESULTS, "Folder for the scores and predictions.")] = None
@@ -182,7 +182,7 @@ class Settings(SeededOptions):
         2e-5
     )
     weight_decay: Annotated[float, Option(Panel.TRAINING, "Weight decay of AdamW.", min=0)] = 0.01
-    max_length: Annotated[int, Option(Panel.MODEL, "Longer texts are cut to so many tokens.", min=4)] = 128
+    max_length: Annotated[int, Option(Panel.MODEL, "Longer texts are cut to this many tokens.", min=4)] = 128
     early_stopping_patience: Annotated[
         int, Option(Panel.TRAINING, "Stop after this many epochs without a better development score.", min=1)
     ] = 3
@@ -301,4 +301,4 @@ def _parse_layers(text: str) -> str | list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--layers: {text!r} is neither 'all', 'first' nor numbers from 0 such as 0,1,2.") from None
+        raise InputError(f"--layers: {text!r} must be 'all', 'first' or numbers from 0 such as 0,1,2.") from None

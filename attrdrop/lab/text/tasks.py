@@ -26,14 +26,14 @@ def load_task(name: str, kind: str | None = None, other: Sequence[str] = (), enc
     InputError for a name, kind or set that is not there.
     """
     if name not in TASKS:
-        raise InputError(f"--task: {name!r} is none of {', '.join(TASKS)}.")
+        raise InputError(f"--task: {name!r} is not one of {', '.join(TASKS)}.")
     source = _source(name)
     kinds, known = source.TASKS[name].kinds, source.TASKS[name].other
     if kind is not None and kind not in kinds:
-        raise InputError(f"--task-type: {name} is no task of {kind}; it may be {' or '.join(kinds)}.")
+        raise InputError(f"--task-type: {name} is not a task of type {kind}; it can be {' or '.join(kinds)}.")
     wanted = [parse(one) for one in other]
     for unknown in (one.name for one in wanted if one.name not in known and not Path(one.name).is_file()):
-        raise InputError(f"--other: {unknown!r} is no file{' and none of ' + ', '.join(known) if known else ''}.")
+        raise InputError(f"--other: {unknown!r} is not a file{' or one of ' + ', '.join(known) if known else ''}.")
     task = source.load(name, kind or kinds[0], [one.name for one in wanted if one.name in known])
     sets = {
         one.name: regrouped(task.other[one.name], one, task.label_names)
@@ -71,7 +71,7 @@ def set_of(text: str, task: Task, options: Evaluation) -> tuple[str, Examples]:
         if any(one.name in known.other for known in source.TASKS.values()):
             found = source.load_other(one.name, task.kind, task.label_names)
             return one.name, regrouped(found, one, task.label_names, "--on")
-    raise InputError(f"--on: {one.name!r} is no file and none of {', '.join([*TASKS, *OTHERS])}.")
+    raise InputError(f"--on: {one.name!r} is not a file or one of {', '.join([*TASKS, *OTHERS])}.")
 
 
 def _source(name: str) -> Any:

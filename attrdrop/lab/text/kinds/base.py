@@ -78,7 +78,7 @@ class Kind(abc.ABC):
             )
         name = name or next(iter(cls.metrics))
         if name not in cls.metrics:
-            raise InputError(f"--metric: {name!r} is none of {', '.join(cls.metrics)}, which {cls.name} offers.")
+            raise InputError(f"--metric: {name!r} is not one of {', '.join(cls.metrics)}, the metrics of {cls.name}.")
         return name, cls.metrics[name]
 
     def model_options(self, config: Any = None) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Kind(abc.ABC):
 
     def written(self, predicted: list[Any]) -> list[str]:
         """What was predicted of each example, as a file of predictions has it."""
-        raise InputError(f"--output: {self.name} predicts tokens and has no file of predictions; leave it out.")
+        raise InputError(f"--output: {self.name} predicts tokens and writes no predictions; leave it out.")
 
     def _select(self, rows: list[Row]) -> list[Row]:
         """What the model gets of them."""

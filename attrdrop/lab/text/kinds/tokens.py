@@ -25,8 +25,8 @@ class TokenClassification(Kind):
     def encode(self, examples: Examples) -> list[Row]:
         if not self.tokenizer.is_fast:
             raise InputError(
-                f"--task-type: {self.name} needs a fast tokenizer, which tells the word of each piece; that of this "
-                "model is a slow one."
+                f"--task-type: {self.name} needs a fast tokenizer, which maps each piece to its word; this "
+                "model's tokenizer is a slow one."
             )
         encoded = self.tokenizer(examples.texts, is_split_into_words=True, truncation=True, max_length=self.max_length)
         assert examples.labels is not None

@@ -38,7 +38,7 @@ def difference(model: Any, first: Tensor, second: Tensor, labels: Tensor, diverg
     if is_regression(a, model):
         return functional.mse_loss(a, b)
     if model.config.problem_type == "multi_label_classification":
-        raise ValueError("multi-label models have no single distribution over classes that could be kept consistent")
+        raise ValueError("multi-label models have no single distribution over classes to keep consistent")
     return divergence(a.log_softmax(-1), b.log_softmax(-1))
 
 
@@ -54,5 +54,5 @@ def _active(model: Any, logits: Tensor, labels: Tensor) -> Tensor:
 def check_consistency(value: float) -> float:
     value = check_number("consistency", value, "from 0 on")
     if not 0 <= value < math.inf:
-        raise ValueError(f"consistency must be a finite number from 0 on, got {value}")
+        raise ValueError(f"consistency must be a finite number of at least 0, got {value}")
     return value

@@ -63,7 +63,7 @@ class RandomRival(Rival):
             return False
         if any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules()):
             raise ValueError(
-                f"{type(self).__name__} would draw anew where gradient checkpointing runs a layer again; turn gradient "
+                f"{type(self).__name__} would draw anew when gradient checkpointing runs a layer again; turn gradient "
                 "checkpointing off"
             )
         return True
@@ -89,7 +89,7 @@ def check_rate(value: float) -> float:
 def check_scaled_rate(value: float) -> float:
     """A rate by which what stays is scaled up."""
     if check_rate(value) == 1:
-        raise ValueError("rate must be below 1, where nothing would stay to be scaled up, got 1")
+        raise ValueError("rate must be below 1, because at 1 nothing is left to scale up, got 1")
     return float(value)
 
 
