@@ -1,11 +1,52 @@
-"""What relevance keeps for its backward."""
+"""What relevance costs beside its arithmetic: Python calls, counted, and what is kept for the backward."""
+
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
+import attrdrop
+from attrdrop import lrp
 from attrdrop.lrp.calls import LinearCall
+
+OURS = str(Path(attrdrop.__file__).parent)
+
+
+def python_calls(call):
+    """Calls of Python functions of this library meanwhile, and how many of them were of the mode."""
+    counts = {"all": 0, "seen": 0}
+
+    def count(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(OURS):
+            counts["all"] += 1
+            counts["seen"] += frame.f_code.co_name == "__torch_function__"
+
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return counts
+
+
+def test_a_torch_function_costs_few_python_calls():
+    """In small models these are most of the cost. The bound has 30 % to spare."""
+    pytest.importorskip("transformers")
+    import texts
+
+    model, batch = texts.build("llama"), texts.batch("llama")
+
+    def call():
+        lrp.relevance(model, batch, torch.tensor([1, 2]), rule=lrp.Zero(), position=-1)
+
+    call()  # what functions mean is looked up once
+    counts = python_calls(call)
+    assert counts["seen"] > 100
+    assert counts["all"] < 11.5 * counts["seen"], counts
+
 
 LAYERS = {
     "linear": (F.linear, (5, 7), (6, 7), (), 1),
