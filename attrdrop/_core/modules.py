@@ -29,6 +29,18 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def every_module(model: nn.Module) -> list[nn.Module]:
+    """model.modules(), which walks generators within generators, in a fraction of its time."""
+    found: dict[nn.Module, None] = {}
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module] = None
+            waiting += [child for child in reversed(module._modules.values()) if child is not None]
+    return list(found)
+
+
 def _engines() -> tuple[type[nn.Module], ...]:
     """DeepSpeed's, where somebody has imported it."""
     deepspeed = sys.modules.get("deepspeed")
@@ -43,7 +55,7 @@ def is_compiled(model: nn.Module) -> bool:
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """model.eval() for a while; each module's own flag comes back, also after an error."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in every_module(model) if module.training]
     for module in training:
         module.training = False
     try:
@@ -60,7 +72,9 @@ BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 @contextlib.contextmanager
 def without_hooks(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """None of these hooks of modules for a while; they come back as they were, also after an error."""
-    kept = [(module, name, hooks) for module in model.modules() for name in names if (hooks := getattr(module, name))]
+    kept = [
+        (module, name, hooks) for module in every_module(model) for name in names if (hooks := getattr(module, name))
+    ]
     for module, name, _ in kept:
         setattr(module, name, OrderedDict())
     try:

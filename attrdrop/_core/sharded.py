@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attrdrop._core.modules import FORWARD_HOOKS
+from attrdrop._core.modules import FORWARD_HOOKS, every_module
 
 ENGINES = ("torch.distributed.fsdp.", "deepspeed.")
 """Where the hooks come from that gather parameters for a module's forward."""
@@ -46,7 +46,7 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
 def _of_fsdp(model: nn.Module, kind: str) -> list[Any]:
     """What FSDP1 wraps (FullyShardedDataParallel) or FSDP2 has taken over (FSDPModule), the outer ones first."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    return [] if fsdp is None else [module for module in model.modules() if isinstance(module, getattr(fsdp, kind))]
+    return [] if fsdp is None else [module for module in every_module(model) if isinstance(module, getattr(fsdp, kind))]
 
 
 def _of_deepspeed(model: nn.Module) -> list[nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,17 +58,18 @@ class Relevance(torch.autograd.Function):
         return saturated(_wide(grad) / torch.where(a < 0, a - 1e-6, a + 1e-6), grad.dtype)
 
 
-class ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by a number."""
+class ScaleGradients(torch.autograd.Function):
+    """Identity of several tensors, the gradient of each of which is multiplied by a number."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
+    def forward(ctx: Any, factors: Sequence[float], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.factors = factors
+        return tuple(x.view_as(x) for x in tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        return grad * ctx.factor, None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        return None, *(None if g is None else g * factor for g, factor in zip(grads, ctx.factors, strict=True))
 
 
 class Blocked(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from attrdrop.lrp.gates import Pending
 
 
-@dataclass
+@dataclass(slots=True)
 class Fact:
     """What is known about an activation.
 
@@ -42,14 +43,15 @@ class Facts:
 
     def __init__(self) -> None:
         self.by_id: dict[int, Fact] = {}
+        self.is_compiling = torch.compiler.is_compiling()
 
     def note(self, x: Tensor, **known: Any) -> Fact:
-        key, by_id = id(x), self.by_id
-        if torch.compiler.is_compiling():
+        key = id(x)
+        if self.is_compiling:
             fact = Fact(lambda: x, **known)
-        else:
-            fact = Fact(weakref.ref(x, lambda _: by_id.pop(key, None)), node=x.grad_fn, **known)
-        by_id[key] = fact
+        else:  # a partial takes no frame of Python when the tensor goes
+            fact = Fact(weakref.ref(x, partial(self.by_id.pop, key)), node=x.grad_fn, **known)
+        self.by_id[key] = fact
         return fact
 
     def clear(self) -> None:
@@ -59,7 +61,7 @@ class Facts:
     def get(self, x: Tensor) -> Fact | None:
         """None too where other code has given x a backward that the fact does not know."""
         fact = self.by_id.get(id(x))
-        if fact is None or torch.compiler.is_compiling() or x.grad_fn is fact.node:
+        if fact is None or self.is_compiling or x.grad_fn is fact.node:
             return fact
         if fact.source is None or not self._is_passed_on(x.grad_fn, fact.source):
             return None
@@ -85,7 +87,7 @@ class Facts:
     def spoil(self, x: Tensor, result: Tensor) -> None:
         """Marks the tensors that show what x becomes in place: x turns into the result, they do not."""
         own = self.get(x)
-        if torch.compiler.is_compiling() or (own is not None and own.pending is not None):
+        if self.is_compiling or (own is not None and own.pending is not None):
             return  # a linear layer's output has no views before it is used
         if own is None and x._base is not None:
             self.note(x._base, spoiler=result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +11,10 @@ import torch
 from torch import Tensor
 
 from attrdrop.lrp.calls import LinearCall
-from attrdrop.lrp.carriers import ScaleGradient
-from attrdrop.lrp.rules import JoinRule, LayerRule, SurrogateRule
+from attrdrop.lrp.carriers import ScaleGradients
+from attrdrop.lrp.rules import JoinRule, LayerRule, SurrogateRule, Zero
 from attrdrop.lrp.twice import Walk
-from attrdrop.ops.relevance_gate import relevance_gate, relevance_gate_relu
+from attrdrop.ops.relevance_gate import activation_gate, relevance_gate, relevance_gate_relu
 
 
 def gate(walk: Walk | None, z: Tensor, eps: float, relu: bool = False, **options: Any) -> Tensor:
@@ -22,12 +24,24 @@ def gate(walk: Walk | None, z: Tensor, eps: float, relu: bool = False, **options
     return (relevance_gate_relu if relu else relevance_gate)(z, eps, **options)
 
 
-def scaled(walk: Walk | None, x: Tensor, factor: float) -> Tensor:
-    """x, whose gradient is multiplied by a number."""
-    return ScaleGradient.apply(x, factor) if walk is None else walk.scaled(x, factor)
+def proportional(walk: Walk | None, y: Tensor, z: Tensor) -> Tensor:
+    """y = f(z), whose gradient g goes to z as g y / z."""
+    return activation_gate(y, z) if walk is None else walk.gate(y, 0.0, False, surrogate=z)
 
 
-@dataclass
+def scaled(walk: Walk | None, tensors: Sequence[Tensor], factors: Sequence[float]) -> list[Tensor]:
+    """The tensors, the gradient of each of which is multiplied by a number."""
+    if walk is not None:
+        return [walk.scaled(x, factor) for x, factor in zip(tensors, factors, strict=True)]
+    found = list(tensors)
+    places = [place for place, x in enumerate(tensors) if x.requires_grad][::-1]  # gradients add up from the last on
+    changed = ScaleGradients.apply([factors[place] for place in places], *(tensors[place] for place in places))
+    for place, x in zip(places, changed, strict=True):
+        found[place] = x
+    return found
+
+
+@dataclass(slots=True)
 class Pending:
     """What is to be done to a linear layer's output z, once it is known what follows.
 
@@ -44,6 +58,18 @@ class Pending:
         if self.call is None or self.scale is not None or self.shift is not None:
             return False
         return (self.call.is_conv or z.dim() == 2) and z.shape[1] == channels
+
+    def is_identity(self, z: Tensor) -> bool:
+        """Whether the gate would change no gradient: that of LRP-0, where no output is 0, infinite or NaN.
+
+        Looked for where that needs no waiting; gradients of float16 have a gate that keeps them finite.
+        """
+        if type(self.rule) is not Zero or self.scale is not None or self.shift is not None:
+            return False
+        if not z.is_cpu or z.dtype == torch.float16:
+            return False
+        z = z.detach()
+        return int(torch.count_nonzero(z)) == z.numel() and math.isfinite(z.sum())
 
     def finish(self, z: Tensor, walk: Walk | None, relu: bool) -> Tensor:
         """The output, with its gradient treated by the rule."""

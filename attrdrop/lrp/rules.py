@@ -222,14 +222,7 @@ class Gamma(SurrogateRule):
         gamma = self.gamma
         assert is_number(gamma)
 
-        def larger(values: Tensor, up: bool) -> Tensor:
-            return values + gamma * _part(values, up)
-
-        bias = None if call.bias is None else larger(call.bias, above)
-        found = call.run(call.positive_input, larger(call.weight, above), bias)
-        if not call.is_nonnegative:
-            found = found + call.run(call.input.clamp_max(0), larger(call.weight, not above), None)
-        return found
+        return _signed_sum(call, above, lambda values, up, out=None: values + gamma * _part(values, up))
 
 
 @dataclass(frozen=True)
@@ -269,12 +262,13 @@ class ZBox(SurrogateRule):
 
     def surrogate(self, call: LinearCall, y: Tensor, relu: bool) -> Tensor:
         scaled = 1 + call.shares  # d/dt of f(x (1 + t)) is x f'(x): what each element contributes
-        found = call.run(call.input.detach() * scaled, call.weight, None)
-        for bound, weight in ((self.low, call.weight.clamp_min(0)), (self.high, call.weight.clamp_max(0))):
+        weight = call.folded_weight
+        found = call.run(call.input.detach() * scaled, weight, None)
+        for bound, part in ((self.low, weight.clamp_min(0)), (self.high, weight.clamp_max(0))):
             values = scaled.new_tensor(_values(bound)).movedim(0, -1)
             shape = [1] * scaled.dim()
             shape[call.channel_axis] = -1
-            found = found - call.run(scaled * values.view(shape), weight, None)
+            found = found - call.run(scaled * values.view(shape), part, None)
         return found
 
 
@@ -293,7 +287,7 @@ class WSquare(SurrogateRule):
 
     def surrogate(self, call: LinearCall, y: Tensor, relu: bool) -> Tensor:
         bias = None if call.bias is None else call.bias.square()
-        return call.run(1 + call.shares, call.weight.square(), bias)
+        return call.weighed(1 + call.shares, lambda weight, _: weight.square(), bias)
 
 
 class JoinRule(LayerRule):
@@ -350,17 +344,17 @@ class AbsGradient(Rule):
     """|dF/dx|: the magnitude of the plain gradient in eval mode. Not a rule for single layers."""
 
 
-def _signed_sum(call: LinearCall, above: bool) -> Tensor:
-    """sum_j (a_j w_jk)⁺ + b_k⁺, or that of ⁻."""
-    bias = None if call.bias is None else _part(call.bias, above)
-    found = call.run(call.positive_input, _part(call.weight, above), bias)
+def _part(values: Tensor, above: bool, out: Tensor | None = None) -> Tensor:
+    return torch.clamp_min(values, 0, out=out) if above else torch.clamp_max(values, 0, out=out)
+
+
+def _signed_sum(call: LinearCall, above: bool, of: Callable[..., Tensor] = _part) -> Tensor:
+    """sum_j (a_j w_jk)⁺ + b_k⁺, or that of ⁻; of: what is taken of weights and biases instead of their parts."""
+    bias = None if call.bias is None else of(call.bias, above)
+    found = call.weighed(call.positive_input, lambda weight, out: of(weight, above, out), bias)
     if not call.is_nonnegative:
-        found = found + call.run(call.input.clamp_max(0), _part(call.weight, not above), None)
+        found = found + call.weighed(call.input.clamp_max(0), lambda weight, out: of(weight, not above, out), None)
     return found
-
-
-def _part(values: Tensor, above: bool) -> Tensor:
-    return values.clamp_min(0) if above else values.clamp_max(0)
 
 
 def _windows(call: LinearCall) -> tuple[Tensor, Tensor]:

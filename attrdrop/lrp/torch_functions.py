@@ -118,6 +118,9 @@ IN_PLACE = {"iadd", "isub", "imul", "itruediv", "idiv", "ipow", "setitem"}
 OUT_OF_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "idiv": "div", "ipow": "pow"}
 WRITES = {"setitem", "copy", "fill", "zero"}
 
+LEAVES = {int, float, bool, str, slice, type(None), type(...), torch.dtype, torch.device, torch.Size}
+"""Types of most arguments that are no tensors and hold none."""
+
 INPUT_IS_LATER = {"where", "searchsorted"}
 """Functions whose argument called input is not the first."""
 

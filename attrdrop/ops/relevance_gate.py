@@ -61,6 +61,11 @@ def relevance_gate_relu(
     return _gate(z, eps, scale, shift, surrogate, True, backend)
 
 
+def activation_gate(y: Tensor, z: Tensor) -> Tensor:
+    """y = f(z), whose gradient g goes to z as g y / z, nothing where y is 0; both are kept for that."""
+    return _Gate.apply(y, z, None, None, 0.0, False, _backend("relevance_gate", y, None), False)
+
+
 def _gate(
     z: Tensor,
     eps: float,
@@ -85,11 +90,15 @@ def _gate(
             )
     if backends.is_transformed():
         raise RuntimeError("relevance_gate has a custom backward, which transforms of torch.func do not run")
+    chosen = _backend("relevance_gate_relu" if relu else "relevance_gate", z, backend)
+    return _Gate.apply(z, surrogate, scale, shift, float(eps), relu, chosen, True)
+
+
+def _backend(op: str, z: Tensor, backend: str | None) -> str:
     missing = {"triton": backends.TRITON_MISSING, "cpp": backends.COMPILED_MISSING}
     if z.dtype == torch.float64:
         missing["triton"] = "float64 is served by the reference and C++ only"
-    chosen = backends.resolve("relevance_gate_relu" if relu else "relevance_gate", z, backend, missing)
-    return _Gate.apply(z, surrogate, scale, shift, float(eps), relu, chosen)
+    return backends.resolve(op, z, backend, missing)
 
 
 def _channels(name: str, values: Tensor | None, z: Tensor) -> Tensor | None:
@@ -117,13 +126,14 @@ class _Gate(torch.autograd.Function):
         eps: float,
         relu: bool,
         backend: str,
+        keeps_ratio: bool,
     ) -> Tensor:
         if scale is None and shift is None and not relu:
             y = z.view_as(z)
         else:
             forward = reference.forward if backend == "reference" else operators(backend).relevance_gate
             y = forward(z, scale, shift, relu)
-        ctx.is_ratio = surrogate is not None and y.dtype in (torch.float32, torch.float64)
+        ctx.is_ratio = keeps_ratio and surrogate is not None and y.dtype in (torch.float32, torch.float64)
         if ctx.is_ratio:  # one tensor to keep instead of two, and no bit is lost
             ctx.save_for_backward(_damped(torch.ones_like(y), y, surrogate, None, eps, backend), None, None)
         else:
@@ -136,14 +146,14 @@ class _Gate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
         if grad is None:
-            return (None,) * 7
+            return (None,) * 8
         kept, surrogate, scale = ctx.saved_tensors
         if ctx.is_ratio:
-            return None, grad * kept, None, None, None, None, None
+            return None, grad * kept, *(None,) * 6
         scale = scale if surrogate is None else None
         damped = _damped(grad, kept, surrogate, scale, ctx.eps, ctx.backend)
         to_z, to_surrogate = (damped, None) if surrogate is None else (None, damped)
-        return to_z, to_surrogate, None, None, None, None, None
+        return to_z, to_surrogate, *(None,) * 6
 
 
 def _damped(

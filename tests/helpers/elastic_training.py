@@ -83,7 +83,7 @@ def split(count: int) -> list[int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(minutes=2))  # gloo may miss a connection: then torchrun starts anew
+    dist.init_process_group("gloo", timeout=timedelta(minutes=2))  # gloo may miss a connection
     folder, name, death = sys.argv[1:]
     found = train(Path(folder) / "checkpoints", name, death)
     if dist.get_rank() == 0:
