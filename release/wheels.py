@@ -37,7 +37,7 @@ def check(case: Case, wheel: Path, folder: Path) -> dict[str, str]:
     bin = folder / "venv" / "bin"
     run(folder, f"python{case.python}", "-m", "venv", "venv")
     attrdrop = f"attrdrop[lab] @ {wheel.as_uri()}"
-    pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-cache-dir")
+    pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-cache-dir", "--no-compile")
     run(folder, bin / "python", *pip, case.torch, case.transformers, attrdrop)
     run(folder, bin / "attrdrop", "doctor")
     return json.loads(run(folder, bin / "python", ROOT / "release" / "smoke.py").splitlines()[-1])
