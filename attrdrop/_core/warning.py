@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-_OURS = ("attrdrop", "torch", "transformers", "contextlib", "functools")
+_OURS = (__name__.partition(".")[0], "torch", "transformers", "contextlib", "functools")
 """Packages between the user's line and a warning of ours."""
 
 

@@ -77,13 +77,18 @@ def _check_implementation(part: Part, is_whole: bool) -> None:
         raise ValueError(unreachable(model))
     configs = (getattr(module, "config", None) for module in part.modules)
     chosen = {found for config in configs if (found := getattr(config, "_attn_implementation", None)) is not None}
-    if chosen and "attrdrop" not in chosen:
+    if chosen and not any(map(_is_ours, chosen)):
         which = "the model" if is_whole else f"the {type(model).__name__} inside"
         raise ValueError(
             f"{which} attends with {' and '.join(map(repr, sorted(chosen)))}; load it with "
             "attn_implementation='attrdrop' after 'import attrdrop.integrations.transformers', or call "
             "model.set_attn_implementation('attrdrop')"
         )
+
+
+def _is_ours(implementation: str) -> bool:
+    """By name, which on the hub of kernels is owner/attrdrop@revision."""
+    return implementation.partition("@")[0].rpartition("/")[2] == "attrdrop"
 
 
 def _part(model: Any, name: str, attention: Sequence[str]) -> Part:

@@ -13,18 +13,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attrdrop._core.warning import warn
-from attrdrop.addrop import ADDrop, ADDropConfig
-from attrdrop.addrop.passes import AttentionCall, attend_plainly
-from attrdrop.addrop.untold import attends_untold
+from attrdrop.addrop import ADDrop, ADDropConfig, interface
 
 NAME = "attrdrop"
-
-_UNSUPPORTED = {
-    "softcap": "soft-capped scores",
-    "block_indices": "attention to selected blocks",
-    "indices": "attention to selected keys",
-    "cache": "a paged key-value cache",
-}  # what changes attention and comes beside its mask
 
 
 def attention_forward(
@@ -53,54 +44,14 @@ def attention_forward(
     Raises:
         ValueError: the model's attention has more than softmax(q kᵀ scale + mask + position_bias, with sinks) v.
     """
-    sinks = s_aux if sinks is None else sinks
-    _refuse_unsupported(module, kwargs)
     plain = functools.partial(
         sdpa_attention_forward,
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs,
     )  # fmt: skip
-    if attrdrop is None:
-        attends_untold(module)
-    if attrdrop is None and sinks is None:
-        return plain()
-    is_causal = kwargs.get("is_causal")
-    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    call = AttentionCall(
-        module,
-        query,
-        key,
-        value,
-        _expand_mask(attention_mask, key.shape[2]),
-        kwargs.get("position_bias"),
-        scaling,
-        dropout,
-        bool(is_causal) and attention_mask is None and query.shape[2] > 1,
-        sinks,
-    )
-
-    def attend() -> Tensor:
-        return plain()[0] if sinks is None else attend_plainly(call)
-
-    return attend() if attrdrop is None else attrdrop.attend(call, attend), None
-
-
-def _refuse_unsupported(module: nn.Module, given: dict[str, Any]) -> None:
-    """Whatever a model hands to attention without being asked about it would be left out of the result."""
-    for name, value in given.items():
-        if value is None or not (name in _UNSUPPORTED or isinstance(value, nn.Parameter)):
-            continue
-        what = _UNSUPPORTED.get(name, "a parameter")
-        raise ValueError(
-            f"attn_implementation='attrdrop' does not support {what} ({name}) of {type(module).__name__}; load the "
-            "model with another one and train it without AD-DROP"
-        )
-
-
-def _expand_mask(mask: Tensor | None, n_k: int) -> Tensor | None:
-    """A mask may broadcast over keys; bits may not."""
-    if mask is None or mask.shape[-1] == n_k:
-        return mask
-    return mask.expand(*mask.shape[:-1], n_k)
+    return interface.attention_forward(
+        module, query, key, value, attention_mask, scaling, dropout, attrdrop, s_aux, sinks, lambda: plain()[0],
+        **kwargs,
+    )  # fmt: skip
 
 
 def make_mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:

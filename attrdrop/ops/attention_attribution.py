@@ -107,7 +107,7 @@ def attention_attribution(
         rows = _check_picked(rows, n_q, queries.device)
         chosen = _resolve(operands, 0, backend)
         if chosen == "triton":
-            return torch.ops.attrdrop_triton.attribution_rows(*operands, rows, valid, bool(is_causal))
+            return operators("triton").attribution_rows(*operands, rows, valid, bool(is_causal))
         return _rows(operands, rows, valid, is_causal)  # a product of a few rows: torch's own is best
     if topk is not None:
         checks.check_positive_int("topk", topk)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import ball_query as reference
 
@@ -73,7 +74,7 @@ def ball_query(
     if backends.resolve_compiled("ball_query", points, backend) == "reference":
         index = reference.ball_query(points, centres, radii, counts, valid)
     else:
-        index = torch.ops.attrdrop.ball_query(points, centres, radii, counts, valid)
+        index = operators("cpp").ball_query(points, centres, radii, counts, valid)
     return index if is_single else index.split(counts, -1)
 
 
@@ -94,6 +95,6 @@ def _check_scales(radius: object, k: object) -> tuple[list[float], list[int]]:
     return [float(r) for r in radius], [int(count) for count in k]
 
 
-@torch.library.register_fake("attrdrop::ball_query")
+@register_fake("ball_query")
 def _(points, centres, radius, k, valid):
     return points.new_empty((*centres.shape[:2], sum(k)), dtype=torch.int64)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import farthest_point_sample as reference
 
@@ -48,9 +49,9 @@ def farthest_point_sample(
         start = start.to(points.device)
     if backends.resolve_compiled("farthest_point_sample", points, backend) == "reference":
         return reference.farthest_point_sample(points, n, valid, start)
-    return torch.ops.attrdrop.farthest_point_sample(points, n, valid, start)
+    return operators("cpp").farthest_point_sample(points, n, valid, start)
 
 
-@torch.library.register_fake("attrdrop::farthest_point_sample")
+@register_fake("farthest_point_sample")
 def _(points, n, valid, start):
     return points.new_empty((points.shape[0], n), dtype=torch.int64)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _points as clouds
 from attrdrop.reference import group_points as reference
 
@@ -76,7 +77,7 @@ class _Group(torch.autograd.Function):
         ctx.size, ctx.backend = points.shape[1], backend
         if backend == "reference":
             return reference.group_points(points, index, centres)
-        return torch.ops.attrdrop.group_points(points, index, centres)
+        return operators("cpp").group_points(points, index, centres)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
@@ -94,7 +95,7 @@ class _Scatter(torch.autograd.Function):
         if backend == "reference":
             return reference.scatter_points(grad, index, size)
         inverse = inverse_index(index, size) if backend == "cuda" else (None, None)
-        return torch.ops.attrdrop.scatter_points(grad, index, size, *inverse)
+        return operators("cpp").scatter_points(grad, index, size, *inverse)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
@@ -116,11 +117,11 @@ def inverse_index(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return order, torch.searchsorted(found, every)
 
 
-@torch.library.register_fake("attrdrop::group_points")
+@register_fake("group_points")
 def _(points, index, centres):
     return points.new_empty((*index.shape, points.shape[2]))
 
 
-@torch.library.register_fake("attrdrop::scatter_points")
+@register_fake("scatter_points")
 def _(grad, index, size, order, starts):
     return grad.new_empty((grad.shape[0], size, grad.shape[3]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.reference import occlude_blocks as reference
@@ -109,7 +110,7 @@ def occlude_blocks(
         boxes = reference.draw_boxes(count, height, width, relevance, index, *rule, seed, ids)
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
-        boxes = torch.ops.attrdrop.occlude_blocks_(out, relevance, index, *rule, *fill, seed, ids)
+        boxes = operators("cpp").occlude_blocks_(out, relevance, index, *rule, *fill, seed, ids)
     return _with_gradient(images, out, boxes, policy), boxes
 
 
@@ -152,7 +153,7 @@ def fill_blocks(
         ids = torch.arange(images.shape[0], device=images.device) if ids is None else ids
         reference.fill_blocks_(out, boxes, *fill, seed, ids)
     else:
-        torch.ops.attrdrop.fill_blocks_(out, boxes, *fill, seed, ids)
+        operators("cpp").fill_blocks_(out, boxes, *fill, seed, ids)
     return _with_gradient(images, out, boxes, policy)
 
 
@@ -185,7 +186,7 @@ def draw_images(
     arguments = (ids, p, alpha, seed, per == "batch")
     if backends.resolve("draw_images", ids, backend, {"cpp": backends.COMPILED_MISSING}) == "reference":
         return reference.draw_images(*arguments)
-    return torch.ops.attrdrop.draw_images(*arguments)
+    return operators("cpp").draw_images(*arguments)
 
 
 def _with_gradient(images: Tensor, out: Tensor, boxes: Tensor, policy: str) -> Tensor:
@@ -262,16 +263,16 @@ def _check_fill(
     return keep, 0.0, None, False, source.detach(), source_index
 
 
-@torch.library.register_fake("attrdrop::occlude_blocks_")
+@register_fake("occlude_blocks_")
 def _(images, *arguments):
     return images.new_empty((images.shape[0], 4), dtype=torch.int32)
 
 
-@torch.library.register_fake("attrdrop::fill_blocks_")
+@register_fake("fill_blocks_")
 def _(images, boxes, *arguments):
     return None
 
 
-@torch.library.register_fake("attrdrop::draw_images")
+@register_fake("draw_images")
 def _(sample_ids, *arguments):
     return torch.empty_like(sample_ids, dtype=torch.bool)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attrdrop._core import backends, checks
+from attrdrop._core.library import operators, register_fake
 from attrdrop.ops import _occlusion as occlusion
 from attrdrop.ops._occlusion import Value
 from attrdrop.ops._points import check_valid
@@ -87,7 +88,7 @@ def occlude_points(
         )  # fmt: skip
     else:
         kinds = (reference.NORMS.index(norm), reference.REPLACEMENTS.index(replacement))
-        dropped = torch.ops.attrdrop.occlude_points_(
+        dropped = operators("cpp").occlude_points_(
             out, relevance, valid, *rule, *kinds, number, numbers, seed, ids
         )  # fmt: skip
     if out is not points and points.requires_grad and torch.is_grad_enabled():
@@ -128,6 +129,6 @@ def _check_value(value: Value, points: Tensor) -> tuple[str, float, Tensor | Non
     return "number", *occlusion.check_value(value, points, points.shape[2], '"origin", "first" or "resample"')
 
 
-@torch.library.register_fake("attrdrop::occlude_points_")
+@register_fake("occlude_points_")
 def _(points, *arguments):
     return points.new_empty(points.shape[:2], dtype=torch.bool)

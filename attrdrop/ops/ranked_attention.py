@@ -120,7 +120,7 @@ def _checked(rule: KeepRule) -> tuple[float, float, int, int, bool]:
 
 @register_fake("ranked_attention_backward")
 def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias, *_rule):
-    grads = torch.ops.attrdrop.masked_attention_backward(
+    grads = operators("cpp").masked_attention_backward(
         grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias
     )
     return *grads, *empty_mask(q, *q.shape[:3], k.shape[2])

@@ -11,8 +11,9 @@ from torch import nn
 
 from attrdrop import ADDrop
 from attrdrop.addrop.gradient import GradientPass1
+from attrdrop.addrop.interface import UNSUPPORTED
 from attrdrop.addrop.passes import Draws
-from attrdrop.integrations.transformers import _UNSUPPORTED, attention_forward
+from attrdrop.integrations.transformers import attention_forward
 
 SIZE = dict(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
 GROUPED = dict(**SIZE, num_key_value_heads=2, head_dim=8, pad_token_id=0)
@@ -111,7 +112,7 @@ def test_models_with_sinks_attend_as_eagerly(name):
 
 
 @pytest.mark.parametrize("attrdrop", [None, GradientPass1(Draws(0.3, 0.3, 0, torch.arange(1)), scope=())])
-@pytest.mark.parametrize("name", [*_UNSUPPORTED, "temperature"])
+@pytest.mark.parametrize("name", [*UNSUPPORTED, "temperature"])
 def test_what_attention_is_not_asked_about_is_refused(name, attrdrop):
     """A parameter of any name is one of the model's, and no argument of the user's that travels along."""
     q = torch.ones(1, 1, 2, 4)
@@ -136,7 +137,7 @@ def test_every_argument_that_a_model_of_transformers_hands_to_attention_is_known
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "attention_interface":
                 found |= {keyword.arg for keyword in node.keywords if keyword.arg}
-    assert found <= known | set(_UNSUPPORTED)
+    assert found <= known | set(UNSUPPORTED)
 
 
 def test_a_causal_model_compiles_as_one_graph():

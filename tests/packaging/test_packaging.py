@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -101,13 +102,33 @@ def test_compiled_module_uses_only_the_stable_interface_of_torch():
     assert offending == []
 
 
+def test_functions_of_libm_that_wheels_may_not_ask_for_are_pinned():
+    """manylinux_2_28 lacks those that glibc 2.29 renewed; what is newer than that, a build with CUDA brings along."""
+    library = Path(attrdrop.__file__).parent / "_C.abi3.so"
+    symbols = subprocess.run(["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True)
+    used = set(re.findall(r" (\w+)@GLIBC_2\.29$", symbols.stdout, re.MULTILINE))
+    pinned = re.findall(r"\.symver (\w+),", (ROOT / "csrc" / "portable.h").read_text())
+    assert used <= set(pinned)
+
+
+def build_sdist(source: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    code = f"import build_backend.attrdrop_build as b; print(b.build_sdist({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", code], cwd=source, env={**os.environ, "PYTHONPATH": str(source)}, check=True)
+    (archive,) = folder.glob("attrdrop-*.tar.gz")
+    return archive
+
+
 @pytest.mark.slow
 def test_sdist_builds_a_wheel_that_works_without_a_cuda_toolkit(tmp_path):
-    sdist = f"import build_backend.attrdrop_build as b; print(b.build_sdist({str(tmp_path)!r}))"
-    subprocess.run([sys.executable, "-c", sdist], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    (archive,) = tmp_path.glob("attrdrop-*.tar.gz")
+    archive = build_sdist(ROOT, tmp_path)
     with tarfile.open(archive) as contents:
         names = contents.getnames()
+        contents.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    shutil.rmtree(source / "attrdrop.egg-info")  # whose list the next would take over
+    with tarfile.open(build_sdist(source, tmp_path / "again")) as contents:  # outside of git
+        assert set(contents.getnames()) == {name for name in names if "/." not in name}
     for needed in ("csrc/cpu/isa/keep_mask.cpp", "csrc/philox.h", "triton_kernels/pack_mask.py", "CMakeLists.txt",
                    "build_backend/attrdrop_build.py", *DATA):  # fmt: skip
         assert any(name.endswith(needed) for name in names), needed
