@@ -11,7 +11,6 @@ import hashlib
 import os
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -83,7 +82,7 @@ def split(count: int) -> list[int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(minutes=2))  # gloo may miss a connection
+    dist.init_process_group("gloo")
     folder, name, death = sys.argv[1:]
     found = train(Path(folder) / "checkpoints", name, death)
     if dist.get_rank() == 0:
