@@ -342,6 +342,8 @@ def test_inputs_that_are_in_pieces():
     for layer in model.bert.encoder.layer:
         dense = layer.intermediate.dense.forward
         layer.intermediate.dense.forward = lambda x, dense=dense: dense(x).flatten(0, 1)
-    with pytest.raises(ValueError, match=r"has inputs of shape \(60, 40\), which do not tell what is whose sample's"):
+    with pytest.raises(
+        ValueError, match=r"has inputs of shape \(60, 40\), which do not show which sample they belong to"
+    ):
         new_addrop(model)(**inputs)
     assert not hooks_of(model)

@@ -51,7 +51,7 @@ def fractions_of(trainer):
     ("options", "more", "message"),
     [
         (dict(max_steps=5), {}, r"AD-DROP begins in epoch 2, so a run of one epoch \(5 steps\) is plain training"),
-        (dict(max_steps=3), dict(train_dataset=Stream()), r"nobody knows whether 3 steps \(max_steps\) go so far"),
+        (dict(max_steps=3), dict(train_dataset=Stream()), r"it is unknown whether 3 steps \(max_steps\) reach it"),
         (dict(), dict(addrop=ADDropConfig(every=2)), "begins in epoch 3, so a run of 2 epochs is plain training"),
         (
             dict(max_steps=5), dict(addrop=ADDropConfig(alternate="steps", every=5)),

@@ -53,7 +53,7 @@ def test_images(tmp_path):
     ]
     assert others[0].splitlines()[0] == done.output.splitlines()[0] != others[1].splitlines()[0]
     for given, message in (
-        (("--mean", "a"), "--mean: 'a' must be a number, or three with commas between"),
+        (("--mean", "a"), "--mean: 'a' must be a number, or three separated by commas"),
         (("--std", "1,2"), "--std: '1,2' must be a number, or three"),
         (("--std", "0"), "--std: 0 must be above 0"),
     ):

@@ -75,7 +75,7 @@ def test_subsets_are_labelled_by_the_places_of_their_classes(sets):
     assert len(odd.labels) == 6
     write(sets / "foreign", {"zebra": 2}, 3)
     assert odd_images(sets / "foreign", CLASSES, 16)[1] == [0, 1, 2, 3]
-    with pytest.raises(InputError, match=r"--shifted: .*no output for: 'zebra'"):
+    with pytest.raises(InputError, match=r"--shifted: .*the model has no output: 'zebra'"):
         subset(sets / "foreign", CLASSES, 16)
 
 

@@ -164,7 +164,7 @@ def test_a_second_start_is_refused(case):
     with filelock.FileLock(case.output / ".lock"):
         refused = case()
     assert refused.exit_code == 2
-    assert "--output: another experiment is at work in" in refused.output
+    assert "--output: another experiment is running in" in refused.output
     assert names(case.output) in ([], [".lock"])
 
 

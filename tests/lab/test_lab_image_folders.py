@@ -75,8 +75,8 @@ def test_files_that_are_no_images_by_their_endings_are_counted(folder):
         ("train/cow/", ["/train holds class folders without image files", ".png", "'cow'; fill or remove"]),
         ("train/cow/empty/a.txt", ["without image files", "'cow'"]),
         ("val/cow/", ["/val holds", "lacks: 'cow'"]),
-        ("train/0.png", ["/train/0.png lies in no class folder"]),
-        ("val/0.png", ["/val/0.png lies in no class folder"]),
+        ("train/0.png", ["/train/0.png is not in a class folder"]),
+        ("val/0.png", ["/val/0.png is not in a class folder"]),
     ],
 )
 def test_folders_and_files_in_the_wrong_place_are_named(folder, file, fragments):

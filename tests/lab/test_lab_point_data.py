@@ -224,7 +224,7 @@ def broken_text():
     yield "text", lambda path: path.write_text("1,2,3,4,5,6\na,b,c,d,e,f\n"), "cannot be read as a cloud"
     yield "empty", lambda path: path.write_text(""), "cannot be read as a cloud: No columns to parse from file"
     yield "missing", lambda path: path.unlink(), "cannot be read as a cloud: No such file or directory"
-    yield "channels", lambda path: path.write_text("1,2\n3,4\n"), "has 2 numbers on a line, but x, y and z are needed"
+    yield "channels", lambda path: path.write_text("1,2\n3,4\n"), "has 2 numbers per line, but x, y and z are needed"
     yield "binary", lambda path: path.write_bytes(b"\xff\xfe\x00\x01" * 9), "cannot be read as a cloud"
 
 
@@ -253,7 +253,7 @@ def test_normals_that_are_not_there(tmp_path):
 
 
 def broken_lists():
-    yield "modelnet40-text", "modelnet40_train.txt", "chair_0001", "chair_0001 is of no class in"
+    yield "modelnet40-text", "modelnet40_train.txt", "chair_0001", "chair_0001 belongs to no class in"
     yield "modelnet40-text", "modelnet40_test.txt", "\n", "is empty"
     yield "modelnet40-text", "modelnet40_train.txt", None, "cannot be read: No such file"
     yield "shapenet-text", "synsetoffset2category.txt", "sofa", "must hold a class and its folder on a line"

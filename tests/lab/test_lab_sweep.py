@@ -301,7 +301,7 @@ def test_a_probe_masks_a_model_that_was_trained_without(workbench):
     )
     for layers in ("first", "all"):  # the gold label's support is taken away, or what speaks against it
         assert loss[layers, "high", 0.3] > loss[layers, "none", 0.0] > loss[layers, "low", 0.3]
-    with pytest.raises(RunError, match="no masks for what seq2seq writes"):
+    with pytest.raises(RunError, match="the probe cannot mask what seq2seq writes"):
         workbench(trial | {"task": "bible-en-es"})
 
 

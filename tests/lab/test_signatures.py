@@ -62,9 +62,9 @@ def test_training_warns_once_of_what_goes_wrong():
     task = ImageTask("squares", ["a", "b", "c"], images, images, [0.4] * 3, [0.3] * 3, "none")
     settings = ImageSettings(device="cpu", epochs=4, batch_size=16, lr=1e-9, arms=("plain", "reldrop"))
     trainer = ImageTrainer(settings, task)
-    with pytest.warns(UserWarning, match="reldrop, seed 0, epoch 2: the training loss stays") as caught:
+    with pytest.warns(UserWarning, match="reldrop, seed 0, epoch 2: the training loss stagnates") as caught:
         found, _ = trainer.trained("reldrop", 0)
-    assert len([one for one in caught if "stays" in str(one.message)]) == 1
+    assert len([one for one in caught if "stagnates" in str(one.message)]) == 1
     assert all(0 <= epoch.rank_accuracy <= 1 for epoch in found.epochs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -209,6 +209,6 @@ def test_nothing_to_do_prepares_nothing(toy, store):
 
 
 def test_one_sweep_at_a_time(folder, toy, store):
-    with open_pool(toy, store), pytest.raises(InputError, match="another sweep is at work"):
+    with open_pool(toy, store), pytest.raises(InputError, match="another sweep is running"):
         sweep(folder, plan(1), toy)
     assert toy.lines() == []

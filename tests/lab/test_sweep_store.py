@@ -197,7 +197,7 @@ def test_one_sweep_at_a_time(folder):
     with store.locked():
         for overwrite in (False, True):
             other = TrialStore(folder, HEADER, overwrite)
-            with pytest.raises(InputError, match="--output: another sweep is at work in"), other.locked():
+            with pytest.raises(InputError, match="--output: another sweep is running in"), other.locked():
                 pass
         store.save(plan(1)[0], {}, 0.0)
         assert len(TrialStore.load(folder).results()) == 1
@@ -213,7 +213,7 @@ def test_a_dead_process_holds_nothing(folder):
 
     process = started(hold, TrialStore(folder, HEADER))
     wait_until((folder / ".held").exists)
-    with pytest.raises(InputError, match="another sweep is at work"), TrialStore(folder, HEADER).locked():
+    with pytest.raises(InputError, match="another sweep is running"), TrialStore(folder, HEADER).locked():
         pass
     process.kill()
     process.join()

@@ -60,7 +60,7 @@ def test_features_in_evaluation_mode_are_no_logits(use, kind):
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     for _ in range(2):
         with pytest.raises(
-            ValueError, match=r"gives 6 numbers a sample in evaluation mode, .* 9 in training .* output="
+            ValueError, match=r"gives 6 numbers per sample in evaluation mode, .* 9 in training .* output="
         ):
             USES[use](model)
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
@@ -71,7 +71,7 @@ def test_features_in_evaluation_mode_are_no_logits(use, kind):
 
 def test_features_of_clouds_are_no_logits():
     clouds = torch.randn(4, 12, 3)
-    with pytest.raises(ValueError, match=r"6 numbers .* 9 in training mode; give output="):
+    with pytest.raises(ValueError, match=r"6 numbers .* 9 in training mode; pass output="):
         RelDropPoints(Cloud().train())(clouds, LABELS)
     model = Cloud().train()
     assert RelDropPoints(model, output=model.head)(clouds, LABELS).shape == clouds.shape
@@ -87,7 +87,7 @@ def test_one_sample_and_a_new_head():
 
 def test_a_model_that_needs_labels_in_training_is_warned_about_once():
     model = Reidentification("margin").train()
-    with pytest.warns(UserWarning, match=r"does not run in training mode .* 6 a sample, .* output=") as found:
+    with pytest.warns(UserWarning, match=r"does not run in training mode .* 6 per sample, .* output=") as found:
         RelDrop(model, p=1.0, alpha=0.0)(IMAGES, LABELS)
     assert found[0].filename == __file__
     with warnings.catch_warnings():

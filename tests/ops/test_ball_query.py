@@ -173,7 +173,7 @@ def test_compiles_without_graph_breaks(backend, is_dynamic):
 POINTS = torch.randn(2, 9, 3)
 ERRORS = [
     (dict(points=POINTS[..., :2]), ValueError, "points must have shape .* with C at least 3"),
-    (dict(centres=POINTS.half()), ValueError, "centres must have the type and device of points, torch.float32 on cpu"),
+    (dict(centres=POINTS.half()), ValueError, "centres must have the dtype and device of points, torch.float32 on cpu"),
     (dict(centres=POINTS[:1]), ValueError, r"centres must have shape \(2, S, C\) with C at least 3, got \(1, 9, 3\)"),
     (dict(centres=POINTS[..., :2]), ValueError, "centres must have shape"),
     (dict(valid=torch.ones(2, 8).bool()), ValueError, "valid must be bool"),
@@ -185,9 +185,9 @@ ERRORS = [
     (dict(k=0), ValueError, "k must be at least 1, got 0"),
     (dict(k=2.0), TypeError, "k must be an int, got float"),
     (dict(k=[3]), TypeError, "radius and k must be two numbers or two sequences, got float and list"),
-    (dict(radius=[1.0, 2.0], k=[3]), ValueError, "radius and k must hold 1 to 32 numbers, equally many"),
-    (dict(radius=[], k=[]), ValueError, "radius and k must hold 1 to 32"),
-    (dict(radius=[1.0] * 33, k=[3] * 33), ValueError, "radius and k must hold 1 to 32"),
+    (dict(radius=[1.0, 2.0], k=[3]), ValueError, "radius and k must have the same length, 1 to 32 numbers"),
+    (dict(radius=[], k=[]), ValueError, "radius and k must have the same length, 1 to 32"),
+    (dict(radius=[1.0] * 33, k=[3] * 33), ValueError, "radius and k must have the same length, 1 to 32"),
     (dict(backend="triton"), RuntimeError, "'triton' cannot serve this call"),
 ]
 

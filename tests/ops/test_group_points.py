@@ -182,7 +182,7 @@ ERRORS = [
     (dict(index=INDEX[..., 0]), ValueError, "index must be int64"),
     (dict(index=INDEX.to("meta")), ValueError, "index must be on the device of points, cpu, got meta"),
     (dict(centres=POINTS[:, :4]), ValueError, "centres must be one for each of the 5 groups, got 4"),
-    (dict(centres=POINTS[:, :5].half()), ValueError, "centres must have the type and device of points"),
+    (dict(centres=POINTS[:, :5].half()), ValueError, "centres must have the dtype and device of points"),
     (dict(centres=POINTS[:, :5, :2]), ValueError, "centres must have shape"),
     (dict(points=POINTS[..., :2], centres=POINTS[:, :5]), ValueError, "with C at least 3"),
     (dict(backend="triton"), RuntimeError, "'triton' cannot serve this call"),

@@ -95,7 +95,7 @@ ERRORS = [
     (dict(images=BYTES, value=(1.0, 2.0, 256.0)), ValueError, "value must lie in 0 to 255 for uint8 images, got 256.0"),
     (dict(images=BYTES, value=torch.tensor([1.0, -1.0, 0.0])), ValueError, "value must lie in 0 to 255"),
     (dict(source=IMAGES + 1, value=1.0), ValueError, "value must be left at 0 if source is given"),
-    (dict(source=IMAGES.half()), ValueError, "source must have the type and device of images"),
+    (dict(source=IMAGES.half()), ValueError, "source must have the dtype and device of images"),
     (dict(source=IMAGES[:1] + 1), ValueError, "source must have shape .* with at least 2 images"),
     (dict(source=torch.ones(2, 3, 8, 9)), ValueError, "source must have shape"),
     (dict(source_index=torch.tensor([0, 1])), ValueError, "source_index must be None if source is None"),
