@@ -208,7 +208,7 @@ def seen_on_cuda(variant: Variant, mode: str, device: torch.device) -> dict:
 def measure(case: Case, device: torch.device, budget: float, selection: Selection = ALL) -> list[rows.Row]:
     """One row per variant; ratios are to ours."""
     found = agreeing(case, variants(case, device, selection))
-    clock = timing.clock(device)
+    clock = timing.clock(device.type, torch.get_num_threads())
     times = timing.interleave(
         {name: variant.call for name, variant in found.items()}, device, budget=budget, clock=clock
     )

@@ -55,9 +55,9 @@ def _cold(device: torch.device) -> torch.Tensor:
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
-def clock(device: torch.device) -> str:
-    """Of one thread of a CPU, processor time, in which other programs do not count; else the wall's."""
-    return "processor" if device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
+def clock(device: str, threads: int | None) -> str:
+    """processor, of one thread of a CPU: what other programs take does not count; else the wall's."""
+    return "processor" if device == "cpu" and threads == 1 else "wall"
 
 
 def sample(call: Callable[[], object], device: torch.device, repeats: int = 1, clock: str = "wall") -> float:

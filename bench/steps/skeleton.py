@@ -36,8 +36,8 @@ class StepSettings:
 
     @property
     def clock(self) -> str:
-        """processor: what other programs take does not count; it says nothing of several threads, or of a GPU."""
-        return "processor" if self.device == "cpu" and self.threads == 1 else "wall"
+        """That of its rows: see :func:`bench.timing.clock`."""
+        return timing.clock(self.device, self.threads)
 
     @property
     def torch_dtype(self) -> torch.dtype:
