@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation (LRP) as a damped gradient: one forward, one backward, no change to the model."""
 
+from attrdrop.lrp.captured import capture
 from attrdrop.lrp.composites import (
     Composite,
     EpsilonAlpha2Beta1,
@@ -52,6 +53,7 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "Zero",
+    "capture",
     "explain",
     "layer_relevance",
     "relevance",

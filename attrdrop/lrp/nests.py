@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-def each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def each(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """The same nest of tuples, lists and dictionaries with its tensors changed."""
     if isinstance(value, Tensor):
         return change(value)

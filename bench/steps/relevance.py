@@ -1,7 +1,8 @@
 """Relevance of a batch against the plain gradient, beside zennit, captum and LXT: time and peak memory.
 
-ResNet-18: epsilon and epsilon-plus-flat. A Llama of four layers: AttnLRP of the embeddings for the next token. The
-plain arm is the gradient of the same outputs; no arm takes gradients of weights.
+ResNet-18: epsilon and epsilon-plus-flat. A Llama of four layers: AttnLRP of the embeddings for the next token. Captured
+arms run what lrp.capture has recorded. The plain arm is the gradient of the same outputs; no arm takes gradients of
+weights.
 """
 
 import sys
@@ -26,7 +27,8 @@ from bench.steps.skeleton import Steps, StepSettings
 
 EPSILON, PLUS_FLAT = lrp.Epsilon(relevance_peers.EPS), lrp.EpsilonPlusFlat()
 OURS: dict[str, lrp.Rule] = {"epsilon": EPSILON, "epsilon-plus-flat": PLUS_FLAT, "AttnLRP": lrp.Zero()}
-"""Ours, named as the rivals are after their comma."""
+"""Ours, named as the captured ones and the rivals are after their comma."""
+CAPTURED = {f"captured, {name}": rule for name, rule in OURS.items()}
 OF = {"resnet18": ("epsilon", "epsilon-plus-flat"), "llama": ("AttnLRP",)}
 
 
@@ -88,6 +90,13 @@ def ours(model: nn.Module, rule: lrp.Rule) -> Callable[[Tensor, Tensor], Tensor]
     return lambda x, target: lrp.relevance(model, {"inputs_embeds": x}, target, rule=rule, position=-1)
 
 
+def captured(model: nn.Module, rule: lrp.Rule, x: Tensor, target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    if isinstance(model, models.ResNet):
+        return lrp.capture(model, x, target, rule=rule)
+    run = lrp.capture(model, {"inputs_embeds": x}, target, rule=rule, position=-1)
+    return lambda x, target: run({"inputs_embeds": x}, target)
+
+
 class RelevanceSteps(Steps):
     """Arms are ways to take relevance."""
 
@@ -97,6 +106,8 @@ class RelevanceSteps(Steps):
             attribute = plain(model)
         elif arm in OURS:
             attribute = ours(model, OURS[arm])
+        elif arm in CAPTURED:
+            attribute = captured(model, CAPTURED[arm], *batch)
         else:
             attribute = relevance_peers.PEERS[arm](model)
         return lambda: attribute(*batch)
@@ -106,7 +117,9 @@ class RelevanceSteps(Steps):
         if arm in relevance_peers.PEERS:
             package = arm.partition(",")[0].lower()
             return f"{package} {version(package)}"
-        return backend_of("relevance_gate", call) if arm in OURS else "torch"
+        if arm in CAPTURED:  # what it runs was chosen when it was made
+            return backend_of("relevance_gate", lambda: self.build(settings, arm))
+        return backend_of("relevance_gate", call)
 
     def measure(self, settings: Settings, arms: list[str], budget: float, memory: bool = True) -> Iterator[rows.Row]:
         fitting = [arm for arm in arms if arm == "plain" or arm.partition(", ")[2] in OF[settings.model]]
@@ -114,7 +127,7 @@ class RelevanceSteps(Steps):
         return super().measure(settings, sorted(fitting, key=arms.index), budget, memory)
 
 
-ARMS: dict[str, Any] = {"plain": plain, **OURS, **relevance_peers.PEERS}
+ARMS: dict[str, Any] = {"plain": plain, **OURS, **CAPTURED, **relevance_peers.PEERS}
 BENCH = RelevanceSteps(
     op="relevance",
     module="bench.steps.relevance",

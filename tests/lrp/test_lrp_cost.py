@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import nets
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -46,6 +47,15 @@ def test_a_torch_function_costs_few_python_calls():
     counts = python_calls(call)
     assert counts["seen"] > 100
     assert counts["all"] < 11.5 * counts["seen"], counts
+
+
+def test_what_is_captured_costs_none():
+    model, x, target = nets.build("resnet10")
+    captured = lrp.capture(model, x, target, rule=lrp.Zero())
+    counts = python_calls(lambda: captured(x, target))
+    assert counts["seen"] == 0
+    assert counts["all"] < 70  # they look at the batch, whatever the model
+    assert python_calls(lambda: lrp.relevance(model, x, target, rule=lrp.Zero()))["all"] > 400
 
 
 LAYERS = {
