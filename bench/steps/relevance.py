@@ -84,17 +84,30 @@ def plain(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return call
 
 
+def asked(model: nn.Module, x: Tensor) -> tuple[Any, dict[str, Any]]:
+    """The inputs of our functions, and their further arguments."""
+    return (x, {}) if isinstance(model, models.ResNet) else ({"inputs_embeds": x}, {"position": -1})
+
+
 def ours(model: nn.Module, rule: lrp.Rule) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(model, models.ResNet):
-        return lambda x, target: lrp.relevance(model, x, target, rule=rule)
-    return lambda x, target: lrp.relevance(model, {"inputs_embeds": x}, target, rule=rule, position=-1)
+    def call(x: Tensor, target: Tensor) -> Tensor:
+        inputs, options = asked(model, x)
+        return lrp.relevance(model, inputs, target, rule=rule, **options)
+
+    return call
 
 
-def captured(model: nn.Module, rule: lrp.Rule, x: Tensor, target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    if isinstance(model, models.ResNet):
-        return lrp.capture(model, x, target, rule=rule)
-    run = lrp.capture(model, {"inputs_embeds": x}, target, rule=rule, position=-1)
-    return lambda x, target: run({"inputs_embeds": x}, target)
+def captured(model: nn.Module, rule: lrp.Rule) -> Callable[[Tensor, Tensor], Tensor]:
+    """The first call captures, which counts for the peak."""
+    made: list[Callable[[Any, Tensor], Tensor]] = []
+
+    def call(x: Tensor, target: Tensor) -> Tensor:
+        inputs, options = asked(model, x)
+        if not made:
+            made.append(lrp.capture(model, inputs, target, rule=rule, **options))
+        return made[0](inputs, target)
+
+    return call
 
 
 class RelevanceSteps(Steps):
@@ -107,7 +120,7 @@ class RelevanceSteps(Steps):
         elif arm in OURS:
             attribute = ours(model, OURS[arm])
         elif arm in CAPTURED:
-            attribute = captured(model, CAPTURED[arm], *batch)
+            attribute = captured(model, CAPTURED[arm])
         else:
             attribute = relevance_peers.PEERS[arm](model)
         return lambda: attribute(*batch)
@@ -117,8 +130,6 @@ class RelevanceSteps(Steps):
         if arm in relevance_peers.PEERS:
             package = arm.partition(",")[0].lower()
             return f"{package} {version(package)}"
-        if arm in CAPTURED:  # what it runs was chosen when it was made
-            return backend_of("relevance_gate", lambda: self.build(settings, arm))
         return backend_of("relevance_gate", call)
 
     def measure(self, settings: Settings, arms: list[str], budget: float, memory: bool = True) -> Iterator[rows.Row]:

@@ -16,8 +16,10 @@ TINY = {
 def test_every_arm_of_ours_has_a_row(model):
     if model == "llama":
         pytest.importorskip("transformers")
-    rows = list(relevance.BENCH.measure(TINY[model], ["plain", *relevance.OURS], 0, memory=False))
-    assert [row.variant for row in rows] == ["plain", *relevance.OF[model]]
+    captured = f"captured, {relevance.OF[model][0]}"
+    rows = list(relevance.BENCH.measure(TINY[model], ["plain", *relevance.OURS, captured], 0, memory=False))
+    assert [row.variant for row in rows] == ["plain", *relevance.OF[model], captured]
+    assert len({row.backend for row in rows[1:]}) == 1  # that of the gate
     assert all(row.ratio_to == "plain" and row.op == "relevance" and row.median_ms > 0 for row in rows)
     assert {row.shape for row in rows} == {str(TINY[model])}
 
