@@ -12,7 +12,6 @@ from attrdrop.lrp import torch_functions as known
 from attrdrop.lrp.choices import Choices
 from attrdrop.lrp.facts import Fact, Facts, comes_from
 from attrdrop.lrp.nests import each, tensors
-from attrdrop.lrp.recorder import is_recording
 from attrdrop.lrp.rules import LayerRule, Rule
 from attrdrop.lrp.twice import Walk
 
@@ -98,8 +97,7 @@ class Activations:
     def _finish(self, x: Tensor, fact: Fact) -> None:
         pending = fact.pending
         assert pending is not None
-        looks = self.walk is None and not self.facts.is_compiling and not is_recording()
-        if not (looks and pending.is_identity(x)):
+        if self.walk is not None or self.facts.is_compiling or not pending.is_identity(x):
             with torch.enable_grad():  # the model may be looking on without, and use it later
                 fact.replacement = pending.finish(x, self.walk, relu=False)
             self.facts.note(fact.replacement)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from attrdrop.lrp.calls import LinearCall
 from attrdrop.lrp.carriers import ScaleGradients
+from attrdrop.lrp.recorder import is_recording
 from attrdrop.lrp.rules import JoinRule, LayerRule, SurrogateRule, Zero
 from attrdrop.lrp.twice import Walk
 from attrdrop.ops.relevance_gate import activation_gate, relevance_gate, relevance_gate_relu
@@ -62,14 +62,16 @@ class Pending:
     def is_identity(self, z: Tensor) -> bool:
         """Whether the gate would change no gradient: that of LRP-0, where no output is 0, infinite or NaN.
 
-        Looked for where that needs no waiting; gradients of float16 have a gate that keeps them finite.
+        Looked for where that needs no waiting; gradients of float16 have a gate that keeps them finite. Outputs in
+        bfloat16 are 0 too often for a recording, which lasts as long as none is.
         """
         if type(self.rule) is not Zero or self.scale is not None or self.shift is not None:
             return False
-        if not z.is_cpu or z.dtype == torch.float16:
+        if not z.is_cpu or z.dtype == torch.float16 or (z.dtype == torch.bfloat16 and is_recording()):
             return False
         z = z.detach()
-        return math.isfinite(z.reciprocal().sum()) and math.isfinite(z.sum())
+        total = z.reciprocal().sum() + z.sum()
+        return bool(total - total == 0)  # it is finite; one value that a recording branches on
 
     def finish(self, z: Tensor, walk: Walk | None, relu: bool) -> Tensor:
         """The output, with its gradient treated by the rule."""

@@ -196,6 +196,20 @@ def test_another_branch_runs_as_relevance(kind, other):
     assert_same(found, lrp.relevance(net, other, target, rule=lrp.Epsilon()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_output_of_zero_under_lrp_0(dtype):
+    """It needs a gate, which the other outputs do without."""
+    torch.manual_seed(0)
+    net, target = nn.Sequential(nn.Linear(4, 6, False), nn.Tanh(), nn.Linear(6, 3)).to(dtype), torch.tensor([0, 2])
+    x = torch.randn(2, 4, dtype=dtype)
+    zero = torch.stack([x[0], torch.zeros_like(x[0])])
+    captured = assert_captured(net, (x, target), (x.flip(0), target), rule=lrp.Zero())
+    with code_of(net) as runs:
+        found = captured(zero, target)
+    assert bool(runs) == (dtype == torch.float64)  # in bfloat16 gates are always there
+    assert_same(found, lrp.relevance(net, zero, target, rule=lrp.Zero()))
+
+
 def test_data_of_an_activation_are_a_constant():
     x, target = torch.randn(2, 4, dtype=torch.float64), torch.tensor([0, 2])
     assert_captured(Branching("data").double(), (x, target), (x.flip(0), target), rule=lrp.Epsilon())
