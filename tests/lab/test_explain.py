@@ -1,10 +1,13 @@
 """`attrdrop explain`: texts and image files, and what it refuses."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from attrdrop import lrp
 from attrdrop.lab.cli.main import app
 from attrdrop.models import resnet10
 
@@ -69,11 +72,51 @@ def test_images(tmp_path):
 def test_normalisation_is_what_is_said_or_what_the_model_says():
     from attrdrop.lab.images.explained import MEAN, STD, normalisation
 
-    model = torch.nn.Identity()
-    assert normalisation(model, "", "") == (list(MEAN), list(STD))
-    model.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-    assert normalisation(model, "", "") == ([0.5] * 3, [0.25] * 3)
-    assert normalisation(model, "0.1", "1,2,3") == ([0.1], [1, 2, 3])
+    assert normalisation({}, "", "") == (list(MEAN), list(STD))
+    own = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    assert normalisation(own, "", "") == ([0.5] * 3, [0.25] * 3)
+    assert normalisation(own, "0.1", "1,2,3") == ([0.1], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("processor", "usual"),
+    [
+        ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"height": 16, "width": 16}}, (0.5, 0.25, 16)),
+        ({"do_normalize": False, "do_center_crop": True, "crop_size": {"height": 16, "width": 16},
+          "size": {"shortest_edge": 20}}, (0.0, 1.0, 16)),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_an_image_model_of_transformers_with_its_processor(processor, usual, tmp_path):
+    from attrdrop.lab.images.explained import MEAN, SIZE, STD, explained
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.ViTConfig(**sizes, image_size=16 if processor else SIZE, patch_size=8, num_labels=4)
+    model = transformers.ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "vit")
+    if processor is not None:
+        given = {"image_processor_type": "ViTImageProcessor", **processor}
+        (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(given))
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    means = (lrp.Epsilon(1e-6), None, torch.device("cpu"))
+    images, relevance, classes, logits = explained(
+        str(tmp_path / "vit"), "", [tmp_path / "red.png"], None, ("", ""), *means
+    )
+    mean, std, size = usual or (torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1), SIZE)
+    assert images.shape == relevance.shape == (1, 3, size, size)
+    x = (images - mean) / std
+    with torch.no_grad():
+        wanted = model(x).logits
+    assert logits == [pytest.approx(float(wanted.amax()), rel=1e-5)]
+    torch.testing.assert_close(relevance, lrp.relevance(model, x, torch.tensor(classes), rule=means[0]))
+
+
+def test_an_image_model_of_transformers_has_its_own_weights(tmp_path):
+    (tmp_path / "vit").mkdir()
+    done = run("--model", tmp_path / "vit", "--image", "red.png", "--weights", "a.pt", "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "has its own weights, so a.pt cannot be loaded" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ def explain(
     text: Annotated[list[str] | None, typer.Option(help="A text; can be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="An image file; can be repeated.")] = None,
     weights: Annotated[str, typer.Option(help="Weights of an image model: a file, or pretrained.")] = "",
-    image_size: Annotated[int, typer.Option(help="Side length in pixels to which images are cropped.", min=1)] = 224,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side length of images in pixels. Default: the model's own, else 224.", min=1)
+    ] = None,
     mean: Annotated[str, typer.Option(help="Mean of images in [0, 1]: one number or three, such as 0.5,0.5,0.5.")] = "",
     std: Annotated[
         str, typer.Option(help="Their standard deviation, like --mean. Default: the model's own, else ImageNet's.")
@@ -35,9 +37,9 @@ def explain(
 
     For texts, use a classifier, such as one saved by finetune --save, or
     a language model, whose next token is explained. For images, use a
-    model from train-images, torchvision or timm. They are normalised by
-    --mean and --std, else as a timm model specifies, else as for
-    ImageNet.
+    model from train-images, torchvision or timm, or one of transformers
+    by its folder or hub id. They are normalised by --mean and --std, else
+    as a timm model or an image processor specifies, else as for ImageNet.
     """
     with one_sentence():
         if bool(text) == bool(image):
@@ -76,7 +78,7 @@ def _texts(model: str, texts: list[str], *means: Any) -> dict[str, bytes]:
 
 
 def _images(
-    model: str, weights: str, files: list[Path], size: int, given: tuple[str, str], *means: Any
+    model: str, weights: str, files: list[Path], size: int | None, given: tuple[str, str], *means: Any
 ) -> dict[str, bytes]:
     from attrdrop.lab.images.explained import explained
     from attrdrop.plots.images import heat_maps
