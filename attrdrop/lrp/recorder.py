@@ -69,11 +69,15 @@ class Recorder(TorchDispatchMode):
         """Makes the result again, of other inputs."""
         self._graph.output(self._node(result))
         self._graph.eliminate_dead_code(_has_effect)
+        _reuse_memory(self._graph)
         return fx.GraphModule(self._constants, self._graph).forward
 
     def _note(self, func: Any, node: fx.Node, result: Any) -> None:
         if isinstance(result, Tensor):
             self._nodes[result] = node
+            node.meta["kind"] = result.dtype, result.shape, result.stride()
+            returns = func._schema.returns
+            node.meta["is_own"] = node.target is func and all(made.alias_info is None for made in returns)
             if torch.Tag.dynamic_output_shape in func.tags:
                 self._graph.call_function(_check_shape, (node, tuple(result.shape)))
         elif isinstance(result, (tuple, list)):
@@ -123,6 +127,28 @@ def _check_value(value: Any, recorded: Any) -> None:
 def _check_shape(x: Tensor, recorded: tuple[int, ...]) -> None:
     if x.shape != recorded:
         raise Diverged
+
+
+IN_PLACE = {
+    torch.ops.aten.add.Tensor: torch.ops.aten.add_.Tensor,
+    torch.ops.aten.mul.Tensor: torch.ops.aten.mul_.Tensor,
+}
+
+
+def _reuse_memory(graph: fx.Graph) -> None:
+    """Sums and products take the place of an operand that nothing else needs, as autograd adds gradients up."""
+    for node in graph.nodes:
+        if node.target not in IN_PLACE or node.kwargs:
+            continue
+        spare = [x for x in node.args if _is_spare(x) and x.meta["kind"] == node.meta["kind"]]
+        if spare:
+            other = next((x for x in node.args if x is not spare[0]), spare[0])
+            node.target, node.args = IN_PLACE[node.target], (spare[0], other)
+
+
+def _is_spare(node: Any) -> bool:
+    """Whether it is memory of its own that has one use."""
+    return isinstance(node, fx.Node) and len(node.users) == 1 and node.meta.get("is_own", False)
 
 
 def _has_effect(node: fx.Node) -> bool:
