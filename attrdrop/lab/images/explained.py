@@ -1,4 +1,4 @@
-"""Which pixels of an image file a classifier's answer rests on."""
+"""Which pixels of an image file a classifier's answer depends on."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def explained(
 
 
 def normalisation(model: nn.Module, mean: str, std: str) -> tuple[list[float], list[float]]:
-    """What was said, else what a model of timm says of itself, else that of ImageNet."""
+    """The given values, else those of the timm model, else ImageNet's."""
     own = getattr(model, "pretrained_cfg", None) or {}
     usual = (own.get("mean", MEAN), own.get("std", STD))
     found = [_numbers(*entry) for entry in zip(("--mean", "--std"), (mean, std), usual, strict=True)]
@@ -53,7 +53,7 @@ def normalisation(model: nn.Module, mean: str, std: str) -> tuple[list[float], l
 
 
 def _numbers(option: str, text: str, usual: Sequence[float]) -> list[float]:
-    """One a channel of red, green and blue, or one for all."""
+    """One number per channel (red, green, blue), or one for all."""
     if not text:
         return list(usual)
     try:
