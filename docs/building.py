@@ -27,7 +27,8 @@ def on_page_content(content: str, **_: object) -> str:
 def _mathml(formula: re.Match[str]) -> str:
     display = "block" if formula[1] == "div" else "inline"
     latex = html.unescape(formula[2]).replace(r"\arg\max", r"\operatorname{arg\,max}")
-    return convert(latex, display=display)
+    drawn = convert(latex, display=display)
+    return f'<div style="overflow-x: auto">{drawn}</div>' if display == "block" else drawn  # wider than a phone
 
 
 class Docstrings(griffe.Extension):

@@ -1,4 +1,4 @@
-"""What sets of images and of points share that come as arrays: .npz files, their checksums, classes as indices."""
+"""What image and point sets given as arrays share: .npz files, checksums, and classes as indices."""
 
 import zipfile
 import zlib

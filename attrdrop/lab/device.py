@@ -1,4 +1,4 @@
-"""The device of an experiment, whether others keep it busy, and the peak memory of a stretch of code on it."""
+"""The device of an experiment, whether other programs keep it busy, and the peak memory of a piece of code."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,7 @@ from attrdrop.lab.errors import InputError
 
 
 def resolve_device(name: str) -> torch.device:
-    """'auto' takes the GPU where there is one."""
+    """'auto' takes the GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -24,7 +24,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def busy() -> str:
-    """A warning where other programs keep the processors busy, else nothing."""
+    """A warning if other programs keep the processors busy, else an empty text."""
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     return f"load {load:.1f} on {cores} cores: timings will be unreliable" if load > 0.5 * cores else ""
 
@@ -57,7 +57,7 @@ class PeakMemory:
 
 
 def _return_free_memory() -> None:
-    """Without this, glibc's free lists hide a part of what the next run needs."""
+    """Without this, glibc's free lists hide part of what the next run needs."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""Names that rooms of the lab have in common, without any heavy import."""
+"""Names that several packages of the lab share, without heavy imports."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ Record = dict[str, Any]  # "trial", "finished" (ISO time), and "result", "second
 
 
 def name_of(trial: Trial) -> str:
-    """A trial of an arm at a seed, for a message, with what is unusual in it."""
+    """A trial for a message: arm, seed, and how it differs from the default."""
     usual = USUAL | SHARES
     unusual = [word(trial[name]) for name, word in WORDS.items() if name in trial and trial[name] != usual.get(name)]
     task = [trial["task"]] if "task" in trial else []

@@ -40,7 +40,7 @@ def finetune(data: Data, settings: Settings, run: SavingRunOptions, given: set[s
 
 
 def check_data_options(given: set[str], named: str = "task") -> None:
-    """Refuse options of files without files, and a named task beside files."""
+    """Refuse file options without files, and a named task together with files."""
     stray = given & {*FILES[1:]} - ({"encoding"} if "other" in given else set())
     if "train" not in given and stray:
         raise InputError(f"--{min(stray).replace('_', '-')} goes with your own data: name the file with --train.")
@@ -49,7 +49,7 @@ def check_data_options(given: set[str], named: str = "task") -> None:
 
 
 def load_task(data: Data) -> Any:
-    """The task that the options name, cut down to the sizes they ask for."""
+    """The task that the options name, reduced to the sizes that they ask for."""
     from attrdrop.lab.text import tasks
 
     if data.train is None:

@@ -66,7 +66,7 @@ def root(
 
 
 def _examples(*commands: str) -> str:
-    """What stands below the options of a command; each paragraph is a line there."""
+    """The text below a command's options; each paragraph becomes a line."""
     return "\n\n".join(("Examples:" if len(commands) > 1 else "Example:", *commands))
 
 
@@ -195,7 +195,7 @@ def verify(op: Annotated[str, typer.Argument(help="The op, such as keep_mask.")]
 
 
 def main() -> None:
-    """Everything but the seconds in which PyTorch is imported."""
+    """Everything except the import of PyTorch, which takes seconds."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=PLAIN_LETTERS)

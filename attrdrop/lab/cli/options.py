@@ -1,4 +1,4 @@
-"""Commands made of functions of dataclasses: each field that has an Option is an option of the command."""
+"""Commands made from functions of dataclasses: each field with an Option becomes an option of the command."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -27,11 +27,11 @@ class _Field:
 
     @property
     def is_list(self) -> bool:
-        """Tuples are texts with commas on the command line."""
+        """Whether a type is a tuple, which the command line takes as a comma-separated text."""
         return get_origin(self.kind) is tuple
 
     def parameter(self) -> inspect.Parameter:
-        """What typer makes an option of."""
+        """What typer turns into an option."""
         kind, default, option = self.kind, self.default, self.option
         if option.is_argument:
             argument = typer.Argument(help=option.help, show_default=False)
@@ -50,7 +50,7 @@ class _Field:
         )
 
     def parsed(self, value: Any) -> Any:
-        """What typer gives, as the dataclass takes it."""
+        """A value from typer, converted to what the dataclass takes."""
         if not self.is_list:
             return value
         try:

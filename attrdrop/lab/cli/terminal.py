@@ -1,4 +1,4 @@
-"""What the commands share in the terminal: messages, exit codes, the progress of an experiment."""
+"""What the commands share in a terminal: messages, exit codes and progress."""
 
 import codecs
 import contextlib
@@ -40,7 +40,7 @@ codecs.register_error(PLAIN_LETTERS, _plain_letters)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops what was started in the background of a script: such a process ignores Ctrl-C."""
+    """SIGTERM, which stops a process that a script started in the background, where Ctrl-C is ignored."""
 
 
 class Experiment(Protocol):
@@ -51,15 +51,15 @@ class Experiment(Protocol):
 
     @property
     def total(self) -> int:
-        """Runs in all."""
+        """Number of runs."""
 
     @property
     def done(self) -> int:
-        """Those that are finished."""
+        """Runs that are finished."""
 
     @property
     def work_left(self) -> float:
-        """Rough cost of the others."""
+        """Rough cost of the remaining runs."""
 
     def work(self, trial: Trial) -> float:
         """Rough cost of a run."""
@@ -72,11 +72,11 @@ class Experiment(Protocol):
         advance: Callable[[float], None],
         epoch: Callable[[str], None],
     ) -> int:
-        """Do all that are left, and return how many failed."""
+        """Do all remaining runs, and return how many failed."""
 
 
 def progress_bar(**options: Any) -> Progress:
-    """A bar with the share done and the time left."""
+    """A bar with the finished share and the remaining time."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -156,7 +156,7 @@ class _Watch:
         self.progress.advance(self._bar, work)
 
     def epoch(self, text: str) -> None:
-        """A log shows what a bar would."""
+        """In a log, prints what a bar would show."""
         if not console.is_terminal:
             console.print(f"  {text}", soft_wrap=True)
 
@@ -199,7 +199,7 @@ def _noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what the user can act on into a sentence and an exit code, and warnings into sentences."""
+    """Turn errors that the user can act on into a sentence and an exit code, and warnings into sentences."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warned

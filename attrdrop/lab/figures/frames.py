@@ -1,4 +1,4 @@
-"""Data frames of sweeps, one row per trial: their columns, the score that counts, what was chosen on the dev split."""
+"""Data frames of sweeps, one row per trial: columns, the score that counts, and choices made on the dev split."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ DROPS = (*REGIONS, "random", "none")  # the curves of Fig. 2
 
 
 def score_column(frame: pd.DataFrame) -> str:
-    """test_score where each trial with a dev score has one, else dev_score; call it on trials that are compared."""
+    """test_score if every trial with a dev score has one, else dev_score; call it on trials that are compared."""
     finite = frame.loc[frame["dev_score"].notna(), "test_score"]
     return "test_score" if finite.notna().all() else "dev_score"
 
@@ -34,7 +34,7 @@ def scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown(frame: pd.DataFrame, column: str) -> pd.Series:
-    """The scores in a column, in percent where their metric is."""
+    """The scores in a column, in percent if their metric is a share."""
     return frame[column].astype(float) * frame["percent"].map({True: 100.0, False: 1.0})
 
 
@@ -55,7 +55,7 @@ def difference_label(frame: pd.DataFrame) -> str:
 
 
 def digits(frame: pd.DataFrame) -> int:
-    """So many are shown after the point."""
+    """How many digits are shown after the point."""
     return 1 if frame["percent"].iloc[0] else 2
 
 
@@ -72,19 +72,19 @@ def data_parts(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def variants(frame: pd.DataFrame, columns: Sequence[str] = VARIANT) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each variant of AD-DROP, named by what is unusual in it."""
+    """The rows of each variant of AD-DROP, named by how it differs from the default."""
     for _, rows in frame[frame["method"] == ADDROP].groupby(list(columns), sort=False, dropna=False):
         yield ", ".join(_unusual(rows.iloc[0], columns)), rows
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """With the column `label`: the method, and what is unusual in a variant of AD-DROP."""
+    """Adds the column `label`: the method, and how a variant of AD-DROP differs from the default."""
     labels = [variant_label(row) if row["method"] == ADDROP else row["method"] for row in frame.to_dict("records")]
     return frame.assign(label=pd.Series(labels, index=frame.index, dtype=object))
 
 
 def variant_label(row: Mapping[str, Any]) -> str:
-    """AD-DROP, and what is unusual in a variant of it."""
+    """AD-DROP, and how a variant differs from the default."""
     return ", ".join([ADDROP, *_unusual(row, [name for name in VARIANT if name in row])])
 
 
@@ -132,7 +132,7 @@ class Outcome(NamedTuple):
 
     @property
     def gain(self) -> str:
-        """The median, as it is shown."""
+        """The median, formatted."""
         return f"{self.median:+.{self.digits}f}"
 
     @property
@@ -142,7 +142,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(addrop: pd.DataFrame) -> Outcome:
-    """Of rows with a gain, as :func:`against_plain` gives them."""
+    """From rows with a gain, as :func:`against_plain` returns them."""
     by_setting = addrop.groupby(SETTING)[["gain", "score"]].mean()
     gains, scores = by_setting["gain"], by_setting["score"]
     better = int((addrop["better"].iloc[0] * gains > 0).sum())

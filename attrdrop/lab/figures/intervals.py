@@ -14,7 +14,7 @@ def forest(compared: pd.DataFrame, target: Path | IO[bytes]) -> None:
     """One panel for each setting, one line for each comparison; `target` receives a PNG.
 
     `compared` has the columns setting, first, second, measure, lower (whether low values are better), difference and
-    student, an interval. Better differences lie to the right.
+    student, an interval. Improvements point to the right.
     """
     groups = list(compared.groupby("setting", sort=False))
     figure, grid = panels(6, 1.1 + 0.35 * max(len(rows) for _, rows in groups), len(groups), 1)
@@ -25,10 +25,10 @@ def forest(compared: pd.DataFrame, target: Path | IO[bytes]) -> None:
             axes.plot([low, high], [place, place], color="C0", linewidth=2)
             axes.plot([sign * row["difference"]], [place], "o", color="C0")
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [f"{row.first} over {row.second}" for row in rows.itertuples()])
+        axes.set_yticks(range(len(rows)), [f"{row.first} vs. {row.second}" for row in rows.itertuples()])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_title(str(name), fontsize=9, parse_math=False)
-        words = rows["measure"].iloc[0].replace("_", " "), "lower" if sign < 0 else "higher"
+        change = "decrease" if sign < 0 else "increase"
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("{} {} by, with 95 % interval".format(*words))
+        axes.set_xlabel(f"{change} in {rows['measure'].iloc[0].replace('_', ' ')}, with 95 % interval")
     save(figure, target)

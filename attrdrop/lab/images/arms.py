@@ -1,4 +1,4 @@
-"""The arms of an experiment on images: what they lose, where, and what takes its place."""
+"""The arms of an experiment on images: what is removed, where, and what replaces it."""
 
 from typing import Any, ClassVar
 
@@ -55,7 +55,7 @@ class Erasing(Arm):
 
 
 class Guided(Erasing):
-    """RelDrop: some of them lie where relevance is highest."""
+    """RelDrop: some of the blocks lie where relevance is highest."""
 
     is_guided: ClassVar = True
     work = 3.7
@@ -72,11 +72,11 @@ class CutMix(Erasing):
 
 
 class GuidedCutMix(CutMix, Guided):
-    """RelCutMix: the same guided."""
+    """RelCutMix: CutMix, guided by relevance."""
 
 
 class MixUp(CutMix):
-    """The whole image is mixed with another, and the target by as much."""
+    """The whole image is mixed with another, and the target in the same proportion."""
 
     def _transform(self, model: nn.Module, settings: Any, task: Any, options: dict[str, Any]) -> Any:
         return RelMixUp(model, len(task.label_names), concentration=settings.mix, **options)

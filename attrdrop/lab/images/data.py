@@ -1,4 +1,4 @@
-"""Image sets: one that installs as a package, CIFAR folders, folders of image files, .npz files."""
+"""Image sets: one from a package, CIFAR folders, folders of image files, and .npz files."""
 
 import io
 import pickle
@@ -114,7 +114,7 @@ def load_task(
     classes: Path | None = None,
     boxes: Path | None = None,
 ) -> ImageTask:
-    """A set by name: mnist or planted, or one in a folder or file of the user's."""
+    """A set by name (mnist or planted), or from the user's folder or file."""
     if name not in DATASETS:
         raise InputError(f"--dataset: {name!r} is not one of {', '.join(DATASETS)}.")
     for option, path in (("classes", classes), ("boxes", boxes)):
@@ -147,7 +147,7 @@ def mnist() -> ImageTask:
 
 
 def planted() -> ImageTask:
-    """3,000 digits pasted on photographs, and 1,000 for testing: what tells the class is known exactly."""
+    """3,000 digits pasted on photographs, and 1,000 for testing: which pixels carry the class is known exactly."""
     from attrdrop.lab.images import planted as scenes
 
     def images(count: int, seed: int, part: int) -> ArrayImages:
@@ -159,7 +159,7 @@ def planted() -> ImageTask:
 
 
 def cifar(name: str, folder: Path) -> ImageTask:
-    """CIFAR-10 or -100 in the layout of its own archive (the python version)."""
+    """CIFAR-10 or -100 as laid out in its archive (the Python version)."""
     inner = folder / CIFAR[name]
     folder = inner if inner.is_dir() else folder
     label_key, names_file, names_key = b"labels", "batches.meta", b"label_names"

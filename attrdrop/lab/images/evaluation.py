@@ -1,4 +1,4 @@
-"""A trained image classifier on its test split, on shifted sets, and on images that are of no class of its."""
+"""A trained image classifier on its test split, on shifted sets, and on images of none of its classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def odd_images(folder: Path, names: Sequence[str], size: int) -> tuple[FileImage
 
 
 class Evaluator:
-    """Scores a model; every row has a set and its measures."""
+    """Scores a model; each row holds a set and its measures."""
 
     def __init__(self, model: nn.Module, task: ImageTask, device: torch.device) -> None:
         self.model, self.task, self.device = model.to(device).eval(), task, device
@@ -120,12 +120,12 @@ class Evaluator:
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows, with a column for every measure that one has."""
+    """The rows, with a column for each measure that occurs."""
     return pd.DataFrame(rows)
 
 
 def task_and_folders(data: ImageData, load: Any) -> tuple[ImageTask, list[str]]:
-    """What is tested, and the names by which folders of other sets go."""
+    """What is tested, and the names that other sets use for class folders."""
     if data.dataset == "folder" and data.data is not None and not (data.data / "train").is_dir():
         task, names = from_class_folders(data.data, data.image_size, data.classes, data.boxes)
         return task.limited(None, data.test_size), names

@@ -1,4 +1,4 @@
-"""Which pixels of an image file a classifier's answer rests on."""
+"""Which pixels of an image file a classifier's answer depends on."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def _side(said: Mapping[str, Any]) -> int | None:
 
 
 def normalisation(own: Mapping[str, Any], mean: str, std: str) -> tuple[list[float], list[float]]:
-    """What was said, else what comes with the model, else that of ImageNet."""
+    """The given values, else the model's own, else ImageNet's."""
     usual = (own.get("mean", MEAN), own.get("std", STD))
     found = [_numbers(*entry) for entry in zip(("--mean", "--std"), (mean, std), usual, strict=True)]
     if min(found[1]) <= 0:
@@ -95,7 +95,7 @@ def normalisation(own: Mapping[str, Any], mean: str, std: str) -> tuple[list[flo
 
 
 def _numbers(option: str, text: str, usual: Sequence[float]) -> list[float]:
-    """One a channel of red, green and blue, or one for all."""
+    """One number per channel (red, green, blue), or one for all."""
     if not text:
         return list(usual)
     try:

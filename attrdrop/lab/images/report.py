@@ -1,4 +1,4 @@
-"""Results of an experiment on images: its own columns, figures and words."""
+"""Results of an experiment on images: columns, figures and sentences."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What an experiment on images is run with, and on which images."""
+"""The settings of an experiment on images, and its data."""
 
 import math
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def _check_value(option: str, value: str) -> None:
 
 @dataclass(frozen=True)
 class ImageData(Options):
-    """A set of images, and how much of it."""
+    """A set of images, and how much of it is used."""
 
     dataset: Annotated[
         str,
@@ -227,7 +227,7 @@ class ImageSettings(SeededOptions):
 
 @dataclass(frozen=True)
 class EvaluationOptions(Options):
-    """Other sets that a model is scored on, and where the table goes."""
+    """Other sets to score a model on, and where the table is written."""
 
     output: Annotated[Path | None, Option(Panel.RESULTS, "CSV file for the table, which is also printed.")] = None
     shifted: Annotated[

@@ -1,4 +1,4 @@
-"""Training on images: models, arms, and what is measured of a trained model."""
+"""Training on images: models, arms, and measurements of a trained model."""
 
 import dataclasses
 import io
@@ -50,7 +50,7 @@ class ImageTrainer(ArmTrainer):
         return model.to(self.device)
 
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
-        """Relevance on test images, and for RelDrop what it shows to the model."""
+        """Relevance on test images, and for RelDrop what the model sees."""
         figure = io.BytesIO()
         images, relevance, titles = self.maps(model)
         image_plots.heat_maps(images, relevance, figure, titles, RELEVANCE_OF)

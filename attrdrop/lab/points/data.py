@@ -1,4 +1,4 @@
-"""Point cloud sets: the shipped furniture, ModelNet and ShapeNet in their usual layouts, .npz files."""
+"""Point cloud sets: the bundled furniture, ModelNet and ShapeNet in their usual layouts, and .npz files."""
 
 import math
 from dataclasses import dataclass, replace
@@ -102,7 +102,7 @@ class PointTask:
 
 
 def load_task(name: str, data: Path | None, reading: Reading) -> PointTask:
-    """A set by name: furniture, or one in a folder or file of the user's."""
+    """A set by name (furniture), or from the user's folder or file."""
     if name not in DATASETS:
         raise InputError(f"--dataset: {name!r} is not one of {', '.join(DATASETS)}.")
     if name == FURNITURE:

@@ -1,4 +1,4 @@
-"""A saved point cloud classifier on a test split: loss, accuracy, and what is left of it where points are lost."""
+"""A saved point cloud classifier on a test split: loss, accuracy, and accuracy as points are lost."""
 
 import dataclasses
 import pickle

@@ -1,4 +1,4 @@
-"""Results of an experiment on point clouds: its own columns, tables, figures and words."""
+"""Results of an experiment on point clouds: columns, tables, figures and sentences."""
 
 from collections.abc import Iterable
 from functools import partial

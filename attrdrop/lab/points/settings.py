@@ -1,4 +1,4 @@
-"""What an experiment on point clouds is run with, and on which clouds."""
+"""The settings of an experiment on point clouds, and its data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ PRESETS = {"demo": DEMO}
 
 @dataclass(frozen=True)
 class PointData(Options):
-    """A set of point clouds, and how much of it."""
+    """A set of point clouds, and how much of it is used."""
 
     dataset: Annotated[
         str, Option(Panel.DATA, "furniture (438 shapes, bundled), modelnet40, shapenet, or npz (arrays x and y).")
@@ -79,7 +79,7 @@ class PointData(Options):
 
 @dataclass(frozen=True)
 class PointEvaluation(Options):
-    """A saved model, and where its scores go."""
+    """A saved model, and where its scores are written."""
 
     model: Annotated[
         Path, Option(Panel.MODEL, "Folder of a saved model, such as runs/points/models/reldrop.", is_argument=True)

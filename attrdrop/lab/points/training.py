@@ -1,4 +1,4 @@
-"""Training on point clouds: models, arms, and what is measured of a trained model."""
+"""Training on point clouds: models, arms, and measurements of a trained model."""
 
 import io
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class PointTrainer(ArmTrainer):
         return getattr(models, name)(len(self.task.label_names), **sizes).to(self.device)
 
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
-        """Relevance on test clouds, and for RelDrop what it takes away."""
+        """Relevance on test clouds, and for RelDrop the points that it removes."""
         figure = io.BytesIO()
         points, relevance, titles = self.maps(model)
         point_plots.relevance_clouds(points, relevance, figure, titles, RELEVANCE_OF)
@@ -100,7 +100,7 @@ class PointTrainer(ArmTrainer):
         return {"steps": min(FLIPPING_STEPS, x.shape[1])}
 
     def _measure(self, model: nn.Module, logits: Tensor) -> dict[str, Any]:
-        """Accuracy by class on the whole test split, the rest on some clouds of it."""
+        """Accuracy by class on the whole test split; other measures on some of its clouds."""
         test = self.task.test
         x, y = self.batch(test, spaced(test, MEASURED))
         loss = metrics.point_loss_curve(
@@ -115,6 +115,6 @@ class PointTrainer(ArmTrainer):
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Mean over the classes that occur of the share that is right in each."""
+    """The accuracy within each class that occurs, averaged over classes."""
     is_right = (logits.argmax(1) == labels).float()
     return float(torch.stack([is_right[labels == label].mean() for label in labels.unique()]).mean())

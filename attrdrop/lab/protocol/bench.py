@@ -1,4 +1,4 @@
-"""Does the runs of a plan: keeps the data that a process has read, trains on them, and gives the measures."""
+"""Runs a plan: keeps the data that a process has read, trains on it, and returns the measures."""
 
 import dataclasses
 import warnings
@@ -67,7 +67,7 @@ class Bench:
             return subject.trainer(settings, seed)
 
     def subject(self, setting: Setting, phase: str) -> Subject:
-        """What a setting trains on in a phase; read once."""
+        """The data of a setting in one phase; read once."""
         key = setting.name, phase
         if key not in self._subjects:
             self._subjects[key] = _SUBJECTS[setting.command](setting, phase)
@@ -119,7 +119,7 @@ def _points(setting: Setting, phase: str) -> Subject:
 def _from_scratch(
     setting: Setting, phase: str, task: Any, data: Any, options: Any, trainer_type: Any, report_type: Any
 ) -> Subject:
-    """In the search the development split is in the place of the test split; later it is not needed."""
+    """In the search, the development split replaces the test split; later it is not needed."""
     if data.dev_size is None or setting.shots:
         raise InputError(f"{setting.name}: {setting.command} needs dev_size among the options, and takes no shots.")
     task = task.limited(data.train_size, data.test_size, data.dev_size)
@@ -141,7 +141,7 @@ def _made(setting: Setting, *kinds: type) -> list[Any]:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """What TOML gives, as an option takes it."""
+    """A value from TOML, converted to what an option takes."""
     if isinstance(value, list):
         return tuple(value)
     return Path(value) if Path in (kind, *get_args(kind)) else value

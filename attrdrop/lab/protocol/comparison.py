@@ -1,4 +1,4 @@
-"""What paired runs say of two arms: intervals, a permutation test, and the difference that they could have shown."""
+"""Comparison of two arms by paired runs: intervals, a permutation test, and the detectable difference."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -41,7 +41,7 @@ def detectable(deviation: float, pairs: int) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number by Holm's step-down rule."""
+    """p-values corrected for multiple comparisons by Holm's step-down rule."""
     p = np.asarray(values, dtype=float)
     order = np.argsort(p)
     corrected = np.empty_like(p)

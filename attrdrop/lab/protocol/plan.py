@@ -1,4 +1,4 @@
-"""A plan, as a TOML file says it: what is compared on which data, what is searched, by which seeds, and what decides.
+"""A plan, read from a TOML file: which arms are compared on which data, what is searched, the seeds, and what decides.
 
 ::
 
@@ -47,14 +47,14 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Twin:
-    """Takes over what the arm `of` chose, but for the changes."""
+    """Takes the settings chosen for the arm `of`, except for the changes."""
 
     of: str
     arm: str
     changes: Point
 
     def point(self, chosen: Point, options: Mapping[str, Any]) -> Point:
-        """Its settings, given those that were chosen and the options of all arms."""
+        """The twin's settings, from the chosen ones and the options of all arms."""
         point = chosen | self.changes
         if point.get("rate") == MATCHED:
             p, q = (options.get(name, 0.3) if name not in point else point[name] for name in ("p", "q"))
@@ -82,7 +82,7 @@ class Setting:
     shots: int | None = None
 
     def grid(self, arm: str) -> list[Point]:
-        """Every point of an arm."""
+        """All points of an arm."""
         choices = self.arms[arm]
         return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 

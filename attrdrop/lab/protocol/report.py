@@ -1,4 +1,4 @@
-"""Tables and the figure of a study, from its runs: on disk, or from the tables that were kept of them."""
+"""Tables and the figure of a study, from its runs on disk or from tables saved earlier."""
 
 import functools
 import io
@@ -27,12 +27,12 @@ SHARES = {  # measures that are shown in percent
     "test_score", "dev_score", "test_accuracy", "accuracy", "calibration_error", "deletion_score", "class_accuracy",
     "rank_accuracy", "flipping_descending", "flipping_random", "flipping_ascending", "point_loss_auc",
 }  # fmt: skip
-HIDDEN = {"peak_memory_bytes", "seconds", "cache_bytes", "best_epoch"}  # no measures of a model
-UNCOMPARED = {  # what a run did, and what chose
+HIDDEN = {"peak_memory_bytes", "seconds", "cache_bytes", "best_epoch"}  # they do not measure the model
+UNCOMPARED = {  # what a run did, and the measures that chose its settings
     "dev_score", "dev_accuracy", "fraction_dropped", "fraction_dead", "erased", "dropped", "attributed", "reused",
     "agreement",
 }  # fmt: skip
-COLUMNS = {  # of a comparison, and how they are called
+COLUMNS = {  # of a comparison, with their headings
     "difference": "difference", "student": "Student, 95 %", "bootstrap": "bootstrap, 95 %", "p": "p", "holm": "p, Holm",
     "detectable": "detectable",
 }  # fmt: skip
@@ -57,7 +57,7 @@ def rows_of(records: Iterable[Record], phase: str) -> pd.DataFrame:
 
 
 def chosen(setting: Setting, search: pd.DataFrame) -> dict[str, Point]:
-    """The point of each arm with the best mean on the development split, of those with all seeds, and of its twins."""
+    """Each arm's point with the best development mean, among those with all seeds, and its twins' points."""
     found: dict[str, Point] = {}
     for arm, rows in search[search["setting"] == setting.name].groupby("arm", sort=False):
         values = rows[rows["seed"].isin(setting.search_seeds)].groupby("point")[setting.chosen_by]
@@ -71,7 +71,7 @@ def chosen(setting: Setting, search: pd.DataFrame) -> dict[str, Point]:
 
 
 class StudyReport:
-    """What is there of a study; `search` and `fresh` have a row for each run."""
+    """A study as far as it has run; `search` and `fresh` have a row for each run."""
 
     kind: ClassVar = "study"
 
@@ -81,7 +81,7 @@ class StudyReport:
 
     @classmethod
     def from_tables(cls, settings: Sequence[Setting], folder: Path) -> "StudyReport":
-        """From the tables in a folder. Raises InputError where they are not there."""
+        """From the tables in a folder. Raises InputError if they are missing."""
         try:
             return cls(settings, *(pd.read_csv(folder / name) for name in (SEARCHED, RUNS)))
         except (OSError, ValueError) as error:
@@ -89,11 +89,11 @@ class StudyReport:
 
     @property
     def runs(self) -> int:
-        """How many are finished."""
+        """How many runs are finished."""
         return len(self.search) + len(self.fresh)
 
     def save(self, folder: Path) -> None:
-        """Write all tables and the figure. Raises InputError where they cannot be written."""
+        """Write all tables and the figure. Raises InputError if they cannot be written."""
         files = {SEARCHED: self._searched().to_csv(index=False), RUNS: self.fresh.to_csv(index=False)}
         compared = self.comparisons
         files |= {COMPARISONS: _flat(compared).to_csv(index=False, float_format="%.6g"), REPORT: self.markdown()}
@@ -108,8 +108,8 @@ class StudyReport:
 
     @functools.cached_property
     def comparisons(self) -> pd.DataFrame:
-        """One row for each pair of arms and measure that the plan compares; Holm's correction is over the primary ones
-        of all settings."""
+        """One row for each pair of arms and measure that the plan compares; Holm's correction covers the primary
+        measures of all settings."""
         rows = [
             {"setting": setting.name, "first": first, "second": second, "measure": measure}
             | {"primary": measure == setting.primary, "lower": measure in LOWER}
@@ -126,13 +126,13 @@ class StudyReport:
         return frame
 
     def verdict(self, row: Any) -> str:
-        """What a comparison on the primary measure says, in words."""
+        """The result of a primary comparison in words."""
         if row["holm"] < LEVEL:
             is_better = (row["difference"] < 0) == row["lower"]
             return f"{row['first']} is {'better' if is_better else 'worse'} than {row['second']}"
         shown = shown_as(row["measure"])
         return (
-            f"no difference of {row['first']} to {row['second']} shown; {row['n']} seeds find one of "
+            f"no difference between {row['first']} and {row['second']} shown; {row['n']} seeds would detect one of "
             f"{shown(row['detectable'])} in 4 of 5 cases"
         )
 
@@ -150,7 +150,8 @@ class StudyReport:
             labels = [_label(measure, setting) for measure in measures]
             found[f"{setting.name}: mean ± standard deviation"] = pd.DataFrame(cells, labels, arms)
             rows = compared[(compared["setting"] == setting.name) & compared["p"].notna()]
-            for is_primary, title in ((True, f"the difference in {setting.primary}"), (False, "other differences")):
+            primary = setting.primary.replace("_", " ")
+            for is_primary, title in ((True, f"difference in {primary}"), (False, "other differences")):
                 part = rows[rows["primary"] == is_primary]
                 if len(part):
                     found[f"{setting.name}: {title}"] = _compared(part, is_primary)
@@ -162,10 +163,10 @@ class StudyReport:
         if compared.empty:
             return []
         decided = compared[compared["primary"] & compared["p"].notna()].to_dict("records")
-        return [f"{row['setting']}, {row['measure']}: {self.verdict(row)}." for row in decided]
+        return [f"{row['setting']}, {row['measure'].replace('_', ' ')}: {self.verdict(row)}." for row in decided]
 
     def choices(self) -> pd.DataFrame:
-        """What each arm chose, of how many points."""
+        """What was chosen for each arm, and from how many points."""
         found = {}
         for setting in self.settings:
             tried = self.search[self.search["setting"] == setting.name].groupby("arm")["point"].nunique()
@@ -173,12 +174,12 @@ class StudyReport:
                 count = f"as {setting.twins[arm].of}" if arm in setting.twins else str(tried[arm])
                 words = ", ".join(f"{name} {value}" for name, value in point.items())
                 found[f"{setting.name}: {arm}"] = [count, words]
-        return pd.DataFrame(list(found.values()), list(found), ["points", "chosen"])
+        return pd.DataFrame(list(found.values()), list(found), ["settings tried", "chosen"])
 
     def markdown(self) -> str:
         """The report as a page."""
         parts = ["# Study", self.state(), *(f"* {verdict}" for verdict in self.verdicts())]
-        parts.append(f"## What the development split chose\n\n{markdown(self.choices())}")
+        parts.append(f"## Settings chosen on the development split\n\n{markdown(self.choices())}")
         parts += [f"## {title}\n\n{markdown(frame)}" for title, frame in self.tables().items()]
         parts.append(f"![Primary differences with their intervals]({FIGURE})")
         return "\n\n".join(parts) + "\n"
@@ -187,10 +188,10 @@ class StudyReport:
         """How much is done, and how to read the tables."""
         wanted = sum(len(setting.all_arms) * len(setting.seeds) for setting in self.settings)
         return (
-            f"{len(self.search)} runs of the search and {len(self.fresh)} of {wanted} fresh ones are done. Differences "
-            "are paired by seed. p: two-sided permutation test; Holm's correction is over the primary measure of all "
-            "settings, other measures are not corrected. Detectable: the difference that so many seeds find in 4 of 5 "
-            "cases."
+            f"{len(self.search)} search runs and {len(self.fresh)} of {wanted} runs with fresh seeds are finished. "
+            "Differences are paired by seed. p is from a two-sided permutation test; Holm's correction covers the "
+            "primary measures of all settings, and other measures are not corrected. Detectable is the difference that "
+            "this many seeds would detect in 4 of 5 cases."
         )
 
     def table(self) -> "Group":
@@ -205,13 +206,13 @@ class StudyReport:
         return Group(*shown, *map(Text, self.verdicts()), Text(self.state(), "dim"))
 
     def _measures(self, setting: Setting) -> list[str]:
-        """Those with values, the primary one first."""
+        """Measures that have values, the primary one first."""
         rows = self.fresh[self.fresh["setting"] == setting.name]
         names = [name for name in rows.columns if name not in KEYS and rows[name].notna().any()]
         return sorted(names, key=lambda name: name != setting.primary)
 
     def _pairs(self, setting: Setting, first: str, second: str, measure: str) -> tuple[list[float], list[float]]:
-        """Values at the seeds that both arms have."""
+        """Both arms' values at the seeds that they share."""
         rows = self.fresh[(self.fresh["setting"] == setting.name) & self.fresh["arm"].isin([first, second])]
         by_seed = (
             rows.pivot_table(index="seed", columns="arm", values=measure).reindex(columns=[first, second]).dropna()
@@ -219,7 +220,7 @@ class StudyReport:
         return by_seed[first].to_list(), by_seed[second].to_list()
 
     def _searched(self) -> pd.DataFrame:
-        """The search with the measures that chose."""
+        """The search, with the measures that decided it."""
         names = dict.fromkeys(setting.chosen_by for setting in self.settings)
         return self.search[[*KEYS, *(name for name in names if name in self.search)]]
 
@@ -254,7 +255,7 @@ def _compared(rows: pd.DataFrame, is_primary: bool) -> pd.DataFrame:
 
 
 def _flat(compared: pd.DataFrame) -> pd.DataFrame:
-    """With both ends of each interval in a column of its own."""
+    """With the ends of each interval in separate columns."""
     for name in ("student", "bootstrap"):
         if name in compared:
             ends = pd.DataFrame([pair or (None, None) for pair in compared[name]], compared.index)

@@ -1,4 +1,4 @@
-"""A study: the search of every arm, then fresh runs of what it chose, on disk after each run."""
+"""A study: a search for every arm, then fresh runs of the chosen settings; results are on disk after each run."""
 
 import random
 from collections.abc import Callable
@@ -129,7 +129,7 @@ class Study:
         return sum(found) / len(found) if len(found) == len(trials) else None
 
     def _final_trials(self, setting: Setting) -> list[Trial]:
-        """Fresh seeds in turn, so that a stop leaves whole pairs; no arm without a choice."""
+        """Fresh seeds in turn, so that a stop leaves whole pairs; arms without a choice are left out."""
         points = chosen(setting, rows_of(self._records(), SEARCH))
         by_arm = [self._trials(setting, FINAL, arm, points[arm]) for arm in setting.all_arms if arm in points]
         return [trial for one_seed in zip(*by_arm, strict=True) for trial in one_seed]

@@ -1,1 +1,1 @@
-"""What experiments share that train from scratch and compare arms: on images, on point clouds."""
+"""What experiments share, mainly those that train from scratch on images and point clouds."""

@@ -1,4 +1,4 @@
-"""What the results of an experiment that trains from scratch have in common, on images and on point clouds."""
+"""What results on images and on point clouds share, where models are trained from scratch."""
 
 from functools import partial
 from typing import IO, Any, ClassVar

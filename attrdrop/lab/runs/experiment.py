@@ -1,4 +1,4 @@
-"""Every arm at every seed, with results on disk after each run; what is done already is not done again."""
+"""Every arm at every seed, with results on disk after each run; finished runs are not repeated."""
 
 import dataclasses
 import warnings
@@ -32,7 +32,7 @@ class Trainer(Protocol):
     def __init__(self, settings: Any, task: Any) -> None: ...
 
     def facts(self) -> dict[str, Any]:
-        """What tells one task from another: parts of the header, "task" at least."""
+        """What distinguishes tasks: parts of the header, at least "task"."""
 
     def check(self) -> None:
         """Raise InputError where an arm cannot work."""
@@ -102,12 +102,12 @@ class Experiment:
 
     @property
     def pending(self) -> list[Trial]:
-        """What is left to do. The order of arms turns from seed to seed, so that a slow minute hits all of them."""
+        """The remaining runs. The order of arms turns from seed to seed, so that a slow minute hits all of them."""
         return self.store.pending(self.trials) + self._unsaved()
 
     @property
     def total(self) -> int:
-        """Runs in all."""
+        """Number of runs."""
         return len(self.trials)
 
     @property
@@ -117,7 +117,7 @@ class Experiment:
 
     @property
     def work_left(self) -> float:
-        """Rough cost of the others."""
+        """Rough cost of the remaining runs."""
         return sum(map(self.work, self.pending))
 
     def work(self, trial: Trial) -> float:
@@ -132,7 +132,7 @@ class Experiment:
         advance: Advance,
         epoch: Say = lambda text: None,
     ) -> int:
-        """Do every run that is left, and return how many failed; whatever ends this early, finished runs are on disk.
+        """Do every remaining run, and return how many failed; whatever ends this early, finished runs are on disk.
 
         `starting`, `finished` and `failed` are told of runs; what `failed` raises ends the experiment. `advance` is
         told of work within a run, and `epoch` of epochs, where there is one job.

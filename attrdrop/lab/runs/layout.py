@@ -1,4 +1,4 @@
-"""Tables in a terminal: whole columns, in as many parts as the terminal is too narrow for."""
+"""Tables in a terminal: columns stay whole, and a table that is too wide is split into parts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The models that an experiment saves: the best one of each arm, each in a folder that is there whole or not at all."""
+"""Saved models: the best one of each arm, each in a folder that is complete or absent."""
 
 import contextlib
 import json
@@ -84,13 +84,13 @@ def card_of(folder: Path) -> dict[str, Any]:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse what is no folder with a saved model."""
+    """Refuse anything but a folder with a saved model."""
     if not folder.is_dir():
         raise InputError(f"MODEL: {folder} is {'a file' if folder.exists() else 'not there'}; give a model's folder.")
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename a folder, also to a name that is in use."""
+    """Rename a folder, even to a name that is in use."""
     old = target.with_name(f".{target.name.lstrip('.')}.{os.getpid()}")
     if target.exists():
         os.rename(target, old)

@@ -1,4 +1,4 @@
-"""What every experiment needs for its results: files replaced whole, statistics over seeds, a note of the machine."""
+"""What every experiment needs for its results: atomic file replacement, statistics over seeds, machine facts."""
 
 import contextlib
 import datetime
@@ -55,7 +55,7 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def described(device: torch.device) -> dict[str, Any]:
-    """When, with what and on what an experiment began."""
+    """When an experiment began, with which versions and on which machine."""
     versions = {"attrdrop": attrdrop.__version__, "torch": torch.__version__, "python": platform.python_version()}
     with contextlib.suppress(metadata.PackageNotFoundError):
         versions["transformers"] = metadata.version("transformers")
@@ -77,7 +77,7 @@ def in_turn(arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[int, str]]:
 
 
 def spread(values: Iterable[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation; None where there is too little to compute them from."""
+    """Mean and sample standard deviation; None if there are too few values."""
     values = np.asarray(list(values), dtype=float)
     mean = float(values.mean()) if len(values) else None
     return {"mean": mean, "std": float(values.std(ddof=1)) if len(values) > 1 else None, "n": len(values)}

@@ -1,4 +1,4 @@
-"""The one split and the one sample of a data set, the same in every start, so that seeds differ in training alone."""
+"""Splits and samples of a data set that are the same in every run, so that seeds differ only in training."""
 
 import dataclasses
 import warnings
@@ -36,7 +36,7 @@ def split(examples: Any, held_out: int) -> tuple[Any, Any]:
 
 
 def sample(examples: Any, size: int | None) -> Any:
-    """So many of the examples; all of them where size is None or as large."""
+    """A sample of this size; all examples if size is None or at least as large."""
     if size is None or size >= len(examples.labels):
         return examples
     return examples.select(_divided(examples.labels, size)[1])
@@ -54,7 +54,7 @@ def with_dev(task: Any, size: int | None) -> Any:
 
 
 def unseen(labels: Iterable[int], names: Sequence[str]) -> list[str]:
-    """The classes of which there is no example."""
+    """The classes without examples."""
     seen = set(labels)
     return [name for index, name in enumerate(names) if index not in seen]
 

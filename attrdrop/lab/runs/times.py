@@ -26,12 +26,12 @@ def step_ratios(epochs: Epochs, plain: Epochs) -> np.ndarray:
 
 
 def median(samples: np.ndarray) -> float | None:
-    """None where there is nothing."""
+    """None if there are no values."""
     return float(np.median(samples)) if len(samples) else None
 
 
 def quartiles(samples: np.ndarray) -> dict[str, Any]:
-    """Median, quartiles and number; None where there is nothing."""
+    """Median, quartiles and number; None if there are no values."""
     if not len(samples):
         return {"median": None, "quartiles": None, "n": 0}
     low, middle, high = map(float, np.quantile(samples, (0.25, 0.5, 0.75)))

@@ -1,4 +1,4 @@
-"""The step of training that every experiment times."""
+"""The training step that every experiment times."""
 
 import math
 import time
@@ -29,7 +29,7 @@ def timed_step(
 
 
 def _clock(device: torch.device) -> float:
-    """Seconds, once the device is done."""
+    """The time in seconds, after the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""One training run of one arm, and what is measured of the trained model."""
+"""One training run of one arm, and measurements of the trained model."""
 
 import abc
 import time
@@ -130,7 +130,7 @@ class ArmTrainer(abc.ABC):
         return (-run["seed"],)
 
     def facts(self) -> dict[str, Any]:
-        """What tells one task from another."""
+        """What distinguishes tasks."""
         task = self.task
         return {
             "task": {
@@ -355,5 +355,5 @@ def rank_accuracy(relevance: Tensor, masks: Tensor) -> float | None:
 
 
 def logits_of(output: Any) -> Tensor:
-    """What a model returns, or the logits in it."""
+    """A model's output, or the logits in it."""
     return getattr(output, "logits", output)

@@ -1,4 +1,4 @@
-"""What paired differences to plain allow to say, in words."""
+"""What paired differences from plain show, in words."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from attrdrop.lab.runs.results import FEWEST
 
 
 def loss_verdict(differences: dict[str, dict[str, Any]], metric: str, examples: str) -> str:
-    """The same of a loss, to stand behind that of the score; empty where that has nothing to compare."""
+    """The same for a loss, to follow the verdict on the score; empty if there is nothing to compare."""
     if not any(measure["interval_95"] for measure in differences.values()):
         return ""
     return f"\n{verdict(differences, '{:+.3f}'.format, metric, examples, -1)}"
@@ -22,7 +22,7 @@ def verdict(
     better: int = 1,
     unit: str = "",
 ) -> str:
-    """Which arms are better or worse than plain by their 95 % intervals, and what so few seeds cannot show.
+    """Which arms are better or worse than plain by their 95 % intervals, and what these seeds are too few to show.
 
     Args:
         differences: what `results.paired` says of each arm.

@@ -1,4 +1,4 @@
-"""Attention maps of one example, with what vanilla dropout and AD-DROP would drop of them (Fig. 1)."""
+"""Attention maps of one example, and the positions that vanilla dropout and AD-DROP would drop (Fig. 1)."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What masks alone do to a fine-tuned model, which was not trained under them (after Section 2.2)."""
+"""What masks do to a fine-tuned model that was not trained under them (after Section 2.2)."""
 
 import dataclasses
 from functools import partial

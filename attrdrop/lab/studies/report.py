@@ -1,4 +1,4 @@
-"""Tables and figures of a sweep, drawn from its files, whatever is there of it."""
+"""Tables and figures of a sweep, from its files, finished or not."""
 
 import functools
 import io
@@ -82,7 +82,7 @@ class SweepReport:
 
     @functools.cached_property
     def verdicts(self) -> dict[str, list[str]]:
-        """What the tables show, in words, by title."""
+        """What the tables show in words, by title."""
         ablated = {label: name for name, label in tables.ABLATED.items()}
         said = {"seeds": SEEDS, "ablation": ABLATION, "shots": SHOTS, "rivals": RIVALS}
         sizes = {name: task["sizes"] for name, task in self.header["tasks"].items()}

@@ -61,7 +61,7 @@ class Sweep:
 
     @property
     def pending(self) -> list[Trial]:
-        """What is left to do of the plan."""
+        """The plan's remaining trials."""
         return self.store.pending(self.trials)
 
     @property
@@ -76,7 +76,7 @@ class Sweep:
 
     @property
     def work_left(self) -> float:
-        """Rough cost of the others."""
+        """Rough cost of the remaining runs."""
         return self.total - self.done
 
     def work(self, trial: Trial) -> float:
@@ -171,7 +171,7 @@ class Sweep:
 
 
 def _fingerprint(value: Any) -> Any:
-    """A file by its content, so that other data under its name are not taken for it."""
+    """A file identified by its content, so that other data under the same name is not mistaken for it."""
     return f"{value.name} {zlib.crc32(value.read_bytes()):08x}" if isinstance(value, Path) else value
 
 

@@ -1,4 +1,4 @@
-"""Points of a space that is too large for a grid, proposed by optuna from the values of earlier ones.
+"""Points of a space that is too large for a grid, proposed by optuna from the values of earlier points.
 
 Raises InputError at import where optuna is not installed.
 """
@@ -124,7 +124,7 @@ def _is_of(owner: str | None) -> Callable[[FrozenTrial], bool]:
 
 
 def _left_by_the_dead(study: optuna.Study, space: Space, owner: str | None) -> list[FrozenTrial]:
-    """What an earlier process was at, to be evaluated after all."""
+    """Points that an earlier process did not finish, to be evaluated after all."""
     left = list(filter(_is_of(owner), study.get_trials(False, (TrialState.RUNNING,))))
     for trial in left:
         if len(trial.params) < len(space):  # it died while proposing, and will be proposed anew

@@ -1,4 +1,4 @@
-"""Does trials: keeps the data sets that a process has read, and trains, times or draws on them."""
+"""Runs trials: keeps the data sets that a process has read, and trains, times or draws with them."""
 
 import dataclasses
 import warnings

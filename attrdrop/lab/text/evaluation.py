@@ -1,4 +1,4 @@
-"""What a model says of examples, in their order, and how it does where tokens of them are gone."""
+"""A model's predictions for examples, in order, and its performance as tokens are removed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -65,7 +65,7 @@ def _without(value: Any, gone: set[int]) -> Any:
 
 
 def _by_length(rows: list[Row]) -> list[int]:
-    """In which order batches need least padding."""
+    """The order in which batches need the least padding."""
     return sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]))
 
 

@@ -1,4 +1,4 @@
-"""What text tasks are made of: examples, their splits, and smaller draws of them."""
+"""What text tasks consist of: examples, splits, and smaller samples."""
 
 import json
 import random
@@ -137,7 +137,7 @@ class Task:
         return replace(self, train=train)
 
     def sample(self, examples: Examples, size: int | None, seed: int = SPLIT_SEED) -> Examples:
-        """So many of some examples, classes in proportion; all of them where there are no more."""
+        """A sample of this many examples, classes in proportion; all of them if there are no more."""
         if size is None or size >= len(examples):
             return examples
         return split(examples, size, self.kind, seed)[1]

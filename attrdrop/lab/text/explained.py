@@ -1,4 +1,4 @@
-"""Which tokens of a text a model's answer rests on."""
+"""Which tokens of a text a model's answer depends on."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Tasks from the user's files: which columns count, and what they must hold for each kind of task."""
+"""Tasks from the user's files: which columns are used, and what they must hold for each kind of task."""
 
 import math
 import re

@@ -34,7 +34,7 @@ class Table:
         return list(self._cells(name, option, str))
 
     def words(self, name: str, option: str) -> list[list[str]]:
-        """A column of lists."""
+        """A column that holds lists."""
         return list(self._cells(name, option, list))
 
     def _cells(self, name: str, option: str, kind: type) -> Iterator:
@@ -286,7 +286,7 @@ def _read_conll(path: Path, stream: io.TextIOBase) -> Content:
 
 
 def _check_first_column(path: Path, rows: list[tuple[int, dict[str, Cell]]]) -> None:
-    """Refuse numbers that count the words, or names of documents, in the place of the words."""
+    """Refuse word numbers or document names where words are expected."""
     steps = [(line, *pair) for line, row in rows for pair in itertools.pairwise(row["tokens"])]
     odd = [(line, a, b) for line, a, b in steps if a == b or _counts(a, b)]
     if len(odd) > len(steps) / 2:

@@ -1,4 +1,4 @@
-"""Results of an experiment on text: its own columns, figures and words."""
+"""Results of an experiment on text: columns, figures and sentences."""
 
 from collections.abc import Callable
 from typing import IO, Any

@@ -1,4 +1,4 @@
-"""A saved model: what it was trained for, and how it does on any set."""
+"""A saved model: its task, and its scores on any set."""
 
 import io
 import json
@@ -30,7 +30,7 @@ LENGTH = 128  # tokens, where nothing says more
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model predicted of a set, and how that scores; None where the set has no labels."""
+    """A model's predictions for a set, and their scores; None if the set has no labels."""
 
     kind: Kind
     found: Prediction
@@ -84,7 +84,7 @@ class SavedModel:
         return found
 
     def scored(self, examples: Examples) -> Scored:
-        """What it predicts of some examples."""
+        """Its predictions for some examples."""
         kind = self.kind.on(examples)
         is_scored = examples.labels is not None or kind.name in (MASKED_LM, CAUSAL_LM)
         found = predictions(self.model, kind, kind.encode(examples if is_scored else _with_labels(examples, kind.name)))
@@ -97,7 +97,7 @@ class SavedModel:
 
 
 def evaluate(options: Evaluation) -> Iterator[Any]:
-    """Scores the sets, writes what is to be written, and gives what is to be shown."""
+    """Scores the sets, writes the requested files, and returns what is shown."""
     if options.glue and not options.output:
         raise InputError("--glue: name a folder for the files with --output.")
     if options.output:

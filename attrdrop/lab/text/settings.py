@@ -1,4 +1,4 @@
-"""What an experiment on text is run with, and on which examples."""
+"""The settings of an experiment on text, and its data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ Layers = Annotated[str, Option(Panel.ADDROP, "Layers to drop in: all, first, or 
 
 @dataclass(frozen=True)
 class Data(Options):
-    """A task by name, or files, and how much of it."""
+    """A task by name or from files, and how much of it is used."""
 
     task: Annotated[
         str,
@@ -112,7 +112,7 @@ class Data(Options):
 
 @dataclass(frozen=True)
 class Evaluation(Options):
-    """A saved model, and the sets that it is scored on."""
+    """A saved model, and the sets to score it on."""
 
     model: Annotated[str, Option(Panel.MODEL, "Folder of a saved model, or a hub id.", is_argument=True)]
     on: Annotated[

@@ -1,4 +1,4 @@
-"""The tasks that come with the package; `data/LICENSE.*` says where each file is from."""
+"""The tasks bundled with the package; `data/LICENSE.*` says where each file is from."""
 
 import random
 from collections.abc import Callable, Sequence

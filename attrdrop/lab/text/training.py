@@ -118,7 +118,7 @@ class Trainer:
         return _spaced(self.train_rows, len(self.dev_rows))
 
     def facts(self) -> dict[str, Any]:
-        """What tells one task from another."""
+        """What distinguishes tasks."""
         return {
             "task": {"name": self.task.name, "labels": self.task.label_names, **self.measured()},
             "checksums": {name: examples.checksum() for name, examples in self.task.sets.items()},
@@ -133,7 +133,7 @@ class Trainer:
         }
 
     def figures(self, arm: str, model: nn.Module) -> dict[str, bytes]:
-        """None are drawn of a trained model."""
+        """Text experiments draw no figures of a trained model."""
         return {}
 
     def save(self, model: nn.Module, folder: Path) -> None:
@@ -270,6 +270,6 @@ class Trainer:
 
 
 def _spaced(rows: list[Row], count: int) -> list[Row]:
-    """So many of them, evenly spaced: files often come sorted by class."""
+    """This many of them, evenly spaced, because files are often sorted by class."""
     count = min(count, len(rows))
     return [rows[place * len(rows) // count] for place in range(count)]

@@ -1,4 +1,4 @@
-"""What every task type says of itself."""
+"""The interface of a task type."""
 
 import abc
 from collections.abc import Callable
@@ -82,7 +82,7 @@ class Kind(abc.ABC):
         return name, cls.metrics[name]
 
     def model_options(self, config: Any = None) -> dict[str, Any]:
-        """What the model's configuration has to say; ``config`` is that of a pre-trained model."""
+        """Options of the model's configuration; ``config`` is that of a pre-trained model."""
         names = self.task.label_names
         return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": _indices(names)}
 
@@ -93,7 +93,7 @@ class Kind(abc.ABC):
         return [row | {"labels": label} for row, label in zip(rows_of(encoded), examples.labels, strict=True)]
 
     def encode_to_train(self, examples: Examples) -> list[Row]:
-        """The rows that have something to learn."""
+        """The rows from which something can be learned."""
         return self.encode(examples)
 
     @abc.abstractmethod
@@ -102,7 +102,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, model: Any, rows: list[Row], batch: dict[str, Tensor]) -> Prediction:
-        """What the model says of a batch."""
+        """The model's predictions for a batch."""
 
     @abc.abstractmethod
     def score(self, metric: str, found: Prediction) -> float:
@@ -121,7 +121,7 @@ class Kind(abc.ABC):
         raise InputError(f"--output: {self.name} predicts tokens and writes no predictions; leave it out.")
 
     def _select(self, rows: list[Row]) -> list[Row]:
-        """What the model gets of them."""
+        """The part of them that the model gets."""
         names = {*self.tokenizer.model_input_names, "labels"}
         return [{name: value for name, value in row.items() if name in names} for row in rows]
 

@@ -1,4 +1,4 @@
-"""Language models: the words of a text from the others (masked) or from those before (causal)."""
+"""Language models: predict words from the other words (masked) or from the previous ones (causal)."""
 
 import abc
 import math
@@ -32,7 +32,7 @@ class _Language(Kind):
 
     @abc.abstractmethod
     def _has_tokens(self, ids: list[int]) -> bool:
-        """Whether there is something to predict."""
+        """Whether there is a token to predict."""
 
     def score(self, metric: str, found: Prediction) -> float:
         if metric == "accuracy":

@@ -1,4 +1,4 @@
-"""A tag per word: named entities and the like, scored by spans."""
+"""A tag per word, such as named entities, scored by spans."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""The arms of an experiment: what each does in a training step, what that costs, and how its model is loaded."""
+"""The arms of an experiment: what each does in a training step, its cost, and how its model is loaded."""
 
 from typing import Any
 

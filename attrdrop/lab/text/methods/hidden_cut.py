@@ -1,4 +1,4 @@
-"""HiddenCut: spans of hidden states are cut, and the prediction is to stay."""
+"""HiddenCut: spans of hidden states are cut, and the prediction should stay the same."""
 
 from __future__ import annotations
 

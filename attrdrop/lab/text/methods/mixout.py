@@ -1,4 +1,4 @@
-"""Mixout: weights are set back to those before training, at random."""
+"""Mixout: random weights are reset to their values before training."""
 
 from __future__ import annotations
 

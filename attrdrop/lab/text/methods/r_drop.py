@@ -1,4 +1,4 @@
-"""R-Drop: two predictions of a sample are drawn together."""
+"""R-Drop: two predictions of a sample are pulled together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RDrop(Rival):
-    """R-Drop (Liang et al., 2021): two dropout masks on each sample, whose predictions are drawn together.
+    """R-Drop (Liang et al., 2021): two dropout masks on each sample, whose predictions are pulled together.
 
     The loss is (CE_1 + CE_2) / 2 + consistency (KL(1 || 2) + KL(2 || 1)) / 2, in which cross-entropy counts as much as
     in the other arms: half the paper's (Eq. 4) with alpha = 2 consistency. With scale "sum" it is the paper's own,
