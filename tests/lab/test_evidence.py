@@ -24,10 +24,10 @@ def test_the_plan_of_the_guide_can_be_read(tmp_path):
 
 @pytest.mark.parametrize("plan", sorted(FOLDER.glob("*.toml")), ids=lambda plan: plan.stem)
 def test_the_plans_are_fair(plan):
-    """Every arm has points for as many trials as the others have, and the seeds suffice."""
+    """Every arm has points for as many trials as the others, or the one an earlier plan chose; the seeds suffice."""
     for setting in load(plan):
         for arm in setting.arms:
-            assert len(setting.grid(arm)) >= setting.trials, (setting.name, arm)
+            assert len(setting.grid(arm)) == 1 or len(setting.grid(arm)) >= setting.trials, (setting.name, arm)
         assert len(setting.seeds) >= 10
 
 
