@@ -89,7 +89,7 @@ def masked_attention(
         out, lse = reference.masked_attention(*arguments)
     else:
         reads_rows_alone = chosen == "cpp" and q.device.type == "cpu"
-        by_key = arguments[3] if reads_rows_alone else _checked_by_key(keep.cols, q, k, keep)
+        by_key = None if reads_rows_alone else _checked_by_key(keep.cols, q, k, keep)
         out, lse = _MaskedAttention.apply(*arguments, by_key, chosen)
     return (out, lse.detach()) if return_lse else out
 
@@ -182,7 +182,7 @@ class _MaskedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, by_key, backend):
         out, lse = operators(backend).masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
-        ctx.save_for_backward(q, k, v, out, lse, rows, by_key, bias, sample_ids)
+        ctx.save_for_backward(q, k, v, out, lse, rows, rows if by_key is None else by_key, bias, sample_ids)
         ctx.constants = scale, dropout_p, seed
         ctx.backend = backend
         ctx.mark_non_differentiable(lse)

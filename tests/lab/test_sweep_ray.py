@@ -67,12 +67,14 @@ def test_a_machine_and_a_process_are_killed_on_the_way(tmp_path, cluster):
     machine = cluster.list_all_nodes()[1]
 
     def kill():
-        wait_until(lambda: held <= {key for key, _ in toy.lines()}, seconds=300)
-        processes = [int(process) for key, process in toy.lines() if key in held]
-        cluster.remove_node(machine, allow_graceful=False)
-        wait_until(lambda: len(at_work(processes)) == 1)
-        os.kill(*at_work(processes), signal.SIGKILL)
-        go.touch()
+        try:
+            wait_until(lambda: held <= {key for key, _ in toy.lines()}, seconds=300)
+            processes = [int(process) for key, process in toy.lines() if key in held]
+            cluster.remove_node(machine, allow_graceful=False)
+            wait_until(lambda: len(at_work(processes)) == 1, seconds=300)
+            os.kill(*at_work(processes), signal.SIGKILL)
+        finally:
+            go.touch()
 
     with ThreadPoolExecutor() as beside:
         killed = beside.submit(kill)
