@@ -95,16 +95,21 @@ for schema in (*SCHEMAS, *TRITON_SCHEMAS):
         triton_library.impl(name, _triton_kernel(name), "CompositeExplicitAutograd")
 
 
+def namespace_of(backend: str) -> str:
+    """Where the operators stand that serve a backend other than the reference."""
+    return f"{NAMESPACE}_triton" if backend == "triton" else NAMESPACE
+
+
 def operators(backend: str):
-    """The namespace of the operators that serve a backend other than the reference."""
-    return getattr(torch.ops, f"{NAMESPACE}_triton" if backend == "triton" else NAMESPACE)
+    """The operators that serve a backend other than the reference."""
+    return getattr(torch.ops, namespace_of(backend))
 
 
-def register_fake(name: str) -> Callable[[Callable], Callable]:
-    """Decorates the fake of an operator, for every namespace that has it."""
+def register_fake(name: str, *backends: str) -> Callable[[Callable], Callable]:
+    """Decorates the fake of an operator, for every namespace that has it, or for that of some backends alone."""
 
     def register(fake: Callable) -> Callable:
-        for namespace in (NAMESPACE, f"{NAMESPACE}_triton"):
+        for namespace in map(namespace_of, backends or ("cpp", "triton")):
             if hasattr(getattr(torch.ops, namespace), name):
                 torch.library.register_fake(f"{namespace}::{name}", fake)
         return fake

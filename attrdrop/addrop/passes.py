@@ -300,7 +300,7 @@ def _spread(site: Site, part: Part) -> None:
     """Gives samples without attribution bits that are all set, those beyond the valid positions too."""
     if site.keep is not None:
         keep = site.keep
-        site.keep = KeepMask(part.spread(keep.rows), part.spread(keep.cols), keep.counts)
+        site.keep = KeepMask(part.spread(keep.rows), part.spread(keep.by_key), keep.counts)
     for unit, kept in site.units.items():
         site.units[unit] = KeptScores(part.spread(kept.rows), kept.counts)
 

@@ -22,25 +22,35 @@ class KeepMask:
 
     Attributes:
         rows: int32 (B, H, n_q, ceil(n_k / 32)); bit j % 32 of word j // 32 is column j, set = attend.
-        cols: int32 (B, H, n_k, ceil(n_q / 32)), the transpose of rows.
+        by_key: cols, or int32 (B, H, n_k, 0) where they are made when asked for: kernels of the CPU read rows alone.
         counts: int64 (4,): valid positions, candidates (Eq. 6), dropped ones (Eq. 7), rescued rows.
     """
 
     rows: Tensor
-    cols: Tensor
+    by_key: Tensor
     counts: Tensor
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(B, H, n_q, n_k)"""
-        return (*self.rows.shape[:3], self.cols.shape[2])
+        return (*self.rows.shape[:3], self.by_key.shape[2])
+
+    @property
+    def cols(self) -> Tensor:
+        """int32 (B, H, n_k, ceil(n_q / 32)), the transpose of rows."""
+        return self.by_key if self.by_key.shape[3] else _transposed(self.rows, self.by_key.shape[2])
 
     @classmethod
     def from_rows(cls, rows: Tensor, n_k: int) -> KeepMask:
         """A mask from packed rows (B|1, H|1, n_q, ceil(n_k / 32)); nothing is counted."""
-        from attrdrop.ops.pack_mask import transpose_mask
+        by_key = rows.new_empty((*rows.shape[:2], n_k, 0)) if rows.device.type == "cpu" else _transposed(rows, n_k)
+        return cls(rows, by_key, rows.new_zeros(4, dtype=torch.int64))
 
-        return cls(rows, transpose_mask(rows, n_k), rows.new_zeros(4, dtype=torch.int64))
+
+def _transposed(rows: Tensor, n_k: int) -> Tensor:
+    from attrdrop.ops.pack_mask import transpose_mask
+
+    return transpose_mask(rows, n_k)
 
 
 class AttentionWeight(NamedTuple):
@@ -269,18 +279,28 @@ def check_weight(weight: object, x: Tensor | None, y: Tensor | None) -> Attentio
     return AttentionWeight(q.detach(), k.detach(), lse.detach().contiguous(), float(scale), bias)
 
 
-def empty_mask(like, batch, heads, n_q, n_k):
+def empty_mask(like, batch, heads, n_q, n_k, *, has_cols):
     """Rows, cols and counts without contents, for fakes."""
     rows = like.new_empty((batch, heads, n_q, checks.word_count(n_k)), dtype=torch.int32)
-    cols = like.new_empty((batch, heads, n_k, checks.word_count(n_q)), dtype=torch.int32)
+    cols = like.new_empty((batch, heads, n_k, checks.word_count(n_q) if has_cols else 0), dtype=torch.int32)
     return rows, cols, like.new_empty(4, dtype=torch.int64)
 
 
-@register_fake("random_keep_mask")
+@register_fake("random_keep_mask", "cpp")
 def _(like, batch, heads, n_q, n_k, *_draws):
-    return empty_mask(like, batch, heads, n_q, n_k)
+    return empty_mask(like, batch, heads, n_q, n_k, has_cols=like.device.type != "cpu")
 
 
-@register_fake("keep_mask")
+@register_fake("random_keep_mask", "triton")
+def _(like, batch, heads, n_q, n_k, *_draws):
+    return empty_mask(like, batch, heads, n_q, n_k, has_cols=True)
+
+
+@register_fake("keep_mask", "cpp")
 def _(x, y, *_rule):
-    return empty_mask(x, *x.shape[:3], y.shape[2])
+    return empty_mask(x, *x.shape[:3], y.shape[2], has_cols=x.device.type != "cpu")
+
+
+@register_fake("keep_mask", "triton")
+def _(x, y, *_rule):
+    return empty_mask(x, *x.shape[:3], y.shape[2], has_cols=True)

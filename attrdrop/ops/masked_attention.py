@@ -83,12 +83,14 @@ def masked_attention(
         return out.transpose(1, 2).contiguous()
     if seed is None:
         seed = _drawn_seed() if dropout_p > 0 else 0
-    arguments, cols = _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+    arguments = _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
     chosen = resolve(q, v, backend)
     if chosen == "reference":
         out, lse = reference.masked_attention(*arguments)
     else:
-        out, lse = _MaskedAttention.apply(*arguments, cols, chosen)
+        reads_rows_alone = chosen == "cpp" and q.device.type == "cpu"
+        by_key = None if reads_rows_alone else _checked_by_key(keep.cols, q, k, keep)
+        out, lse = _MaskedAttention.apply(*arguments, by_key, chosen)
     return (out, lse.detach()) if return_lse else out
 
 
@@ -102,8 +104,8 @@ def check_attention(
     dropout_p: float,
     seed: int,
     sample_ids: Tensor | None,
-) -> tuple[tuple, Tensor]:
-    """The arguments of the operator masked_attention, and the mask by key."""
+) -> tuple:
+    """The arguments of the operator masked_attention."""
     if keep is None:
         raise TypeError("keep must be a KeepMask (keep_mask, KeepMask.from_rows), got None")
     q, k, v, bias, scale, dropout_p = _check_operands(q, k, v, keep, bias, scale, dropout_p)
@@ -133,14 +135,20 @@ def _check_operands(
     return q, k, v, bias, scale, dropout_p
 
 
-def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -> tuple[tuple, Tensor]:
+def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -> tuple:
     batch, heads, n_q, _ = q.shape
     n_k = k.shape[2]
     rows = checks.check_rows("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
-    kept_queries = checks.word_count(keep.rows.shape[2])
-    cols = checks.check_rows("keep.cols", keep.cols, (batch, heads, n_k, kept_queries), q.device)
+    _checked_by_key(keep.by_key, q, k, keep)
     sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
-    return (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids), cols
+    return q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids
+
+
+def _checked_by_key(bits: Tensor, q: Tensor, k: Tensor, keep: KeepMask) -> Tensor:
+    """A mask's bits by key; or no words, where none were made."""
+    made = checks.check_tensor("keep.cols", bits).shape[-1:] != (0,)
+    shape = (*q.shape[:2], k.shape[2], checks.word_count(keep.rows.shape[2]) if made else 0)
+    return checks.check_rows("keep.cols", bits, shape, q.device)
 
 
 def _drawn_seed() -> int:
@@ -172,10 +180,9 @@ def _with_sinks(
 
 class _MaskedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, cols, backend):
+    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, by_key, backend):
         out, lse = operators(backend).masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
-        by_key = rows if backend == "cpp" and rows.device.type == "cpu" else cols  # the CPU's kernel reads rows alone
-        ctx.save_for_backward(q, k, v, out, lse, rows, by_key, bias, sample_ids)
+        ctx.save_for_backward(q, k, v, out, lse, rows, rows if by_key is None else by_key, bias, sample_ids)
         ctx.constants = scale, dropout_p, seed
         ctx.backend = backend
         ctx.mark_non_differentiable(lse)

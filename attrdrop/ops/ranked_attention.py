@@ -77,15 +77,15 @@ def ranked_attention(
         raise RuntimeError(
             f"ranked_attention needs CPU tensors of one half or single type, got {q.dtype} on {q.device}"
         )
-    arguments, cols = check_attention(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
-    return _RankedAttention.apply(*arguments, cols, ranking, marker)
+    arguments = check_attention(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+    return _RankedAttention.apply(*arguments, ranking, marker)
 
 
 class _RankedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, cols, ranking, marker):
+    def forward(ctx, q, k, v, rows, bias, scale, dropout_p, seed, sample_ids, ranking, marker):
         out, lse = operators("cpp").masked_attention(q, k, v, rows, bias, scale, dropout_p, seed, sample_ids)
-        ctx.save_for_backward(q, k, v, out, lse, rows, cols, bias, sample_ids)
+        ctx.save_for_backward(q, k, v, out, lse, rows, rows, bias, sample_ids)  # by key the CPU reads none
         ctx.constants = scale, dropout_p, seed
         ctx.ranking = ranking
         return out
@@ -101,7 +101,7 @@ class _RankedAttention(torch.autograd.Function):
             if rule is not None:
                 v, rows = saved[2], saved[5]
                 ctx.ranking.receive(x, keep_mask(x, v, valid=rows, sample_ids=sample_ids, **rule._asdict()))
-            return (None,) * 12
+            return (None,) * 11
         if rule is None:
             *grads, grad_bias = operators("cpp").masked_attention_backward(*arguments)
         else:
@@ -109,7 +109,7 @@ class _RankedAttention(torch.autograd.Function):
                 *arguments, *_checked(rule), ranks_in_bf16(rule.keys, grad_out.dtype)
             )
             ctx.ranking.receive(x, KeepMask(rows, cols, counts))
-        return *grads, None, grad_bias if needs_grad_bias else None, *(None,) * 7
+        return *grads, None, grad_bias if needs_grad_bias else None, *(None,) * 6
 
 
 def _checked(rule: KeepRule) -> tuple[float, float, int, int, bool]:
@@ -123,4 +123,4 @@ def _(grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed
     grads = operators("cpp").masked_attention_backward(
         grad_out, q, k, v, out, lse, keep, keep_cols, bias, scale, dropout_p, seed, sample_ids, needs_grad_bias
     )
-    return *grads, *empty_mask(q, *q.shape[:3], k.shape[2])
+    return *grads, *empty_mask(q, *q.shape[:3], k.shape[2], has_cols=False)

@@ -21,7 +21,7 @@ static void run_keep_mask(const KeepMaskArgs& args) {
 }
 
 KeepMaskTensors keep_mask_cpu(const Tensor& like, KeepMaskArgs args) {
-  KeepMaskTensors made = new_keep_mask(like, args);
+  KeepMaskTensors made = new_keep_rows(like, args);
   run_keep_mask(args);
   return made;
 }

@@ -39,7 +39,6 @@ inline KeepMaskProblem selection_problem(const KeepMaskArgs& args, int64_t slice
   problem.share_below = args.share;
   problem.round_to_bf16 = args.bf16_keys;
   problem.rows = args.rows + slice * args.n_q * word_count(args.n_k);
-  if (args.cols) problem.cols = args.cols + slice * args.n_k * word_count(args.n_q);
   return problem;
 }
 

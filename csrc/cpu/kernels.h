@@ -53,7 +53,6 @@ struct KeepMaskProblem : Positions {
   float share_below;
   bool round_to_bf16;
   uint32_t* rows;  // (n_q, words(n_k))
-  uint32_t* cols;  // (n_k, words(n_q)); null: not wanted
 };
 
 // One (sample, head) of masked attention, in float32 inside.

@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ranked_attent
   args.bf16_keys = bf16_keys;
   args.region = low ? Region::low : Region::high;
   args.share = share_below(p, args.region);
-  auto [rows, cols, counts] = new_keep_mask(q, args);
+  auto [rows, cols, counts] = new_keep_rows(q, args);
   AttentionBackward backward(a, grad_out, out, lse, needs_grad_bias, &args);
   backward.run();
   return {backward.of_q(), backward.of_k(), backward.of_v(), backward.of_bias(), rows, cols, counts};

@@ -13,8 +13,8 @@ from bench import flops, timing
     ("kind", "arm", "settings"),
     [
         ("text", "plain", {"model": "tiny", "batch": 32, "n": 256}),
-        ("images", "attribution alone, z+", {"model": "resnet10", "batch": 32}),
-        ("points", "attribution alone", {"batch": 16, "points": 512}),
+        pytest.param("images", "attribution alone, z+", {"model": "resnet10", "batch": 32}, marks=pytest.mark.slow),
+        pytest.param("points", "attribution alone", {"batch": 16, "points": 512}, marks=pytest.mark.slow),
     ],
 )
 def test_the_memory_of_an_arm_is_its_own(kind, arm, settings):

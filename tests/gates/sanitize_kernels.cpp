@@ -147,12 +147,12 @@ static void attend(const Kernels& kernel) {
   p.scale = 0.3f, p.draw = {5, 0, 1, coin() ? 0u : static_cast<uint32_t>(below(65537))};
   p.n_q = n_q, p.n_k = n_k, p.d = d, p.d_v = d_v;
   p.out = {out.data(), d_v, Dtype::f32}, p.lse = lse.data();
-  std::vector<uint32_t> rows(n_q * words), cols(n_k * word_count(n_q));
+  std::vector<uint32_t> rows(n_q * words);
   KeepMaskProblem ranked{};
   ranked.n_q = n_q, ranked.n_k = n_k, ranked.valid = {keep.data(), p.keep_row_stride, false};
   ranked.draw = {6, 0, 1, static_cast<uint32_t>(below(65537))}, ranked.region = coin() ? Region::high : Region::low;
   ranked.share_below = share_below(below(11) / 10.0, ranked.region), ranked.round_to_bf16 = coin();
-  ranked.rows = rows.data(), ranked.cols = cols.data();
+  ranked.rows = rows.data();
   if (coin()) b.ranked = &ranked;
   const Walk walk = b.ranked ? Walk::ranked_backward : Walk::backward;
   const Scratch forward(kernel.attention_scratch(p, Walk::forward)), backward(kernel.attention_scratch(p, walk));
@@ -197,7 +197,7 @@ int main() {
     keep.region = coin() ? Region::high : Region::low;
     keep.share_below = static_cast<float>(below(101)) / 100.0f;
     keep.round_to_bf16 = coin();
-    keep.rows = rows.data(), keep.cols = cols.data();
+    keep.rows = rows.data();
     Counts counts{};
     kernel.keep_mask(keep, 0, n_q, Scratch(kernel.keep_mask_scratch(keep)).data, counts);
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -19,7 +20,10 @@ HEADER = {"settings": {"epochs": 2}, "task": {"name": "toy"}}
 
 @dataclass(frozen=True)
 class Toy:
-    """Prepares the trials {"number": ..., "milliseconds": ...}, and some that go wrong: "end" says how."""
+    """Prepares the trials {"number": ..., "milliseconds": ...}, and some that go wrong: "end" says how.
+
+    One with "until" lasts until that file exists.
+    """
 
     begun: Path  # a line for each beginning: the key of the trial, the process
 
@@ -30,6 +34,8 @@ class Toy:
         with self.begun.open("ab", buffering=0) as file:
             file.write(f"{key_of(trial)} {os.getpid()}\n".encode())
         time.sleep(trial.get("milliseconds", 0) / 1e3)
+        if "until" in trial:
+            wait_until(Path(trial["until"]).exists, seconds=600)
         match trial.get("end"):
             case "exit":
                 os._exit(3)
@@ -107,6 +113,13 @@ def killed_after(seconds, work, *arguments):
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
+
+
+def at_work(processes):
+    return [
+        process for process in processes
+        if psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    ]  # fmt: skip
 
 
 def wait_until(condition, seconds=60):

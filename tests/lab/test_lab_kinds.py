@@ -22,9 +22,15 @@ TASKS = [
     ("token-classification", ["--task", "brown-names"], "span F1", "tiny"),
     ("token-classification", ["--task", "brown-names", "--metric", "accuracy"], "tag accuracy", "scratch"),
     ("seq2seq", ["--task", "bible-en-es", "--attention", "encoder, cross"], "BLEU", "scratch"),
-    ("masked-lm", ["--task", "rotten-tomatoes"], "perplexity", "tiny"),
+    pytest.param("masked-lm", ["--task", "rotten-tomatoes"], "perplexity", "tiny", marks=pytest.mark.slow),
     ("causal-lm", ["--task", "rotten-tomatoes"], "perplexity", "scratch"),
-    ("causal-lm", ["--task", "rotten-tomatoes", "--metric", "accuracy"], "token accuracy", "tiny"),
+    pytest.param(
+        "causal-lm",
+        ["--task", "rotten-tomatoes", "--metric", "accuracy"],
+        "token accuracy",
+        "tiny",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -61,7 +67,7 @@ RIVALS = ["attention-dropout", "r-drop", "drop-head", "hidden-cut", "drop-key"]
 @pytest.mark.parametrize(
     ("kind", "task", "model"),
     [
-        ("token-classification", "brown-names", "bert-tiny"),
+        pytest.param("token-classification", "brown-names", "bert-tiny", marks=pytest.mark.slow),
         pytest.param("regression", "rotten-tomatoes", "bert-tiny", marks=pytest.mark.slow),
         pytest.param("seq2seq", "bible-en-es", "scratch", marks=pytest.mark.slow),
         pytest.param("causal-lm", "rotten-tomatoes", "scratch", marks=pytest.mark.slow),

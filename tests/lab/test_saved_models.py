@@ -290,7 +290,7 @@ def test_a_model_from_elsewhere_says_what_it_is(tiny_bert, tmp_path):
         ("token-classification", "brown-names", "bert-tiny", "prediction"),
         ("seq2seq", "bible-en-es", "scratch", "prediction"),
         ("causal-lm", "rotten-tomatoes", "scratch", None),
-        ("masked-lm", "rotten-tomatoes", "bert-tiny", None),
+        pytest.param("masked-lm", "rotten-tomatoes", "bert-tiny", None, marks=pytest.mark.slow),
     ],
 )
 def test_every_task_type_is_saved_and_scored(finetune, tmp_path, kind, task, model, column):

@@ -10,7 +10,19 @@ from collections import Counter
 import psutil
 import pytest
 import torch
-from sweep_trials import HEADER, DyingStore, Toy, die, killed_after, plan, refuse, started, sweep, wait_until
+from sweep_trials import (
+    HEADER,
+    DyingStore,
+    Toy,
+    at_work,
+    die,
+    killed_after,
+    plan,
+    refuse,
+    started,
+    sweep,
+    wait_until,
+)
 
 from attrdrop.lab.errors import InputError, RunError
 from attrdrop.lab.runs.pool import open_pool, run_trials
@@ -34,13 +46,6 @@ def store(folder):
 
 def results(folder):
     return TrialStore.load(folder).results() if (folder / "sweep.json").exists() else []
-
-
-def at_work(processes):
-    return [
-        process for process in processes
-        if psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    ]  # fmt: skip
 
 
 def workers_of(process):

@@ -2,10 +2,12 @@
 
 import os
 import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sweep_trials import HEADER, Toy, plan, sweep
+from sweep_trials import HEADER, Toy, at_work, plan, sweep, wait_until
 from typer.testing import CliRunner
 
 from attrdrop.lab.cli.main import app
@@ -58,20 +60,32 @@ def squares(folder):
 
 @pytest.mark.slow
 def test_a_machine_and_a_process_are_killed_on_the_way(tmp_path, cluster):
-    """Twelve trials: the third to finish takes the second machine with it, the seventh the process of another."""
-    toy, trials, ended = Toy(tmp_path / "begun"), plan(12, milliseconds=400), []
+    """Of twelve trials two are held until the machine of one and the process of the other are dead."""
+    toy, go, ended = Toy(tmp_path / "begun"), tmp_path / "go", []
+    trials = [trial | ({"until": str(go)} if trial["number"] in (4, 5) else {}) for trial in plan(12)]
+    held = {key_of(trial) for trial in trials[4:6]}
     machine = cluster.list_all_nodes()[1]
 
-    def finished(record):
-        ended.append(key_of(record["trial"]))
-        if len(ended) == 3:
+    def kill():
+        try:
+            wait_until(lambda: held <= {key for key, _ in toy.lines()}, seconds=300)
+            processes = [int(process) for key, process in toy.lines() if key in held]
             cluster.remove_node(machine, allow_graceful=False)
-        if len(ended) == 7:
-            os.kill(int(toy.lines()[-1][1]), signal.SIGKILL)
+            wait_until(lambda: len(at_work(processes)) == 1, seconds=300)
+            os.kill(*at_work(processes), signal.SIGKILL)
+        finally:
+            go.touch()
 
-    assert sweep(tmp_path / "ray", trials, toy, executor=executor(), finished=finished) == 0
-    assert sorted(ended) == sorted(map(key_of, trials))
-    assert len(toy.lines()) > len(trials)  # those that were lost began twice
+    with ThreadPoolExecutor() as beside:
+        killed = beside.submit(kill)
+        failures = sweep(
+            tmp_path / "ray", trials, toy, executor=executor(), finished=lambda record: ended.append(record["trial"])
+        )
+        killed.result()
+    assert failures == 0
+    assert sorted(map(key_of, ended)) == sorted(map(key_of, trials))
+    begun = Counter(key for key, _ in toy.lines())
+    assert begun == {key_of(trial): 2 if key_of(trial) in held else 1 for trial in trials}
     assert sweep(tmp_path / "local", trials, Toy(tmp_path / "local_begun")) == 0
     assert squares(tmp_path / "ray") == squares(tmp_path / "local")
 

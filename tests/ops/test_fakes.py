@@ -34,8 +34,16 @@ def described(results):
     return [(x.dtype, tuple(x.shape), x.stride() if x.numel() else None) for x in tensors]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize(("call", "backend"), cases())
+def layouts_of_cases():
+    """Every case in every layout; quick ones in the interpreter of Triton take one."""
+    for case in cases():
+        backend = case.values[1]
+        for name, layout in LAYOUTS.items():
+            marks = [pytest.mark.slow] if backend == "triton" and name != "transposed" else []
+            yield pytest.param(*case.values, layout, marks=[*case.marks, *marks], id=f"{case.id}-{name}")
+
+
+@pytest.mark.parametrize(("call", "backend", "layout"), layouts_of_cases())
 def test_fakes_tell_the_truth(call, backend, layout):
     with FakesAgree() as mode:
         call(layout, backend)

@@ -54,9 +54,6 @@ void keep_mask(const KeepMaskProblem& p, int64_t begin, int64_t end, void* scrat
     for (int64_t r = 0; r < rows; ++r)
       select_row(p, s.row, row + r, s.values + r * stride, dead[r], s.valid + r * words, s.dropped + r * words, active_words,
                  n_valid[r], guess, counts);
-    const int64_t group = row / 32 * 32;
-    if (p.cols && (row + BLOCK_ROWS >= group + 32 || row + BLOCK_ROWS >= end))
-      transpose_rows(p, group, end < group + 32 ? end : group + 32);
   }
 }
 

@@ -331,8 +331,6 @@ void attention_backward(const AttentionBackwardProblem& b, int64_t begin, int64_
     write_rows(b.grad_q, block, block_rows, p.d, s.accumulator, d, nullptr);
     if (b.ranked) select_block(*b.ranked, s, block, block_rows, live, p.d_v, guess, counts);
   }
-  for (int64_t group = begin; b.ranked && group < end; group += 32)
-    transpose_rows(*b.ranked, group, end < group + 32 ? end : group + 32);
 }
 
 }  // namespace ATTRDROP_ISA

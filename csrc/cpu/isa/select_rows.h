@@ -2,7 +2,6 @@
 #pragma once
 #include "cpu/isa/row_keys.h"
 #include "cpu/isa/scratch.h"
-#include "cpu/isa/transpose.h"
 
 namespace attrdrop {
 namespace ATTRDROP_ISA {
@@ -139,11 +138,6 @@ static inline bool all_zero(const float* x, int64_t d) {
   for (int64_t k = 0; k < d; ++k)
     if (x[k] != 0.0f) return false;
   return true;
-}
-
-static inline void transpose_rows(const KeepMaskProblem& p, int64_t begin, int64_t end) {
-  const int64_t words = word_count(p.n_k);
-  transpose_group(p.rows + begin * words, words, end - begin, p.n_k, p.cols + begin / 32, word_count(p.n_q));
 }
 
 }  // namespace ATTRDROP_ISA
