@@ -20,7 +20,7 @@ inline Tensor new_counts(const Tensor& like, KeepMaskArgs& args) {
 
 // New rows, cols of some words and counts, to which args points from now on. The counts are zero, and bits of no row or
 // column too.
-inline KeepMaskTensors new_keep_mask(const Tensor& like, KeepMaskArgs& args, int64_t column_words) {
+inline KeepMaskTensors new_mask_tensors(const Tensor& like, KeepMaskArgs& args, int64_t column_words) {
   Tensor rows = new_int32(like, {args.batch, args.heads, args.n_q, word_count(args.n_k)});
   Tensor cols = new_int32(like, {args.batch, args.heads, args.n_k, column_words});
   Tensor counts = new_counts(like, args);
@@ -33,11 +33,11 @@ inline KeepMaskTensors new_keep_mask(const Tensor& like, KeepMaskArgs& args, int
 }
 
 inline KeepMaskTensors new_keep_mask(const Tensor& like, KeepMaskArgs& args) {
-  return new_keep_mask(like, args, word_count(args.n_q));
+  return new_mask_tensors(like, args, word_count(args.n_q));
 }
 
 // Without cols: the CPU's kernels read rows alone, and KeepMask.cols makes the others where they are asked for.
-inline KeepMaskTensors new_keep_rows(const Tensor& like, KeepMaskArgs& args) { return new_keep_mask(like, args, 0); }
+inline KeepMaskTensors new_keep_rows(const Tensor& like, KeepMaskArgs& args) { return new_mask_tensors(like, args, 0); }
 
 // New rows (B, n_q, words) and counts, likewise; no columns.
 inline KeepScoresTensors new_keep_scores(const Tensor& like, KeepMaskArgs& args) {
