@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attrdrop._core import backends, checks
 from attrdrop._core.library import operators, register_fake
+from attrdrop.ops.pack_mask import check_words, transpose_mask
 from attrdrop.reference import keep_mask as reference
 
 KEYS = ("auto", "fp32", "bf16")
@@ -38,19 +39,20 @@ class KeepMask:
     @property
     def cols(self) -> Tensor:
         """int32 (B, H, n_k, ceil(n_q / 32)), the transpose of rows."""
-        return self.by_key if self.by_key.shape[3] else _transposed(self.rows, self.by_key.shape[2])
+        return self.by_key if self.by_key.shape[3] else transpose_mask(self.rows, self.by_key.shape[2])
 
     @classmethod
     def from_rows(cls, rows: Tensor, n_k: int) -> KeepMask:
-        """A mask from packed rows (B|1, H|1, n_q, ceil(n_k / 32)); nothing is counted."""
-        by_key = rows.new_empty((*rows.shape[:2], n_k, 0)) if rows.device.type == "cpu" else _transposed(rows, n_k)
+        """A mask from packed rows (B|1, H|1, n_q, ceil(n_k / 32)); nothing is counted.
+
+        Raises:
+            TypeError: rows is not int32. ValueError: it does not have four dimensions or does not hold n_k columns.
+        """
+        check_words("rows", rows, n_k)
+        if rows.dim() != 4:
+            raise ValueError(f"rows must have shape (B, H, n_q, words), got {tuple(rows.shape)}")
+        by_key = transpose_mask(rows, n_k) if rows.device.type == "cuda" else rows.new_empty((*rows.shape[:2], n_k, 0))
         return cls(rows, by_key, rows.new_zeros(4, dtype=torch.int64))
-
-
-def _transposed(rows: Tensor, n_k: int) -> Tensor:
-    from attrdrop.ops.pack_mask import transpose_mask
-
-    return transpose_mask(rows, n_k)
 
 
 class AttentionWeight(NamedTuple):
@@ -288,7 +290,7 @@ def empty_mask(like, batch, heads, n_q, n_k, *, has_cols):
 
 @register_fake("random_keep_mask", "cpp")
 def _(like, batch, heads, n_q, n_k, *_draws):
-    return empty_mask(like, batch, heads, n_q, n_k, has_cols=like.device.type != "cpu")
+    return empty_mask(like, batch, heads, n_q, n_k, has_cols=like.device.type == "cuda")
 
 
 @register_fake("random_keep_mask", "triton")
@@ -298,7 +300,7 @@ def _(like, batch, heads, n_q, n_k, *_draws):
 
 @register_fake("keep_mask", "cpp")
 def _(x, y, *_rule):
-    return empty_mask(x, *x.shape[:3], y.shape[2], has_cols=x.device.type != "cpu")
+    return empty_mask(x, *x.shape[:3], y.shape[2], has_cols=x.device.type == "cuda")
 
 
 @register_fake("keep_mask", "triton")

@@ -49,7 +49,7 @@ def unpack_mask(bits: Tensor, n: int, *, backend: str | None = None) -> Tensor:
     Raises:
         TypeError: bits is not int32. ValueError: its last dimension does not hold n columns.
     """
-    _check_words("bits", bits, n)
+    check_words("bits", bits, n)
     chosen = _resolve("unpack_mask", bits, backend)
     if chosen == "reference":
         return reference.unpack_mask(bits, n)
@@ -63,7 +63,7 @@ def transpose_mask(rows: Tensor, n_k: int, *, backend: str | None = None) -> Ten
     Raises:
         TypeError: rows is not int32. ValueError: it has fewer than two dimensions or does not hold n_k columns.
     """
-    _check_words("rows", rows, n_k)
+    check_words("rows", rows, n_k)
     if rows.dim() < 2:
         raise ValueError(f"rows must have at least two dimensions, got shape {tuple(rows.shape)}")
     chosen = _resolve("transpose_mask", rows, backend)
@@ -74,7 +74,8 @@ def transpose_mask(rows: Tensor, n_k: int, *, backend: str | None = None) -> Ten
     return cols.view(*batch, n_k, word_count(n_q))
 
 
-def _check_words(name: str, bits: Tensor, n: int) -> None:
+def check_words(name: str, bits: Tensor, n: int) -> None:
+    """Raises TypeError or ValueError where bits are no packed rows of n columns."""
     bits = check_tensor(name, bits)
     if bits.dtype != torch.int32:
         raise TypeError(f"{name} must be packed int32 words, got {bits.dtype}")

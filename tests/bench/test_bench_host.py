@@ -54,11 +54,11 @@ def beyond(bench, settings, arm):
     [
         (
             "ADDrop",  # pass 1's walk back ends in the lower layer, and selects on its way through the upper one
-            {"transpose_mask": 1, "masked_attention": 4, "ranked_attention_backward": 1, "keep_mask": 1},
-            119,
+            {"masked_attention": 4, "ranked_attention_backward": 1, "keep_mask": 1},
+            118,
             125,
         ),
-        ("ADDrop, AA", {"transpose_mask": 1, "masked_attention": 3, "keep_mask": 2}, 57, 54),
+        ("ADDrop, AA", {"masked_attention": 3, "keep_mask": 2}, 56, 54),
         ("ADDrop, RD", {"masked_attention": 2, "random_keep_mask": 2}, 10, 6),
     ],
 )

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranking import as_problem, digest, oracle_row, small_problem, values
 
-from attrdrop import AttentionWeight, keep_mask, pack_mask, random_keep_mask, transpose_mask, unpack_mask
+from attrdrop import AttentionWeight, KeepMask, keep_mask, pack_mask, random_keep_mask, transpose_mask, unpack_mask
+from attrdrop._core import backends
 from attrdrop.reference.philox import bernoulli
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -204,6 +205,32 @@ def test_counts_and_columns_agree_with_rows():
     keep = keep_mask(torch.randn(2, 4, 70, 8), torch.randn(2, 2, 45, 8), p=0.4, q=0.6, seed=1)
     assert keep.shape == (2, 4, 70, 45)
     assert torch.equal(keep.cols, transpose_mask(keep.rows, 45, backend="reference"))
+
+
+@pytest.mark.skipif(bool(backends.COMPILED_MISSING), reason="needs the C++ kernels")
+def test_columns_are_made_when_asked_for():
+    """The CPU's kernels read rows alone, so a mask takes half the memory until then."""
+    for keep in (
+        keep_mask(torch.randn(2, 4, 70, 8), torch.randn(2, 2, 45, 8), p=0.4, q=0.6, seed=1, backend="cpp"),
+        random_keep_mask(2, 4, 70, 45, p=0.4, q=0.6, seed=1, backend="cpp"),
+        KeepMask.from_rows(pack_mask(torch.ones(2, 4, 70, 45, dtype=torch.bool)), 45),
+    ):
+        assert keep.by_key.shape == (2, 4, 45, 0)
+        assert keep.shape == (2, 4, 70, 45)
+        assert keep.cols.shape == (2, 4, 45, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (torch.zeros(2, 4, 7, 2), TypeError, "rows must be packed int32 words"),
+        (torch.zeros(2, 4, 7, 1, dtype=torch.int32), ValueError, r"rows must have ceil\(45 / 32\) = 2 words"),
+        (torch.zeros(4, 7, 2, dtype=torch.int32), ValueError, r"rows must have shape \(B, H, n_q, words\), got"),
+    ],
+)
+def test_rows_of_a_mask_are_checked(rows, error, message):
+    with pytest.raises(error, match=message):
+        KeepMask.from_rows(rows, 45)
 
 
 def test_bits_do_not_depend_on_the_batch_split():
