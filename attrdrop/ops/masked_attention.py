@@ -83,14 +83,15 @@ def masked_attention(
         return out.transpose(1, 2).contiguous()
     if seed is None:
         seed = _drawn_seed() if dropout_p > 0 else 0
-    arguments = _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+    arguments, by_key = _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
     chosen = resolve(q, v, backend)
     if chosen == "reference":
         out, lse = reference.masked_attention(*arguments)
     else:
         reads_rows_alone = chosen == "cpp" and q.device.type == "cpu"
-        by_key = None if reads_rows_alone else _checked_by_key(keep.cols, q, k, keep)
-        out, lse = _MaskedAttention.apply(*arguments, by_key, chosen)
+        if by_key.shape[3] == 0 and not reads_rows_alone:
+            by_key = keep.cols
+        out, lse = _MaskedAttention.apply(*arguments, None if reads_rows_alone else by_key, chosen)
     return (out, lse.detach()) if return_lse else out
 
 
@@ -109,7 +110,7 @@ def check_attention(
     if keep is None:
         raise TypeError("keep must be a KeepMask (keep_mask, KeepMask.from_rows), got None")
     q, k, v, bias, scale, dropout_p = _check_operands(q, k, v, keep, bias, scale, dropout_p)
-    return _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)
+    return _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids)[0]
 
 
 def _check_operands(
@@ -135,20 +136,16 @@ def _check_operands(
     return q, k, v, bias, scale, dropout_p
 
 
-def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -> tuple:
+def _masked_arguments(q, k, v, keep, bias, scale, dropout_p, seed, sample_ids) -> tuple[tuple, Tensor]:
+    """The arguments of the operator, and the mask by key, of no words where none were made."""
     batch, heads, n_q, _ = q.shape
     n_k = k.shape[2]
     rows = checks.check_rows("keep.rows", keep.rows, (batch, heads, n_q, checks.word_count(n_k)), q.device)
-    _checked_by_key(keep.by_key, q, k, keep)
+    by_key = checks.check_tensor("keep.cols", keep.by_key)
+    words = 0 if by_key.shape[-1:] == (0,) else checks.word_count(keep.rows.shape[2])
+    by_key = checks.check_rows("keep.cols", by_key, (batch, heads, n_k, words), q.device)
     sample_ids = checks.check_sample_ids(sample_ids, batch, q.device)
-    return q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids
-
-
-def _checked_by_key(bits: Tensor, q: Tensor, k: Tensor, keep: KeepMask) -> Tensor:
-    """A mask's bits by key; or no words, where none were made."""
-    made = checks.check_tensor("keep.cols", bits).shape[-1:] != (0,)
-    shape = (*q.shape[:2], k.shape[2], checks.word_count(keep.rows.shape[2]) if made else 0)
-    return checks.check_rows("keep.cols", bits, shape, q.device)
+    return (q, k, v, rows, bias, scale, dropout_p, checks.check_seed(seed), sample_ids), by_key
 
 
 def _drawn_seed() -> int:
